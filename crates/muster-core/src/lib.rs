@@ -1,0 +1,15 @@
+//! The brains of Muster: every decision, and nothing that acts.
+//!
+//! No clock, no IO, no randomness of its own and no chain: time, seeds and policy are arguments,
+//! and what should happen comes back as values. The same code runs in the real processes and in
+//! the simulator.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
+
+pub mod demand;
+pub mod hardware;
+pub mod ids;
+pub mod lease;
+pub mod matching;
+pub mod pricing;
+pub mod units;
+pub mod voucher;
