@@ -5,11 +5,14 @@
 //! the simulator.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+pub mod brain;
 pub mod demand;
 pub mod hardware;
 pub mod ids;
 pub mod lease;
 pub mod matching;
+pub mod params;
 pub mod pricing;
+pub mod protocol;
 pub mod units;
 pub mod voucher;

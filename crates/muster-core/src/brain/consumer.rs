@@ -1,0 +1,695 @@
+//! The brain of a consumer: [`Seek`] finds a Container through one of many Indexers; [`Renting`]
+//! carries one lease from the deposit to the refund.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeId;
+use crate::lease::{End, Fact, Lease, Phase};
+use crate::params::Params;
+use crate::protocol::{
+    EscrowLease, EscrowStatus, MatchFailed, MatchFailure, MatchReply, MatchRequest, Matched, NodeAddr, ToConsumer,
+};
+use crate::units::{TimeMs, TokenAmount};
+use crate::voucher::SignedVoucher;
+
+/// How often the chain is asked while something is awaited from it, in milliseconds.
+const CHAIN_POLL_MS: u64 = 1_000;
+/// How often a lost Container is dialled again, in milliseconds.
+const REDIAL_MS: u64 = 1_000;
+/// A lost Container is given up after so many voucher intervals.
+const LOST_INTERVALS: u64 = 3;
+
+/// Asks Indexers one after the other until one answers.
+#[derive(Clone, Debug)]
+pub struct Seek {
+    request: MatchRequest,
+    /// Still to be asked, last first.
+    left: Vec<NodeId>,
+    asked: Option<(NodeId, TimeMs)>,
+    timeout_ms: u64,
+    failed: Option<MatchFailed>,
+    unreachable: u32,
+}
+
+/// What a [`Seek`] wants next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SeekStep {
+    /// Send the request to this Indexer.
+    Ask(NodeId),
+    /// Wait for the answer.
+    Wait,
+    /// A Container holds a slot.
+    Matched(Box<Matched>),
+    /// Nobody could help; the last answer that said why, if any Indexer answered.
+    Failed {
+        /// The last Indexer's answer.
+        answer: Option<MatchFailed>,
+        /// Indexers that did not answer.
+        unreachable: u32,
+    },
+}
+
+impl Seek {
+    /// A search over `indexers` in an order drawn from `seed`, so that no Indexer can favour anybody.
+    #[must_use]
+    pub fn new(request: MatchRequest, indexers: &[NodeId], seed: u64, params: &Params) -> Self {
+        let mut left: Vec<NodeId> = indexers.to_vec();
+        left.sort_unstable();
+        left.dedup();
+        shuffle(&mut left, seed);
+        Self { request, left, asked: None, timeout_ms: params.match_timeout_ms, failed: None, unreachable: 0 }
+    }
+
+    /// The request.
+    #[must_use]
+    pub const fn request(&self) -> &MatchRequest {
+        &self.request
+    }
+
+    /// The first step.
+    pub fn begin(&mut self, now: TimeMs) -> SeekStep {
+        self.next(now)
+    }
+
+    /// An Indexer answered.
+    pub fn answered(&mut self, from: NodeId, reply: MatchReply, now: TimeMs) -> SeekStep {
+        if self.asked.map(|a| a.0) != Some(from) {
+            return SeekStep::Wait;
+        }
+        match reply {
+            MatchReply::Matched(matched) => match check_matched(&self.request, &matched) {
+                Ok(()) => SeekStep::Matched(matched),
+                Err(why) => {
+                    let kind = MatchFailure::BadRequest;
+                    self.failed = Some(MatchFailed { kind, why, considered: 0, turned_down: Vec::new() });
+                    self.next(now)
+                }
+            },
+            MatchReply::Failed(failed) => {
+                // Another Indexer may know Containers that this one does not.
+                let better = self.failed.as_ref().is_none_or(|f| f.kind != MatchFailure::Busy);
+                if better {
+                    self.failed = Some(failed);
+                }
+                self.next(now)
+            }
+        }
+    }
+
+    /// An Indexer could not be reached.
+    pub fn unreachable(&mut self, from: NodeId, now: TimeMs) -> SeekStep {
+        if self.asked.map(|a| a.0) != Some(from) {
+            return SeekStep::Wait;
+        }
+        self.unreachable = self.unreachable.saturating_add(1);
+        self.next(now)
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: TimeMs) -> SeekStep {
+        match self.asked {
+            Some((from, at)) if now.since(at) > self.timeout_ms => self.unreachable(from, now),
+            _ => SeekStep::Wait,
+        }
+    }
+
+    fn next(&mut self, now: TimeMs) -> SeekStep {
+        match self.left.pop() {
+            Some(indexer) => {
+                self.asked = Some((indexer, now));
+                SeekStep::Ask(indexer)
+            }
+            None => SeekStep::Failed { answer: self.failed.clone(), unreachable: self.unreachable },
+        }
+    }
+}
+
+/// Fisher-Yates over a splitmix64 stream.
+fn shuffle<T>(items: &mut [T], seed: u64) {
+    let mut state = seed;
+    for at in (1..items.len()).rev() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let bound = u64::try_from(at).unwrap_or(u64::MAX).saturating_add(1);
+        let pick = usize::try_from(z % bound).unwrap_or(0);
+        items.swap(at, pick);
+    }
+}
+
+/// Whether what an Indexer proposes is what was asked for: an Indexer may lie.
+///
+/// # Errors
+/// What is wrong, as a sentence.
+pub fn check_matched(request: &MatchRequest, matched: &Matched) -> Result<(), String> {
+    let t = &matched.terms;
+    let wrong = |what: &str| Err(format!("the Indexer proposed terms with another {what} than asked for"));
+    if t.lease != request.lease || t.salt != request.salt || t.request != request.request {
+        return wrong("lease");
+    }
+    if t.consumer != request.consumer || t.session_key != request.session_key {
+        return wrong("consumer");
+    }
+    if t.container != matched.container.id {
+        return wrong("Container");
+    }
+    if t.max_seconds != request.demand.time_limit_s {
+        return wrong("length");
+    }
+    if t.egress != request.demand.egress {
+        return wrong("network access");
+    }
+    if request.demand.exclude.contains(&t.container) {
+        return Err("the Indexer proposed a Container that was excluded".to_owned());
+    }
+    let need = &request.demand;
+    let a = &t.allocation;
+    if a.cpu_millis < need.cpu_millis || a.memory < need.memory || a.disk < need.disk || a.gpus.len() < need.gpu_count {
+        return Err("the Indexer proposed less capacity than asked for".to_owned());
+    }
+    let fair = t.rate_per_second.per_second_for_ms(request.deposit_seconds.saturating_mul(1000));
+    if t.deposit > fair.max(t.rate_per_second.per_second_for_ms(t.interval_ms.saturating_mul(2))) {
+        return Err("the Indexer proposed a larger deposit than asked for".to_owned());
+    }
+    Ok(())
+}
+
+/// The durable record of one lease on the consumer's side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rented {
+    /// The lease.
+    pub lease: Lease,
+    /// Where its Container is dialled.
+    pub container: NodeAddr,
+    /// When the go was given, by this side's clock: nothing ran before.
+    pub go_at: Option<TimeMs>,
+    /// The consumer wants it stopped.
+    pub stop_asked: bool,
+    /// Outputs are here, or were given up.
+    pub outputs_taken: bool,
+    /// The Container has given the lease up.
+    pub gone: Option<String>,
+    /// The transaction in which the Container settled, as it says.
+    pub settle_tx: Option<[u8; 32]>,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Begin, or go on after a restart.
+    Begin,
+    /// The chain will never open this lease.
+    OpenFailed {
+        /// Why.
+        why: String,
+    },
+    /// The chain's view.
+    ChainSeen(EscrowLease),
+    /// The control stream stands and `Attach` was sent.
+    Connected,
+    /// It broke, or could not be made.
+    Lost {
+        /// Why.
+        why: String,
+    },
+    /// The Container says.
+    Heard(ToConsumer),
+    /// All inputs are at the Container.
+    InputsSent,
+    /// The inputs cannot be sent; the lease ends.
+    InputsFailed {
+        /// Why.
+        why: String,
+    },
+    /// The session key has signed.
+    Signed(SignedVoucher),
+    /// The consumer wants it stopped.
+    Stop,
+    /// Outputs and logs are here, or cannot be had.
+    OutputsTaken,
+    /// Time passes.
+    Tick,
+}
+
+/// What to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Write the record durably before anything that follows.
+    Save,
+    /// Open the lease on the chain (the same lease never twice) and report `ChainSeen` or `OpenFailed`.
+    OpenOnChain,
+    /// Dial the Container and attach.
+    Connect,
+    /// Send the inputs.
+    SendInputs,
+    /// Send the job: begin.
+    Go,
+    /// Sign a voucher over this amount and report `Signed`.
+    Sign(TokenAmount),
+    /// Send a voucher.
+    Pay(SignedVoucher),
+    /// Ask the Container to stop.
+    SayStop,
+    /// Tell the Container that its copies may go.
+    SayTaken,
+    /// Tell the Container that the deposit grew.
+    SayToppedUp,
+    /// Fetch outputs and what is left of the logs.
+    TakeOutputs,
+    /// Ask the chain.
+    AskChain,
+    /// Close the lease on the chain as its consumer.
+    CloseOnChain,
+    /// The challenge window may be over: finalise if so.
+    Finalize,
+    /// The deposit lasts only so long.
+    DepositLow {
+        /// Milliseconds of running that it still pays for.
+        left_ms: u64,
+    },
+    /// The workload reports running.
+    NowRunning,
+    /// The workload is over, as far as this lease goes.
+    NowEnded,
+    /// The Container refused something.
+    Complaint(String),
+    /// Nothing more will happen.
+    Finished,
+}
+
+/// One lease, seen from who pays.
+#[derive(Clone, Debug)]
+pub struct Renting {
+    rented: Rented,
+    params: Params,
+    connected: bool,
+    inputs_asked: bool,
+    go_sent: bool,
+    outputs_asked: bool,
+    close_sent_at: Option<TimeMs>,
+    warned_at: TokenAmount,
+    lost_at: Option<TimeMs>,
+    dialled_at: TimeMs,
+    asked_chain_at: TimeMs,
+    stop_said: bool,
+    finished: bool,
+}
+
+impl Renting {
+    /// A lease whose slot is held by a Container.
+    #[must_use]
+    pub fn new(matched: Matched, params: Params, now: TimeMs) -> Self {
+        let rented = Rented {
+            lease: Lease::accepted(matched.terms, now),
+            container: matched.container,
+            go_at: None,
+            stop_asked: false,
+            outputs_taken: false,
+            gone: None,
+            settle_tx: None,
+        };
+        Self::restore(rented, params, now)
+    }
+
+    /// A lease as it was saved.
+    #[must_use]
+    pub const fn restore(rented: Rented, params: Params, now: TimeMs) -> Self {
+        Self {
+            rented,
+            params,
+            connected: false,
+            inputs_asked: false,
+            go_sent: false,
+            outputs_asked: false,
+            close_sent_at: None,
+            warned_at: TokenAmount::ZERO,
+            lost_at: None,
+            dialled_at: now,
+            asked_chain_at: now,
+            stop_said: false,
+            finished: false,
+        }
+    }
+
+    /// The record.
+    #[must_use]
+    pub const fn rented(&self) -> &Rented {
+        &self.rented
+    }
+
+    /// The lease.
+    #[must_use]
+    pub const fn lease(&self) -> &Lease {
+        &self.rented.lease
+    }
+
+    /// Whether nothing is left for this side but to see the chain close the lease.
+    #[must_use]
+    pub fn only_settlement_left(&self) -> bool {
+        let l = &self.rented.lease;
+        matches!(l.phase, Phase::Ended | Phase::Settling | Phase::Closed | Phase::Void)
+            && l.paid() >= l.due()
+            && (self.rented.outputs_taken || !self.wants_outputs())
+    }
+
+    /// Takes in what happened and says what to do.
+    pub fn handle(&mut self, event: Event, now: TimeMs) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Begin => self.begin(&mut out),
+            Event::OpenFailed { why } => self.on_open_failed(why, now, &mut out),
+            Event::ChainSeen(view) => self.on_chain(&view, now, &mut out),
+            Event::Connected => {
+                self.connected = true;
+                self.lost_at = None;
+                self.stop_said = false;
+                self.inputs_asked = false;
+                self.outputs_asked = false;
+            }
+            Event::Lost { .. } => {
+                if self.connected || self.lost_at.is_none() {
+                    self.lost_at = self.lost_at.or(Some(now));
+                }
+                self.connected = false;
+            }
+            Event::Heard(message) => self.on_heard(message, now, &mut out),
+            Event::InputsSent => self.on_inputs_sent(now, &mut out),
+            Event::InputsFailed { why } => {
+                out.push(Effect::Complaint(why));
+                self.on_stop(&mut out);
+            }
+            Event::Signed(voucher) => self.on_signed(voucher, now, &mut out),
+            Event::Stop => self.on_stop(&mut out),
+            Event::OutputsTaken => {
+                if !self.rented.outputs_taken {
+                    self.rented.outputs_taken = true;
+                    out.push(Effect::Save);
+                    out.push(Effect::SayTaken);
+                }
+            }
+            Event::Tick => self.on_tick(now, &mut out),
+        }
+        if self.rented.lease.phase.is_final() && !self.finished && self.only_settlement_left() {
+            self.finished = true;
+            out.push(Effect::Finished);
+        }
+        out
+    }
+
+    fn begin(&mut self, out: &mut Vec<Effect>) {
+        out.push(Effect::Save);
+        match self.rented.lease.phase {
+            Phase::Accepted => {
+                out.push(Effect::OpenOnChain);
+                out.push(Effect::Connect);
+            }
+            Phase::Open | Phase::Starting | Phase::Running => out.push(Effect::Connect),
+            Phase::Ended | Phase::Settling | Phase::Closed => {
+                out.push(Effect::AskChain);
+                if !self.only_settlement_left() {
+                    out.push(Effect::Connect);
+                }
+            }
+            Phase::Void => {}
+        }
+    }
+
+    fn on_open_failed(&mut self, why: String, now: TimeMs, out: &mut Vec<Effect>) {
+        if self.rented.lease.apply(&Fact::Voided, now) == Ok(true) {
+            self.rented.gone = Some(why);
+            self.rented.outputs_taken = true;
+            out.push(Effect::Save);
+            out.push(Effect::SayStop);
+            out.push(Effect::NowEnded);
+        }
+    }
+
+    fn on_chain(&mut self, view: &EscrowLease, now: TimeMs, out: &mut Vec<Effect>) {
+        match view.status {
+            EscrowStatus::None => {}
+            EscrowStatus::Open => {
+                let grown = view.deposit > self.rented.lease.deposit && self.rented.lease.phase >= Phase::Running;
+                if self.rented.lease.apply(&Fact::Opened { deposit: view.deposit }, now) == Ok(true) {
+                    out.push(Effect::Save);
+                    if grown {
+                        out.push(Effect::SayToppedUp);
+                    }
+                }
+                if self.rented.gone.is_some() {
+                    self.give_up("the Container gave the slot away", now, out);
+                }
+            }
+            EscrowStatus::Closing => out.push(Effect::Finalize),
+            EscrowStatus::Closed => {
+                let was_over = self.rented.lease.end.is_some();
+                let refunded = view.deposit.saturating_sub(view.redeemed);
+                let fact = Fact::Closed { redeemed: view.redeemed, refunded };
+                if self.rented.lease.apply(&fact, now) == Ok(true) {
+                    out.push(Effect::Save);
+                    if !was_over {
+                        out.push(Effect::NowEnded);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_heard(&mut self, message: ToConsumer, now: TimeMs, out: &mut Vec<Effect>) {
+        match message {
+            ToConsumer::Attached { phase, ran_ms, paid } => self.on_attached(phase, ran_ms, paid, now, out),
+            ToConsumer::Open => self.want_inputs(out),
+            ToConsumer::Refused { why } => out.push(Effect::Complaint(why)),
+            ToConsumer::Started => self.on_started(now, out),
+            ToConsumer::Usage { ran_ms } => self.on_usage(ran_ms, now, out),
+            ToConsumer::Ended { end, ran_ms } => self.on_ended(end, ran_ms, now, out),
+            ToConsumer::Settled { tx, .. } => {
+                self.rented.settle_tx = tx.or(self.rented.settle_tx);
+                out.push(Effect::Save);
+                out.push(Effect::AskChain);
+            }
+            ToConsumer::Gone { why } => self.on_gone(why, now, out),
+            ToConsumer::Pong => {}
+        }
+    }
+
+    fn on_attached(&mut self, phase: Phase, ran_ms: u64, paid: TokenAmount, now: TimeMs, out: &mut Vec<Effect>) {
+        if self.rented.stop_asked {
+            self.say_stop(out);
+        }
+        match phase {
+            Phase::Open => self.want_inputs(out),
+            Phase::Running => {
+                self.on_started(now, out);
+                self.on_usage(ran_ms, now, out);
+            }
+            Phase::Accepted | Phase::Starting | Phase::Ended | Phase::Settling | Phase::Closed | Phase::Void => {}
+        }
+        // A voucher that was signed may not have arrived before the line broke.
+        if let Some(voucher) = self.rented.lease.voucher
+            && voucher.voucher.amount > paid
+        {
+            out.push(Effect::Pay(voucher));
+        }
+    }
+
+    fn want_inputs(&mut self, out: &mut Vec<Effect>) {
+        if self.rented.lease.started_at.is_none() && !self.inputs_asked && !self.rented.stop_asked {
+            self.inputs_asked = true;
+            out.push(Effect::SendInputs);
+        }
+    }
+
+    fn on_inputs_sent(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        if self.rented.stop_asked {
+            return;
+        }
+        // Before the go nothing can have run: this is the bound of what may ever be billed.
+        self.rented.go_at = self.rented.go_at.or(Some(now));
+        self.go_sent = true;
+        out.push(Effect::Save);
+        out.push(Effect::Go);
+    }
+
+    fn on_started(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        if self.rented.go_at.is_none() {
+            out.push(Effect::Complaint("the Container says that the job runs, but it was never told to begin".into()));
+            return;
+        }
+        // The Container may have seen the deposit before this side did.
+        if self.rented.lease.phase == Phase::Accepted {
+            out.push(Effect::AskChain);
+            return;
+        }
+        if self.rented.lease.apply(&Fact::Started, now) == Ok(true) {
+            out.push(Effect::Save);
+            out.push(Effect::NowRunning);
+        }
+    }
+
+    /// What of a Container's claim can be true: nothing runs longer than since the go, give or take
+    /// 200 millionths for two clocks that differ.
+    fn believable(&self, ran_ms: u64, now: TimeMs) -> u64 {
+        let elapsed = self.rented.go_at.map_or(0, |at| now.since(at));
+        ran_ms.min(elapsed.saturating_add(elapsed / 5_000))
+    }
+
+    fn on_usage(&mut self, ran_ms: u64, now: TimeMs, out: &mut Vec<Effect>) {
+        let ran_ms = self.believable(ran_ms, now);
+        if self.rented.lease.phase != Phase::Running {
+            return;
+        }
+        let _known = self.rented.lease.apply(&Fact::Ran { ran_ms }, now);
+        let cost = self.rented.lease.cost_of(ran_ms);
+        if cost > self.rented.lease.paid() {
+            out.push(Effect::Sign(cost));
+        }
+        let left_ms = self.rented.lease.deposit_left_ms();
+        let low_ms = (self.rented.lease.terms.interval_ms.saturating_mul(5)).max(ran_ms / 10);
+        if left_ms <= low_ms && self.warned_at != self.rented.lease.deposit {
+            self.warned_at = self.rented.lease.deposit;
+            out.push(Effect::DepositLow { left_ms });
+        }
+    }
+
+    fn on_ended(&mut self, end: End, ran_ms: u64, now: TimeMs, out: &mut Vec<Effect>) {
+        let ran_ms = self.believable(ran_ms, now);
+        if self.rented.lease.phase == Phase::Accepted {
+            out.push(Effect::AskChain);
+            return;
+        }
+        // A very short job may be over before this side heard that it began.
+        if ran_ms > 0 && self.rented.go_at.is_some() {
+            let _known = self.rented.lease.apply(&Fact::Started, now);
+        }
+        match self.rented.lease.apply(&Fact::Ended { end, ran_ms }, now) {
+            Ok(true) => {
+                out.push(Effect::Save);
+                out.push(Effect::NowEnded);
+            }
+            Ok(false) => {}
+            Err(why) => {
+                out.push(Effect::Complaint(why.to_string()));
+                return;
+            }
+        }
+        let due = self.rented.lease.due();
+        if self.rented.lease.phase == Phase::Ended && due > self.rented.lease.paid() {
+            out.push(Effect::Sign(due));
+        }
+        if self.rented.outputs_taken {
+            out.push(Effect::SayTaken);
+        } else if self.wants_outputs() {
+            if !self.outputs_asked {
+                self.outputs_asked = true;
+                out.push(Effect::TakeOutputs);
+            }
+        } else {
+            self.rented.outputs_taken = true;
+            out.push(Effect::Save);
+            out.push(Effect::SayTaken);
+        }
+    }
+
+    const fn wants_outputs(&self) -> bool {
+        match &self.rented.lease.end {
+            Some(End::NeverStarted | End::FailedToStart(_)) => false,
+            Some(_) => self.rented.gone.is_none(),
+            None => false,
+        }
+    }
+
+    fn on_signed(&mut self, voucher: SignedVoucher, now: TimeMs, out: &mut Vec<Effect>) {
+        match self.rented.lease.apply(&Fact::Paid(voucher), now) {
+            Ok(true) => {
+                out.push(Effect::Save);
+                out.push(Effect::Pay(voucher));
+            }
+            Ok(false) => {}
+            Err(why) => out.push(Effect::Complaint(why.to_string())),
+        }
+    }
+
+    fn on_stop(&mut self, out: &mut Vec<Effect>) {
+        if self.rented.lease.end.is_some() || self.rented.lease.phase.is_final() {
+            return;
+        }
+        self.rented.stop_asked = true;
+        out.push(Effect::Save);
+        self.say_stop(out);
+    }
+
+    fn say_stop(&mut self, out: &mut Vec<Effect>) {
+        if !self.stop_said && self.connected {
+            self.stop_said = true;
+            out.push(Effect::SayStop);
+        }
+    }
+
+    fn on_gone(&mut self, why: String, now: TimeMs, out: &mut Vec<Effect>) {
+        if self.rented.gone.is_none() {
+            self.rented.gone = Some(why.clone());
+            out.push(Effect::Save);
+            out.push(Effect::Complaint(why.clone()));
+        }
+        match self.rented.lease.phase {
+            Phase::Accepted => out.push(Effect::AskChain),
+            Phase::Open | Phase::Starting | Phase::Running => self.give_up(&why, now, out),
+            Phase::Ended | Phase::Settling | Phase::Closed | Phase::Void => {}
+        }
+    }
+
+    /// The Container cannot be counted on any more: end the lease here and get the rest back.
+    fn give_up(&mut self, why: &str, now: TimeMs, out: &mut Vec<Effect>) {
+        let ran_ms = self.rented.lease.ran_ms;
+        let end = if self.rented.stop_asked { End::StoppedByConsumer } else { End::Interrupted(why.to_owned()) };
+        if self.rented.lease.apply(&Fact::Ended { end, ran_ms }, now) == Ok(true) {
+            // Only what was signed is owed: the Container is not there to show more.
+            self.rented.lease.ran_ms = ran_ms
+                .min(self.rented.lease.paid().ms_at_rate(self.rented.lease.terms.rate_per_second).unwrap_or(ran_ms));
+            self.rented.outputs_taken = true;
+            self.close_sent_at = Some(now);
+            out.push(Effect::Save);
+            out.push(Effect::NowEnded);
+            out.push(Effect::CloseOnChain);
+        }
+    }
+
+    fn on_tick(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        let over = self.rented.lease.end.is_some();
+        let params_lost = self.params.voucher_interval_ms.saturating_mul(LOST_INTERVALS);
+        if let Some(at) = self.lost_at
+            && !over
+            && self.rented.lease.phase >= Phase::Open
+            && now.since(at) > params_lost
+        {
+            self.give_up("the Container cannot be reached any more", now, out);
+        }
+        let needs_line =
+            !self.only_settlement_left() && !self.rented.lease.phase.is_final() && self.rented.gone.is_none();
+        if !self.connected && needs_line && now.since(self.dialled_at) >= REDIAL_MS {
+            self.dialled_at = now;
+            out.push(Effect::Connect);
+        }
+        let awaits_chain = matches!(self.rented.lease.phase, Phase::Accepted | Phase::Ended | Phase::Settling);
+        if awaits_chain && now.since(self.asked_chain_at) >= CHAIN_POLL_MS {
+            self.asked_chain_at = now;
+            out.push(Effect::AskChain);
+        }
+        let ended = self.rented.lease.ended_at.unwrap_or(now);
+        let patient = now.since(ended) <= self.params.close_patience_ms;
+        if matches!(self.rented.lease.phase, Phase::Ended | Phase::Settling) && !patient {
+            let again = self.close_sent_at.is_none_or(|at| now.since(at) > self.params.close_patience_ms);
+            if again {
+                self.close_sent_at = Some(now);
+                out.push(Effect::CloseOnChain);
+            }
+            if !self.rented.outputs_taken {
+                // Nobody answers any more.
+                self.rented.outputs_taken = true;
+                out.push(Effect::Save);
+            }
+        }
+    }
+}

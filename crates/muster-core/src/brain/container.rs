@@ -1,0 +1,826 @@
+//! The brain of a Container: it alone owns its capacity.
+//!
+//! It takes offers, watches for deposits, starts and stops workloads, meters them, asks for
+//! vouchers, and settles. The body performs the [`Effect`]s in order and reports back with
+//! [`Event`]s; every event may come twice, late or never.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hardware::{Capacity, Free, HardwareError, Inventory};
+use crate::ids::{Address, LeaseId, NodeId};
+use crate::lease::{End, Fact, Lease, LeaseTerms, Phase};
+use crate::params::Params;
+use crate::pricing::{Ask, Exchange};
+use crate::protocol::{EscrowLease, EscrowStatus, LeaseReport, OfferRejected, ToConsumer};
+use crate::units::{TimeMs, TokenAmount};
+use crate::voucher::SignedVoucher;
+
+/// Leases that a Container keeps in memory at most, finished ones included.
+const LEASES_MAX: usize = 100_000;
+
+/// What a Container offers and under which rules.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its key.
+    pub id: NodeId,
+    /// All that it offers.
+    pub total: Capacity,
+    /// What it asks.
+    pub ask: Ask,
+    /// Whether jobs may reach the network.
+    pub egress: bool,
+    /// The network's parameters.
+    pub params: Params,
+}
+
+/// Who wants a job stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopBy {
+    /// The consumer: billed to that moment.
+    Consumer,
+    /// The provider: an interruption.
+    Provider,
+}
+
+/// What a lease's record holds beside the lease itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The lease.
+    pub lease: Lease,
+    /// The consumer has taken outputs and logs, or they were given up.
+    pub taken: bool,
+    /// The transaction that closed the lease, if ours.
+    pub settle_tx: Option<[u8; 32]>,
+}
+
+/// A lease with what need not survive a restart.
+#[derive(Clone, Debug)]
+struct Slot {
+    held: Held,
+    /// The consumer's control stream, newest.
+    session: Option<u64>,
+    /// Last sign of the consumer before the start.
+    touched_at: TimeMs,
+    /// The job is being killed for this reason.
+    killing: Option<(End, u64)>,
+    /// When usage was last told.
+    told_at: TimeMs,
+    /// When the chain was last asked.
+    asked_chain_at: TimeMs,
+    /// Its share of the capacity is set aside.
+    reserved: bool,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An Indexer proposes a lease.
+    Offered {
+        /// Where the answer goes.
+        reply: u64,
+        /// The terms.
+        terms: Box<LeaseTerms>,
+    },
+    /// An Indexer takes an offer back.
+    Withdrawn {
+        /// Which.
+        lease: LeaseId,
+        /// Who says so.
+        from: NodeId,
+    },
+    /// The chain's view of a lease.
+    ChainSeen {
+        /// Which.
+        lease: LeaseId,
+        /// What it says.
+        view: EscrowLease,
+    },
+    /// The consumer has proved itself on a control stream.
+    Attached {
+        /// Which lease.
+        lease: LeaseId,
+        /// The stream; later ones replace earlier ones.
+        session: u64,
+    },
+    /// A control stream is gone.
+    Detached {
+        /// Which lease.
+        lease: LeaseId,
+        /// The stream.
+        session: u64,
+    },
+    /// Inputs are arriving.
+    Touched {
+        /// Which lease.
+        lease: LeaseId,
+    },
+    /// The consumer says go.
+    Go {
+        /// Which lease.
+        lease: LeaseId,
+    },
+    /// The workload reports running.
+    JobStarted {
+        /// Which lease.
+        lease: LeaseId,
+    },
+    /// The workload is over.
+    JobEnded {
+        /// Which lease.
+        lease: LeaseId,
+        /// How.
+        end: End,
+    },
+    /// A voucher came; the body has recovered its signer.
+    Paid {
+        /// The voucher.
+        voucher: SignedVoucher,
+        /// Who signed it.
+        signer: Address,
+    },
+    /// The consumer says that the deposit grew.
+    ToppedUp {
+        /// Which lease.
+        lease: LeaseId,
+    },
+    /// Somebody wants it stopped.
+    Stop {
+        /// Which lease.
+        lease: LeaseId,
+        /// Who.
+        by: StopBy,
+    },
+    /// The consumer needs outputs and logs no more.
+    Taken {
+        /// Which lease.
+        lease: LeaseId,
+    },
+    /// The chain has closed a lease.
+    Settled {
+        /// Which.
+        lease: LeaseId,
+        /// Paid out in all.
+        redeemed: TokenAmount,
+        /// Given back.
+        refunded: TokenAmount,
+        /// Our transaction, if it was ours.
+        tx: Option<[u8; 32]>,
+    },
+    /// Take nothing new.
+    Drain,
+    /// Take offers again.
+    Resume,
+    /// The chain says whether this Container is in good standing.
+    Standing {
+        /// Why not, if not.
+        problem: Option<String>,
+    },
+    /// Time passes; at least every 100 ms while leases run.
+    Tick,
+}
+
+/// What to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Write the lease's record durably before anything that follows.
+    Save(LeaseId),
+    /// The record may be deleted.
+    Forget(LeaseId),
+    /// Answer an offer.
+    Answer {
+        /// Where to.
+        reply: u64,
+        /// `Ok`: sign the terms and send them.
+        result: Result<Box<LeaseTerms>, OfferRejected>,
+    },
+    /// Make the work folder ready.
+    Prepare(LeaseId),
+    /// Ask the chain about a lease and report `ChainSeen`.
+    AskChain(LeaseId),
+    /// Start the workload that `Go` named.
+    Start(LeaseId),
+    /// Kill the workload; report `JobEnded`.
+    Kill(LeaseId),
+    /// Tell the consumer, if it is attached.
+    Tell {
+        /// The control stream.
+        session: u64,
+        /// What to say.
+        message: ToConsumer,
+    },
+    /// Hand the last voucher (or none) to the escrow and close the lease there.
+    Settle {
+        /// Which.
+        lease: LeaseId,
+        /// The last voucher.
+        voucher: Option<SignedVoucher>,
+    },
+    /// Tell the Indexer that proposed it what became of a lease.
+    Report {
+        /// To whom.
+        indexer: NodeId,
+        /// What.
+        report: LeaseReport,
+    },
+    /// Capacity changed: send a heartbeat now rather than at the next beat.
+    Beat,
+    /// Remove work folder, outputs and logs.
+    CleanUp(LeaseId),
+}
+
+/// The brain of a Container.
+#[derive(Clone, Debug)]
+pub struct Container {
+    config: Config,
+    inventory: Inventory,
+    slots: BTreeMap<LeaseId, Slot>,
+    draining: bool,
+    problem: Option<String>,
+}
+
+impl Container {
+    /// A Container without leases.
+    ///
+    /// # Errors
+    /// The capacity is out of bounds.
+    pub fn new(config: Config) -> Result<Self, HardwareError> {
+        let inventory = Inventory::new(config.total.clone())?;
+        Ok(Self { config, inventory, slots: BTreeMap::new(), draining: false, problem: None })
+    }
+
+    /// A Container after a restart, with the records it had saved. Workloads did not survive the
+    /// restart: what ran is an interruption; what had not begun goes on.
+    ///
+    /// # Errors
+    /// The capacity is out of bounds.
+    pub fn restore(config: Config, records: Vec<Held>, now: TimeMs) -> Result<(Self, Vec<Effect>), HardwareError> {
+        let mut this = Self::new(config)?;
+        let mut effects = Vec::new();
+        for held in records {
+            let id = held.lease.id();
+            let phase = held.lease.phase;
+            let reserved = phase.holds_capacity() && this.inventory.take(&held.lease.terms.allocation).is_ok();
+            this.slots.insert(id, Slot { reserved, ..Slot::new(held, now) });
+            if phase.holds_capacity() && !reserved {
+                // The owner offers less than before: the lease cannot go on.
+                this.end(id, End::Interrupted("the Container came back with less capacity".into()), now, &mut effects);
+                continue;
+            }
+            match phase {
+                Phase::Starting | Phase::Running => {
+                    this.end(id, End::Interrupted("the Container restarted".into()), now, &mut effects);
+                }
+                Phase::Accepted | Phase::Open => {
+                    effects.push(Effect::Prepare(id));
+                    effects.push(Effect::AskChain(id));
+                }
+                Phase::Settling => effects.push(this.settle_effect(id)),
+                Phase::Ended | Phase::Closed | Phase::Void => {}
+            }
+        }
+        Ok((this, effects))
+    }
+
+    /// What is free now.
+    #[must_use]
+    pub const fn free(&self) -> Free {
+        self.inventory.free()
+    }
+
+    /// All that is offered.
+    #[must_use]
+    pub const fn total(&self) -> &Capacity {
+        &self.config.total
+    }
+
+    /// Whether nothing new is taken.
+    #[must_use]
+    pub const fn draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The record of a lease.
+    #[must_use]
+    pub fn held(&self, lease: LeaseId) -> Option<&Held> {
+        self.slots.get(&lease).map(|s| &s.held)
+    }
+
+    /// All records, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Held> {
+        self.slots.values().map(|s| &s.held)
+    }
+
+    /// How many leases hold capacity.
+    #[must_use]
+    pub fn busy(&self) -> usize {
+        self.slots.values().filter(|s| s.held.lease.phase.holds_capacity()).count()
+    }
+
+    /// Takes in what happened and says what to do.
+    pub fn handle(&mut self, event: Event, now: TimeMs) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Offered { reply, terms } => self.on_offer(reply, *terms, now, &mut out),
+            Event::Withdrawn { lease, from } => self.on_withdrawn(lease, from, &mut out, now),
+            Event::ChainSeen { lease, view } => self.on_chain(lease, &view, now, &mut out),
+            Event::Attached { lease, session } => self.on_attached(lease, session, now, &mut out),
+            Event::Detached { lease, session } => {
+                if let Some(slot) = self.slots.get_mut(&lease)
+                    && slot.session == Some(session)
+                {
+                    slot.session = None;
+                }
+            }
+            Event::Touched { lease } => {
+                if let Some(slot) = self.slots.get_mut(&lease) {
+                    slot.touched_at = now;
+                }
+            }
+            Event::Go { lease } => self.on_go(lease, now, &mut out),
+            Event::JobStarted { lease } => self.on_started(lease, now, &mut out),
+            Event::JobEnded { lease, end } => self.on_job_ended(lease, end, now, &mut out),
+            Event::Paid { voucher, signer } => self.on_paid(&voucher, signer, now, &mut out),
+            Event::ToppedUp { lease } => {
+                if self.slots.contains_key(&lease) {
+                    out.push(Effect::AskChain(lease));
+                }
+            }
+            Event::Stop { lease, by } => self.on_stop(lease, by, now, &mut out),
+            Event::Taken { lease } => self.on_taken(lease, &mut out),
+            Event::Settled { lease, redeemed, refunded, tx } => {
+                self.on_settled(lease, redeemed, refunded, tx, now, &mut out);
+            }
+            Event::Drain => self.draining = true,
+            Event::Resume => self.draining = false,
+            Event::Standing { problem } => self.problem = problem,
+            Event::Tick => self.on_tick(now, &mut out),
+        }
+        out
+    }
+
+    fn on_offer(&mut self, reply: u64, terms: LeaseTerms, now: TimeMs, out: &mut Vec<Effect>) {
+        let id = terms.lease;
+        if let Some(slot) = self.slots.get(&id) {
+            // The same offer again is answered the same: its first answer may have been lost.
+            let same = slot.held.lease.terms == terms && slot.held.lease.phase == Phase::Accepted;
+            let result = if same { Ok(Box::new(terms)) } else { Err(OfferRejected::KnownLease) };
+            out.push(Effect::Answer { reply, result });
+            return;
+        }
+        if let Err(why) = self.check_terms(&terms, now) {
+            out.push(Effect::Answer { reply, result: Err(why) });
+            return;
+        }
+        if let Err(why) = self.inventory.take(&terms.allocation) {
+            out.push(Effect::Answer { reply, result: Err(OfferRejected::NoCapacity(why.to_string())) });
+            return;
+        }
+        let held = Held { lease: Lease::accepted(terms.clone(), now), taken: false, settle_tx: None };
+        self.slots.insert(id, Slot { reserved: true, ..Slot::new(held, now) });
+        out.push(Effect::Save(id));
+        out.push(Effect::Answer { reply, result: Ok(Box::new(terms)) });
+        out.push(Effect::Beat);
+        out.push(Effect::Prepare(id));
+    }
+
+    fn check_terms(&self, terms: &LeaseTerms, now: TimeMs) -> Result<(), OfferRejected> {
+        if let Some(problem) = &self.problem {
+            return Err(OfferRejected::NotRegistered(problem.clone()));
+        }
+        if self.draining {
+            return Err(OfferRejected::Draining);
+        }
+        let bad = |why: &str| Err(OfferRejected::BadTerms(why.to_owned()));
+        if terms.container != self.config.id {
+            return bad("they name another Container");
+        }
+        if terms.open_by <= now {
+            return bad("the time to open has passed");
+        }
+        if terms.open_by > now.plus(self.config.params.open_timeout_ms.saturating_mul(2)) {
+            return bad("the slot would be held too long before the deposit comes");
+        }
+        if terms.interval_ms == 0 || terms.interval_ms > self.config.params.voucher_interval_ms {
+            return bad("the voucher interval is longer than the network allows");
+        }
+        if terms.max_seconds == 0 {
+            return bad("the longest run is zero");
+        }
+        if terms.egress && !self.config.egress {
+            return Err(OfferRejected::NoEgress);
+        }
+        if self.slots.len() >= LEASES_MAX {
+            return Err(OfferRejected::NoCapacity("it keeps too many finished leases".to_owned()));
+        }
+        let exchange = Exchange { token_price: self.config.params.token_price };
+        let asked = self
+            .config
+            .ask
+            .allocation_hour(&terms.allocation, &self.config.total.gpus)
+            .and_then(|hour| exchange.rate_per_second(hour))
+            .map_err(|why| OfferRejected::BadTerms(why.to_string()))?;
+        if terms.rate_per_second < asked {
+            return Err(OfferRejected::TooCheap { asked, offered: terms.rate_per_second });
+        }
+        if terms.deposit < terms.rate_per_second.per_second_for_ms(terms.interval_ms) {
+            return bad("the deposit does not pay for one interval");
+        }
+        Ok(())
+    }
+
+    fn on_withdrawn(&mut self, lease: LeaseId, from: NodeId, out: &mut Vec<Effect>, now: TimeMs) {
+        let ours = self
+            .slots
+            .get(&lease)
+            .is_some_and(|s| s.held.lease.phase == Phase::Accepted && s.held.lease.terms.indexer == from);
+        if ours {
+            self.void(lease, now, out);
+        }
+    }
+
+    fn void(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        if slot.held.lease.apply(&Fact::Voided, now) == Ok(true) {
+            slot.give_back(&mut self.inventory);
+            slot.held.taken = true;
+            let session = slot.session;
+            out.push(Effect::Save(lease));
+            out.push(Effect::CleanUp(lease));
+            out.push(Effect::Beat);
+            if let Some(session) = session {
+                let why = "the deposit did not appear on the chain in time; the slot was given to others".to_owned();
+                out.push(Effect::Tell { session, message: ToConsumer::Gone { why } });
+            }
+            out.push(self.report(lease));
+        }
+    }
+
+    fn on_chain(&mut self, lease: LeaseId, view: &EscrowLease, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        match view.status {
+            EscrowStatus::None => {}
+            EscrowStatus::Open => {
+                if slot.held.lease.phase == Phase::Void {
+                    // Opened after we gave the slot away: give the money back at once.
+                    out.push(Effect::Settle { lease, voucher: None });
+                    return;
+                }
+                if let Err(why) = view.matches(&slot.held.lease.terms) {
+                    let told = slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Gone { why } });
+                    out.extend(told);
+                    return;
+                }
+                let before = slot.held.lease.phase;
+                match slot.held.lease.apply(&Fact::Opened { deposit: view.deposit }, now) {
+                    Ok(true) => {
+                        slot.touched_at = now;
+                        out.push(Effect::Save(lease));
+                        if let (Some(session), Phase::Accepted) = (slot.session, before) {
+                            out.push(Effect::Tell { session, message: ToConsumer::Open });
+                        }
+                    }
+                    Ok(false) => {}
+                    Err(why) => {
+                        if let Some(session) = slot.session {
+                            let why = why.to_string();
+                            out.push(Effect::Tell { session, message: ToConsumer::Refused { why } });
+                        }
+                    }
+                }
+            }
+            EscrowStatus::Closing => {
+                // The consumer closes: whatever runs has to stop, and our voucher must be in before the window ends.
+                if slot.held.lease.phase == Phase::Accepted {
+                    let opened = Fact::Opened { deposit: view.deposit };
+                    if slot.held.lease.apply(&opened, now).is_err() {
+                        return;
+                    }
+                }
+                self.stop(lease, End::StoppedByConsumer, now, out);
+            }
+            EscrowStatus::Closed => {
+                let refunded = view.deposit.saturating_sub(view.redeemed);
+                self.on_settled(lease, view.redeemed, refunded, None, now, out);
+            }
+        }
+    }
+
+    fn on_attached(&mut self, lease: LeaseId, session: u64, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else {
+            let why = "this Container knows no such lease".to_owned();
+            out.push(Effect::Tell { session, message: ToConsumer::Gone { why } });
+            return;
+        };
+        slot.touched_at = now;
+        slot.session = Some(session);
+        let l = &slot.held.lease;
+        if l.phase == Phase::Void {
+            let why = "the slot was given to others because the deposit did not appear in time".to_owned();
+            out.push(Effect::Tell { session, message: ToConsumer::Gone { why } });
+            out.push(Effect::AskChain(lease));
+            return;
+        }
+        let message = ToConsumer::Attached { phase: l.phase, ran_ms: l.ran_ms, paid: l.paid() };
+        out.push(Effect::Tell { session, message });
+        if l.phase == Phase::Accepted {
+            out.push(Effect::AskChain(lease));
+        }
+        if let Some(end) = &l.end {
+            let message = ToConsumer::Ended { end: end.clone(), ran_ms: l.ran_ms };
+            out.push(Effect::Tell { session, message });
+        }
+        if l.phase == Phase::Closed {
+            let message = ToConsumer::Settled { redeemed: l.redeemed, refunded: l.refunded, tx: slot.held.settle_tx };
+            out.push(Effect::Tell { session, message });
+        }
+    }
+
+    fn on_go(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        slot.touched_at = now;
+        match slot.held.lease.apply(&Fact::StartRequested, now) {
+            Ok(true) => {
+                out.push(Effect::Save(lease));
+                out.push(Effect::Start(lease));
+            }
+            Ok(false) => {}
+            Err(why) => {
+                if let Some(session) = slot.session {
+                    out.push(Effect::Tell { session, message: ToConsumer::Refused { why: why.to_string() } });
+                }
+            }
+        }
+    }
+
+    fn on_started(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        if slot.held.lease.apply(&Fact::Started, now) == Ok(true) {
+            slot.told_at = now;
+            out.push(Effect::Save(lease));
+            out.extend(slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Started }));
+            out.push(self.report(lease));
+        }
+    }
+
+    fn on_job_ended(&mut self, lease: LeaseId, end: End, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        let ran_now = slot.held.lease.started_at.map_or(0, |at| now.since(at));
+        let (end, ran_ms) = match slot.killing.take() {
+            // A job that came to its own end while the axe was falling keeps its own end.
+            Some((_, ran)) if end.is_own() && matches!(end, End::Exited(_)) => (end, ran.min(ran_now)),
+            Some((why, ran)) => (why, ran.min(ran_now)),
+            None => (end, ran_now),
+        };
+        self.end_with(lease, end, ran_ms, now, out);
+    }
+
+    fn on_paid(&mut self, voucher: &SignedVoucher, signer: Address, now: TimeMs, out: &mut Vec<Effect>) {
+        let lease = voucher.voucher.lease;
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        if signer != slot.held.lease.terms.session_key {
+            if let Some(session) = slot.session {
+                let why = "the voucher is not signed by the session key of this lease".to_owned();
+                out.push(Effect::Tell { session, message: ToConsumer::Refused { why } });
+            }
+            return;
+        }
+        match slot.held.lease.apply(&Fact::Paid(*voucher), now) {
+            Ok(true) => out.push(Effect::Save(lease)),
+            Ok(false) => {}
+            Err(why) => {
+                if let Some(session) = slot.session {
+                    out.push(Effect::Tell { session, message: ToConsumer::Refused { why: why.to_string() } });
+                }
+                return;
+            }
+        }
+        if slot.held.lease.phase == Phase::Ended && slot.held.lease.paid() >= slot.held.lease.due() {
+            self.settle(lease, now, out);
+        }
+    }
+
+    fn on_stop(&mut self, lease: LeaseId, by: StopBy, now: TimeMs, out: &mut Vec<Effect>) {
+        let end = match by {
+            StopBy::Consumer => End::StoppedByConsumer,
+            StopBy::Provider => End::Interrupted("its provider stopped the job".to_owned()),
+        };
+        match self.slots.get(&lease).map(|s| s.held.lease.phase) {
+            Some(Phase::Accepted) => self.void(lease, now, out),
+            Some(_) => self.stop(lease, end, now, out),
+            None => {}
+        }
+    }
+
+    fn on_taken(&mut self, lease: LeaseId, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        let over = matches!(slot.held.lease.phase, Phase::Ended | Phase::Settling | Phase::Closed);
+        if over && !slot.held.taken {
+            slot.held.taken = true;
+            out.push(Effect::Save(lease));
+            out.push(Effect::CleanUp(lease));
+        }
+    }
+
+    fn on_settled(
+        &mut self,
+        lease: LeaseId,
+        redeemed: TokenAmount,
+        refunded: TokenAmount,
+        tx: Option<[u8; 32]>,
+        now: TimeMs,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        let held_capacity = slot.held.lease.phase.holds_capacity();
+        if slot.held.lease.phase == Phase::Running || slot.held.lease.phase == Phase::Starting {
+            // Closed under a running job (only a chain that was rolled back or a bug of the escrow does this).
+            out.push(Effect::Kill(lease));
+        }
+        if slot.held.lease.apply(&Fact::Closed { redeemed, refunded }, now) != Ok(true) {
+            return;
+        }
+        slot.held.settle_tx = tx;
+        if held_capacity {
+            slot.give_back(&mut self.inventory);
+            out.push(Effect::Beat);
+        }
+        out.push(Effect::Save(lease));
+        let message = ToConsumer::Settled { redeemed, refunded, tx };
+        out.extend(slot.session.map(|session| Effect::Tell { session, message }));
+        out.push(self.report(lease));
+    }
+
+    fn on_tick(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        let ids: Vec<LeaseId> = self.slots.keys().copied().collect();
+        for id in ids {
+            self.tick_one(id, now, out);
+        }
+    }
+
+    fn tick_one(&mut self, id: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let params = &self.config.params;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        match slot.held.lease.phase {
+            Phase::Accepted => {
+                if now > slot.held.lease.terms.open_by {
+                    self.void(id, now, out);
+                } else if now.since(slot.asked_chain_at) >= CHAIN_POLL_MS {
+                    slot.asked_chain_at = now;
+                    out.push(Effect::AskChain(id));
+                }
+            }
+            Phase::Open => {
+                if now.since(slot.touched_at) > params.start_timeout_ms {
+                    self.end_with(id, End::NeverStarted, 0, now, out);
+                }
+            }
+            Phase::Starting => {}
+            Phase::Running => self.tick_running(id, now, out),
+            Phase::Ended => {
+                let ended = slot.held.lease.ended_at.unwrap_or(now);
+                if slot.held.lease.paid() >= slot.held.lease.due() || now.since(ended) > params.settle_grace_ms {
+                    self.settle(id, now, out);
+                }
+            }
+            Phase::Settling => {
+                if now.since(slot.asked_chain_at) >= SETTLE_POLL_MS {
+                    slot.asked_chain_at = now;
+                    out.push(Effect::AskChain(id));
+                }
+            }
+            Phase::Closed | Phase::Void => {
+                let over = slot.held.lease.ended_at.unwrap_or(slot.held.lease.accepted_at);
+                let stale = now.since(over) > params.keep_outputs_ms;
+                if slot.held.lease.phase == Phase::Closed && stale && !slot.held.taken {
+                    slot.held.taken = true;
+                    out.push(Effect::Save(id));
+                    out.push(Effect::CleanUp(id));
+                } else if stale {
+                    self.slots.remove(&id);
+                    out.push(Effect::Forget(id));
+                }
+            }
+        }
+    }
+
+    fn tick_running(&mut self, id: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.killing.is_some() {
+            return;
+        }
+        let started = slot.held.lease.started_at.unwrap_or(now);
+        let ran_ms = now.since(started);
+        // In memory only: what matters after a crash is the voucher, and that is saved when it comes.
+        let _known = slot.held.lease.apply(&Fact::Ran { ran_ms }, now);
+        let l = &slot.held.lease;
+        let limit_ms = l.terms.max_seconds.saturating_mul(1000);
+        let end = if ran_ms >= limit_ms {
+            Some((End::TimeLimit, limit_ms))
+        } else if l.deposit_left_ms() == 0 {
+            Some((End::DepositUsedUp, ran_ms))
+        } else if l.unpaid_ms() > l.terms.interval_ms {
+            Some((End::Unpaid, ran_ms))
+        } else {
+            None
+        };
+        if let Some((end, ran)) = end {
+            slot.killing = Some((end, ran));
+            out.push(Effect::Kill(id));
+            return;
+        }
+        // Asking at half the interval leaves the other half for the answer to arrive.
+        if now.since(slot.told_at) >= l.terms.interval_ms / 2 {
+            slot.told_at = now;
+            out.extend(slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Usage { ran_ms } }));
+        }
+    }
+
+    /// Ends a lease whatever it is doing: kills a running job first.
+    fn stop(&mut self, lease: LeaseId, end: End, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        match slot.held.lease.phase {
+            Phase::Running | Phase::Starting => {
+                if slot.killing.is_none() {
+                    let ran = slot.held.lease.started_at.map_or(0, |at| now.since(at));
+                    slot.killing = Some((end, ran));
+                    out.push(Effect::Kill(lease));
+                }
+            }
+            Phase::Open => self.end_with(lease, end, 0, now, out),
+            Phase::Accepted | Phase::Ended | Phase::Settling | Phase::Closed | Phase::Void => {}
+        }
+    }
+
+    fn end(&mut self, lease: LeaseId, end: End, now: TimeMs, out: &mut Vec<Effect>) {
+        let ran = self.slots.get(&lease).map_or(0, |s| s.held.lease.ran_ms);
+        if self.slots.get(&lease).is_some_and(|s| s.held.lease.phase == Phase::Accepted) {
+            self.void(lease, now, out);
+        } else {
+            self.end_with(lease, end, ran, now, out);
+        }
+    }
+
+    fn end_with(&mut self, lease: LeaseId, end: End, ran_ms: u64, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        if slot.held.lease.apply(&Fact::Ended { end, ran_ms }, now) != Ok(true) {
+            return;
+        }
+        slot.give_back(&mut self.inventory);
+        let l = &slot.held.lease;
+        let message = ToConsumer::Ended { end: l.end.clone().unwrap_or(End::NeverStarted), ran_ms: l.ran_ms };
+        out.push(Effect::Save(lease));
+        out.extend(slot.session.map(|session| Effect::Tell { session, message }));
+        out.push(Effect::Beat);
+        let paid_up = l.paid() >= l.due();
+        out.push(self.report(lease));
+        if paid_up {
+            self.settle(lease, now, out);
+        }
+    }
+
+    fn settle(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(&lease) else { return };
+        if slot.held.lease.apply(&Fact::SettleSent, now) == Ok(true) {
+            slot.asked_chain_at = now;
+            out.push(Effect::Save(lease));
+            out.push(self.settle_effect(lease));
+        }
+    }
+
+    fn settle_effect(&self, lease: LeaseId) -> Effect {
+        Effect::Settle { lease, voucher: self.slots.get(&lease).and_then(|s| s.held.lease.voucher) }
+    }
+
+    fn report(&self, lease: LeaseId) -> Effect {
+        let l = self.slots.get(&lease).map(|s| &s.held.lease);
+        Effect::Report {
+            indexer: l.map_or(NodeId::ZERO, |l| l.terms.indexer),
+            report: LeaseReport {
+                lease,
+                phase: l.map_or(Phase::Void, |l| l.phase),
+                end: l.and_then(|l| l.end.clone()),
+                ran_ms: l.map_or(0, |l| l.ran_ms),
+            },
+        }
+    }
+}
+
+/// How often the chain is asked for a deposit that has not appeared, in milliseconds.
+const CHAIN_POLL_MS: u64 = 500;
+/// How often the chain is asked about a settlement that was sent, in milliseconds.
+const SETTLE_POLL_MS: u64 = 10_000;
+
+impl Slot {
+    const fn new(held: Held, now: TimeMs) -> Self {
+        Self { held, session: None, touched_at: now, killing: None, told_at: now, asked_chain_at: now, reserved: false }
+    }
+
+    fn give_back(&mut self, inventory: &mut Inventory) {
+        if core::mem::take(&mut self.reserved) {
+            let given = inventory.release(&self.held.lease.terms.allocation);
+            debug_assert!(given.is_ok(), "what was taken can be given back: {given:?}");
+        }
+    }
+}
