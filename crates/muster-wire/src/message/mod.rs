@@ -1,0 +1,25 @@
+//! The messages of each kind of stream: what each field may hold, and how long a frame may be.
+//!
+//! | stream ([`StreamKind`](crate::StreamKind)) | opened by | first frame | then |
+//! | --- | --- | --- | --- |
+//! | `Demand` | consumer | [`MatchRequest`] | one [`MatchReply`] back |
+//! | `Presence` | Container | [`ContainerReport`], the first a heartbeat | further ones; nothing comes back |
+//! | `Offer` | Indexer, on the Container's connection | [`Offer`] | one [`OfferAnswer`] back |
+//! | `Lease` | consumer | [`ToContainer::Attach`] | both ways until the lease is over |
+//! | `Job` | consumer, after `Attach` on the same connection | [`stdio::Watch`] | [`stdio::Output`] back; [`stdio::Input`] forth |
+//! | `Files` | consumer, after `Attach` on the same connection | [`files::Transfer`] | [`files::Piece`]s one way, a [`files::Outcome`] back |
+//!
+//! [`MatchRequest`]: muster_core::protocol::MatchRequest
+//! [`MatchReply`]: muster_core::protocol::MatchReply
+//! [`ContainerReport`]: muster_core::protocol::ContainerReport
+//! [`Offer`]: muster_core::protocol::Offer
+//! [`OfferAnswer`]: muster_core::protocol::OfferAnswer
+//! [`ToContainer::Attach`]: muster_core::protocol::ToContainer::Attach
+
+pub mod files;
+mod protocol;
+pub mod stdio;
+
+pub use protocol::{
+    ARGS_LEN_MAX, ARGS_MAX, ENV_MAX, SENTENCE_LEN_MAX, attach_bytes, check_job, clip_sentence, terms_bytes,
+};
