@@ -1,0 +1,70 @@
+# Shared by the scripts of this folder: source it, then call.
+# shellcheck shell=bash
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '==> %s\n' "$*" >&2; }
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# Where cargo puts what it builds: the caller's choice, else the checkout's own folder.
+target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
+
+# Debian packages for each purpose. `base` builds, `run` is what a Container and the first rental use,
+# `test` is what only the tests need.
+packages() {
+  case $1 in
+  base) echo gcc g++ libc6-dev make pkg-config ca-certificates git ;;
+  run) echo bubblewrap slirp4netns e2fsprogs libvulkan1 povray ffmpeg ;;
+  test) echo python3 python3-venv iproute2 iptables util-linux procps ;;
+  *) fail "no package list is called '$1'" ;;
+  esac
+}
+
+# need PURPOSE...: installs the packages that are missing, and only those. Takes milliseconds when there are none.
+need() {
+  local purpose wanted=() missing=() name state
+  for purpose in "$@"; do
+    read -r -a names <<<"$(packages "$purpose")"
+    wanted+=("${names[@]}")
+  done
+  if ! command -v dpkg-query >/dev/null 2>&1; then
+    say "this is not a Debian system, nothing is installed; needed are: ${wanted[*]}"
+    return 0
+  fi
+  for name in "${wanted[@]}"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}\n' "$name" 2>/dev/null || true)
+    [[ $state == *installed* && $state != *not-installed* ]] || missing+=("$name")
+  done
+  ((${#missing[@]})) || return 0
+
+  local as_root=()
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null 2>&1 ||
+      fail "these packages are missing and there is no sudo: run as root: apt-get install ${missing[*]}"
+    as_root=(sudo)
+  fi
+  say "installing: ${missing[*]}"
+  local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
+  # The package lists may be missing or old: fetch them and try once more before giving up.
+  if ! "${install[@]}" >/dev/null 2>&1 </dev/null; then
+    "${as_root[@]}" apt-get update -q >/dev/null || fail "apt-get update failed: is the Debian mirror reachable?"
+    "${install[@]}" >/dev/null </dev/null || fail "apt-get could not install: ${missing[*]}"
+  fi
+}
+
+# need_toolchains: Rust and Node.js are the two things a person brings.
+need_toolchains() {
+  command -v cargo >/dev/null 2>&1 ||
+    fail "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer (rustup.rs), then run this again"
+  command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 ||
+    fail "Node.js with npm is missing (it compiles the contracts; nothing needs it at run time): apt-get install nodejs npm"
+}
+
+# build_release: the one binary, from contracts to link.
+build_release() {
+  contracts/build.sh
+  cargo build --release --locked -p muster
+}

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# make lint: what no test runs, because it would build the dependencies a second time.
+. "$(dirname "$0")/lib.sh"
+
+need_toolchains
+need base
+contracts/build.sh
+
+say "format"
+cargo fmt --all --check
+say "tidy"
+cargo run --quiet --locked -p xtask -- tidy
+say "clippy"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+say "cargo-deny"
+if ! cargo deny --version >/dev/null 2>&1; then
+  say "installing cargo-deny (once, a few minutes)"
+  cargo install --locked --quiet cargo-deny
+fi
+# The advisory database is a git repository that not every machine can reach: `cargo deny check advisories` where
+# there is a network.
+cargo deny --all-features check bans licenses sources
+say "lint: nothing to complain about"

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# make test: everything, from contracts to end-to-end, in one profile.
+# Goes on after a step has failed, so that one run shows all there is to mend; exits non-zero if any did.
+. "$(dirname "$0")/lib.sh"
+
+need_toolchains
+need base run test
+# Without their artefacts no crate that settles compiles: no use in going on.
+contracts/build.sh
+
+passed=()
+failed=()
+step() {
+  local name=$1 began=$SECONDS
+  shift
+  say "$name"
+  if "$@"; then
+    passed+=("$name ($((SECONDS - began)) s)")
+  else
+    failed+=("$name ($((SECONDS - began)) s)")
+    say "FAILED: $name"
+  fi
+}
+
+workspace_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --locked --no-fail-fast "$@"
+  else
+    # cargo's own runner gives the same verdict, only slower.
+    cargo test --workspace --locked --no-fail-fast --lib --bins --tests "$@"
+  fi
+}
+
+step "contracts: forge, slither, halmos" contracts/test.sh
+step "workspace: unit, property, simulator, integration and end-to-end tests, tidy" workspace_tests "$@"
+step "decoders: a short fuzzing run" fuzz/run.sh
+
+say "done"
+for name in "${passed[@]}"; do echo "  passed: $name"; done
+for name in "${failed[@]}"; do echo "  FAILED: $name"; done
+echo "steps: ${#passed[@]} passed, ${#failed[@]} failed"
+((${#failed[@]} == 0))
