@@ -6,7 +6,6 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
-import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IContainerRegistry} from "./IContainerRegistry.sol";
@@ -22,7 +21,6 @@ import {TokenPull} from "./TokenPull.sol";
 /// Everything that can change (fee, delay, challenge window) is frozen for a lease when it opens. Amounts are in
 /// the token's smallest unit, times in unix seconds. Pausing stops what brings money in, never what lets it out.
 contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuardTransient, EIP712 {
-    using SafeCast for uint256;
     using SafeERC20 for IERC20;
     using ServiceFees for ServiceFees.Queue;
     using TokenPull for IERC20;
@@ -397,6 +395,7 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
         if (p.deposit == 0) revert ZeroAmount();
         if (p.sessionKey == address(0)) revert BadAddress();
         if (p.maxSeconds == 0 || p.maxSeconds > MAX_LEASE_SECONDS) revert OutOfBounds();
+        if (p.ratePerSecond > type(uint96).max) revert OutOfBounds();
         id = leaseIdOf(msg.sender, p.salt);
         Stored storage s = _leases[id];
         if (s.sessionKey != address(0)) revert LeaseExists(id);
@@ -407,7 +406,7 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
         s.openedAt = uint40(block.timestamp);
         s.maxSeconds = uint32(p.maxSeconds);
         s.payee = payee;
-        s.ratePerSecond = uint256(p.ratePerSecond).toUint96();
+        s.ratePerSecond = uint96(p.ratePerSecond);
         s.sessionKey = p.sessionKey;
         s.termsId = termsId;
         s.deposit = p.deposit;

@@ -4,11 +4,12 @@ pragma solidity 0.8.37;
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 
 /// @title Earned, but not yet claimable
-/// @notice A queue of amounts that unlock some time after they were earned. Unlock times are rounded up to a 64th
-/// of the delay, so that amounts earned close together share an entry, and entries that are due fold into one sum
-/// as new ones arrive: a queue holds about 66 entries however often it is credited, and however rarely claimed.
+/// @notice A queue of amounts that unlock some time after they were earned. Unlock times are rounded up to a multiple
+/// of a 64th of the delay (of whole seconds), so that amounts earned close together share an entry, and entries that
+/// are due fold into one sum as new ones arrive: while the delay stays the same, a queue holds 66 entries at most,
+/// however often it is credited and however rarely claimed.
 library ServiceFees {
-    /// Buckets per delay: an amount waits at most a 64th longer than it must.
+    /// Buckets per delay: an amount waits at most a 64th of it, or a second, longer than it must.
     uint64 internal constant BUCKETS = 64;
     /// Due entries folded for each new one; more than one, so that the queue shrinks back after a change of delay.
     uint256 private constant FOLD = 2;
@@ -29,7 +30,7 @@ library ServiceFees {
     /// @notice Adds an amount that unlocks `delay` seconds from now, up to a 64th of it later. An amount never
     /// overtakes one that was earned before it: after a cut of the delay it may wait as long as the last one.
     function credit(Queue storage q, uint128 amount, uint64 delay) internal {
-        uint64 width = delay < BUCKETS ? 1 : delay / BUCKETS;
+        uint256 width = delay == 0 ? 1 : Math.ceilDiv(delay, BUCKETS);
         uint64 unlockAt = uint64(Math.ceilDiv(block.timestamp + delay, width) * width);
         uint64 tail = q.tail;
         if (tail != q.head) {

@@ -7,8 +7,7 @@ import { readFileSync } from "node:fs";
 const require = createRequire(import.meta.url);
 
 if (process.argv.includes("--version")) {
-  // Loading the compiler takes a second and its first line of output is all that forge reads, so the
-  // version string comes from a small cache-free source: the name of the compiler inside the package.
+  // Loading the compiler takes a second, and forge asks often; the package's own version says the same.
   const { version } = require("solc/package.json");
   console.log("solc, the solidity compiler commandline interface");
   console.log(`Version: ${version}+commit.00000000.Emscripten.clang`);
