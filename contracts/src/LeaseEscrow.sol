@@ -397,20 +397,24 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
         if (p.maxSeconds == 0 || p.maxSeconds > MAX_LEASE_SECONDS) revert OutOfBounds();
         if (p.ratePerSecond > type(uint96).max) revert OutOfBounds();
         id = leaseIdOf(msg.sender, p.salt);
-        Stored storage s = _leases[id];
-        if (s.sessionKey != address(0)) revert LeaseExists(id);
+        if (_leases[id].sessionKey != address(0)) revert LeaseExists(id);
         address payee = registry.activeContainerOwner(p.container);
         if (payee == address(0)) revert ContainerNotActive(p.container);
 
-        s.consumer = msg.sender;
-        s.openedAt = uint40(block.timestamp);
-        s.maxSeconds = uint32(p.maxSeconds);
-        s.payee = payee;
-        s.ratePerSecond = uint96(p.ratePerSecond);
-        s.sessionKey = p.sessionKey;
-        s.termsId = termsId;
-        s.deposit = p.deposit;
-        s.container = p.container;
+        _leases[id] = Stored({
+            consumer: msg.sender,
+            openedAt: uint40(block.timestamp),
+            maxSeconds: uint32(p.maxSeconds),
+            payee: payee,
+            ratePerSecond: uint96(p.ratePerSecond),
+            sessionKey: p.sessionKey,
+            termsId: termsId,
+            closingAt: 0,
+            closedAt: 0,
+            deposit: p.deposit,
+            redeemed: 0,
+            container: p.container
+        });
         emit LeaseOpened(id, msg.sender, p.container, p.sessionKey, p.deposit, p.ratePerSecond, p.maxSeconds);
     }
 
@@ -422,6 +426,7 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
         if (voucher.amount < s.redeemed) return REASON_BELOW_REDEEMED;
         if (voucher.amount > s.deposit) return REASON_ABOVE_DEPOSIT;
         bytes32 digest = voucherDigest(voucher.lease, voucher.amount, voucher.asOf);
+        // slither-disable-next-line unused-return -- the third value only describes the error
         (address signer, ECDSA.RecoverError err,) = ECDSA.tryRecover(digest, voucher.r, voucher.vs);
         if (err != ECDSA.RecoverError.NoError || signer != s.sessionKey) return REASON_BAD_SIGNATURE;
         return 0;
@@ -538,14 +543,17 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
         return packed.length / VOUCHER_BYTES;
     }
 
-    function _unpack(bytes calldata packed, uint256 index) private pure returns (Voucher memory) {
-        bytes calldata e = packed[index * VOUCHER_BYTES:(index + 1) * VOUCHER_BYTES];
-        return Voucher({
-            lease: bytes32(e[0:32]),
-            amount: uint128(bytes16(e[32:48])),
-            asOf: uint64(bytes8(e[48:56])),
-            r: bytes32(e[56:88]),
-            vs: bytes32(e[88:120])
-        });
+    /// The entry at `index`, which {_count} has found to be there.
+    function _unpack(bytes calldata packed, uint256 index) private pure returns (Voucher memory voucher) {
+        // Five reads at fixed places: slices would check the bounds of each, again, for a tenth of a batch's gas.
+        assembly ("memory-safe") {
+            let e := add(packed.offset, mul(index, 120))
+            let both := calldataload(add(e, 32))
+            mstore(voucher, calldataload(e))
+            mstore(add(voucher, 32), shr(128, both))
+            mstore(add(voucher, 64), and(shr(64, both), 0xffffffffffffffff))
+            mstore(add(voucher, 96), calldataload(add(e, 56)))
+            mstore(add(voucher, 128), calldataload(add(e, 88)))
+        }
     }
 }
