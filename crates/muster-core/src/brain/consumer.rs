@@ -350,7 +350,8 @@ impl Renting {
     pub fn only_settlement_left(&self) -> bool {
         let l = &self.rented.lease;
         matches!(l.phase, Phase::Ended | Phase::Settling | Phase::Closed | Phase::Void)
-            && l.paid() >= l.due()
+            // What the chain has closed can be paid no more.
+            && (l.phase.is_final() || l.paid() >= l.due())
             && (self.rented.outputs_taken || !self.wants_outputs())
     }
 
@@ -666,8 +667,8 @@ impl Renting {
         {
             self.give_up("the Container cannot be reached any more", now, out);
         }
-        let needs_line =
-            !self.only_settlement_left() && !self.rented.lease.phase.is_final() && self.rented.gone.is_none();
+        // Also when closed on the chain: outputs may still be on their way.
+        let needs_line = !self.only_settlement_left() && self.rented.gone.is_none();
         if !self.connected && needs_line && now.since(self.dialled_at) >= REDIAL_MS {
             self.dialled_at = now;
             out.push(Effect::Connect);
