@@ -1,1 +1,3 @@
-//! stub
+//! Body of a Container: sandboxes, metering, leases.
+
+pub mod sandbox;

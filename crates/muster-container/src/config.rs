@@ -1,0 +1,235 @@
+//! What an owner says about a Container: part of `container.toml`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use muster_core::demand::Region;
+use muster_core::hardware::{Capacity, Gpu};
+use muster_core::pricing::Ask;
+use muster_core::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Characters that a Container's name may have.
+const NAME_LEN_MAX: usize = 64;
+
+/// What is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("container configuration: {field}: {why}")]
+pub struct ConfigError {
+    /// The key, as a path.
+    pub field: &'static str,
+    /// What is wrong and what to do.
+    pub why: String,
+}
+
+/// A Container's configuration. Keys that are not listed here are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerConfig {
+    /// How its owner calls it: for status and logs only.
+    pub name: String,
+    /// Where it listens for consumers; port 0 takes any free one.
+    #[serde(default = "any_loopback_port")]
+    pub listen: SocketAddr,
+    /// Addresses told to others instead of the ones it listens on: those of a port that a router forwards.
+    #[serde(default)]
+    pub announce: Vec<SocketAddr>,
+    /// Its folder: records, logs of jobs, the Sandbox's state, the admin socket.
+    pub data_dir: PathBuf,
+    /// Whether jobs that ask for the internet get it.
+    #[serde(default)]
+    pub egress: bool,
+    /// Where it stands, as its owner names it: `ca-east`.
+    #[serde(default)]
+    pub region: Option<Region>,
+    /// Development only: a job whose command is exactly `muster:empty` runs nothing and exits with 0, without a
+    /// Sandbox, so that leases can be measured without workloads.
+    #[serde(default)]
+    pub allow_empty: bool,
+    /// What it offers.
+    pub offer: OfferConfig,
+    /// What it asks, in micro-dollars.
+    pub ask: Ask,
+    /// Bounds of each job beside what it rents.
+    #[serde(default)]
+    pub job: JobBounds,
+}
+
+/// The share of the machine that is offered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferConfig {
+    /// Processor time in thousandths of a core.
+    pub cpu_millis: u32,
+    /// Memory: bytes, or text such as `"4G"`.
+    #[serde(with = "size")]
+    pub memory: Bytes,
+    /// Disk for work folders: bytes, or text such as `"20G"`.
+    #[serde(with = "size")]
+    pub disk: Bytes,
+    /// The cards, in a lasting order.
+    #[serde(default)]
+    pub gpus: Vec<GpuOffer>,
+}
+
+/// One card that is offered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuOffer {
+    /// What it is.
+    pub card: Gpu,
+    /// Device files that a job which holds the card may open (`/dev/nvidia0`, `/dev/dri/renderD128`).
+    pub devices: Vec<PathBuf>,
+}
+
+/// Bounds of each job beside what it rents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobBounds {
+    /// Processes and threads at one time.
+    pub processes_max: u32,
+    /// Open files of one process.
+    pub open_files_max: u32,
+}
+
+impl Default for JobBounds {
+    fn default() -> Self {
+        Self { processes_max: 1_024, open_files_max: 4_096 }
+    }
+}
+
+impl ContainerConfig {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// Names the key, what is wrong and what to do.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bad = |field, why: &str| Err(ConfigError { field, why: why.to_owned() });
+        if self.name.is_empty() || self.name.len() > NAME_LEN_MAX || self.name.chars().any(char::is_control) {
+            return bad("name", "give 1 to 64 printable characters");
+        }
+        if self.offer.cpu_millis == 0 || self.offer.memory == Bytes(0) || self.offer.disk == Bytes(0) {
+            return bad("offer", "cpu_millis, memory and disk must be above zero: a job needs some of each");
+        }
+        if self.job.processes_max == 0 || self.job.open_files_max < 16 {
+            return bad("job", "processes_max must be above zero and open_files_max at least 16");
+        }
+        if self.announce.iter().any(|addr| addr.port() == 0 || addr.ip().is_unspecified()) {
+            return bad("announce", "an address that others shall dial needs a port and cannot be 0.0.0.0");
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return bad("data_dir", "name a folder");
+        }
+        self.capacity().check().map_err(|why| ConfigError { field: "offer", why: why.to_string() })?;
+        self.ask.check().map_err(|why| ConfigError { field: "ask", why: why.to_string() })
+    }
+
+    /// All that is offered.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            cpu_millis: self.offer.cpu_millis,
+            memory: self.offer.memory,
+            disk: self.offer.disk,
+            gpus: self.offer.gpus.iter().map(|gpu| gpu.card.clone()).collect(),
+        }
+    }
+
+    /// The file of records.
+    #[must_use]
+    pub fn store_path(&self) -> PathBuf {
+        self.data_dir.join("container.redb")
+    }
+
+    /// The admin socket.
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        socket_path(&self.data_dir)
+    }
+
+    /// The Sandbox's state folder.
+    #[must_use]
+    pub fn sandbox_dir(&self) -> PathBuf {
+        self.data_dir.join("sandbox")
+    }
+
+    /// Where logs of jobs are kept, a folder a lease.
+    #[must_use]
+    pub fn leases_dir(&self) -> PathBuf {
+        self.data_dir.join("leases")
+    }
+}
+
+/// The admin socket of the Container with this data folder.
+#[must_use]
+pub fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("admin.sock")
+}
+
+fn any_loopback_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// Sizes as people write them: a number of bytes or text with a unit.
+mod size {
+    use muster_core::units::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(bytes.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Number(bytes) => Ok(Bytes(bytes)),
+            Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"{
+        "name": "attic", "data_dir": "/tmp/x", "offer": {"cpu_millis": 2000, "memory": "4G", "disk": 1048576},
+        "ask": {"obh": 1, "gpu_hour_min": 0, "core_hour": 10000, "memory_gib_hour": 1000, "disk_gib_hour": 10,
+                "reserved_bps": null}
+    }"#;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let config: ContainerConfig = serde_json::from_str(FULL).unwrap();
+        assert_eq!((config.offer.memory, config.offer.disk), (Bytes(4 << 30), Bytes(1 << 20)));
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.listen, any_loopback_port());
+        assert!(!config.egress && !config.allow_empty);
+        let again: ContainerConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_refused() {
+        let unknown = FULL.replace("\"name\"", "\"colour\": 1, \"name\"");
+        assert!(serde_json::from_str::<ContainerConfig>(&unknown).unwrap_err().to_string().contains("colour"));
+        let config: ContainerConfig = serde_json::from_str(FULL).unwrap();
+        let field = |change: fn(&mut ContainerConfig)| {
+            let mut config = config.clone();
+            change(&mut config);
+            config.check().unwrap_err().field
+        };
+        assert_eq!(field(|c| c.name.clear()), "name");
+        assert_eq!(field(|c| c.offer.memory = Bytes(0)), "offer");
+        assert_eq!(field(|c| c.offer.cpu_millis = u32::MAX), "offer");
+        assert_eq!(field(|c| c.job.open_files_max = 1), "job");
+        assert_eq!(field(|c| c.announce.push(any_loopback_port())), "announce");
+        assert_eq!(field(|c| c.data_dir = PathBuf::new()), "data_dir");
+    }
+}

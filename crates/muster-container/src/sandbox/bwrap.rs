@@ -1,0 +1,137 @@
+//! The Sandbox as bubblewrap's arguments: what a job can see, and nothing else.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The user a job sees itself as when the Container is not root.
+pub(super) const INNER_UID: u32 = 1000;
+/// Where the helper is visible inside the Sandbox.
+pub(super) const HELPER: &str = "/.muster/init";
+/// What a job may keep in `/dev/shm`, at most; it counts as memory all the same.
+const SHM_BYTES_MAX: u64 = 1 << 30;
+
+/// Folders of the system that a job reads, when they exist; links (`/bin -> usr/bin`) are made as links.
+pub(super) const SYSTEM_DIRS: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+/// What of the host's `/etc` a job reads: nothing with a secret, a name of the machine or of a person.
+const ETC: [&str; 22] = [
+    "alternatives",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "debian_version",
+    "fonts",
+    "ImageMagick-6",
+    "ImageMagick-7",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "magic",
+    "magic.mime",
+    "mime.types",
+    "OpenCL",
+    "os-release",
+    "povray",
+    "protocols",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "vulkan",
+];
+
+/// Parts of `/sys` that graphics drivers read; only jobs with devices see them.
+const SYS_FOR_DEVICES: [&str; 4] = ["/sys/bus", "/sys/class", "/sys/dev", "/sys/devices"];
+
+/// Everything the arguments depend on.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    pub(super) state_dir: &'a Path,
+    pub(super) job_dir: &'a Path,
+    pub(super) work: &'a Path,
+    pub(super) tmp: &'a Path,
+    pub(super) init_exe: &'a Path,
+    pub(super) root: bool,
+    pub(super) egress: bool,
+    pub(super) memory_bytes: u64,
+    pub(super) devices: &'a [PathBuf],
+    pub(super) info_fd: i32,
+    pub(super) block_fd: i32,
+}
+
+/// Builds the options (without the command) in the order bubblewrap performs them.
+pub(super) fn options(view: &View<'_>) -> Vec<OsString> {
+    let mut args = Args::default();
+    for namespace in ["ipc", "pid", "net", "uts", "cgroup-try"] {
+        args.push([format!("--unshare-{namespace}")]);
+    }
+    if view.root {
+        // The helper changes to the job's own user and drops these two with it.
+        args.push(["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]);
+    } else {
+        let uid = INNER_UID.to_string();
+        args.push(["--unshare-user", "--uid", &uid, "--gid", &uid]);
+    }
+    args.push(["--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]);
+    args.push(["--info-fd", &view.info_fd.to_string(), "--block-fd", &view.block_fd.to_string()]);
+    system_dirs(&mut args);
+    args.push(["--proc", "/proc", "--dev", "/dev"]);
+    let shm = (view.memory_bytes / 2).min(SHM_BYTES_MAX);
+    args.push(["--perms", "1777", "--size", &shm.to_string(), "--tmpfs", "/dev/shm"]);
+    etc(&mut args, view);
+    args.bind("--ro-bind", view.init_exe, HELPER);
+    args.bind("--bind", view.work, "/work");
+    args.bind("--bind", view.tmp, "/tmp");
+    for device in view.devices {
+        args.bind("--dev-bind", device, device);
+    }
+    if !view.devices.is_empty() {
+        for dir in SYS_FOR_DEVICES {
+            args.bind("--ro-bind-try", dir, dir);
+        }
+    }
+    // The top folder and /dev are memory: nothing may be written there past the limits of the work folder.
+    args.push(["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/work"]);
+    args.0
+}
+
+fn system_dirs(args: &mut Args) {
+    for dir in SYSTEM_DIRS {
+        match fs::read_link(dir) {
+            Ok(target) => args.bind("--symlink", target, dir),
+            Err(_) if Path::new(dir).is_dir() => args.bind("--ro-bind", dir, dir),
+            Err(_) => {}
+        }
+    }
+}
+
+fn etc(args: &mut Args, view: &View<'_>) {
+    for name in ETC {
+        let path = Path::new("/etc").join(name);
+        if path.exists() {
+            args.bind("--ro-bind", &path, &path);
+        }
+    }
+    for name in ["hosts", "nsswitch.conf", "hostname"] {
+        args.bind("--ro-bind", view.state_dir.join("etc").join(name), Path::new("/etc").join(name));
+    }
+    for name in ["passwd", "group"] {
+        args.bind("--ro-bind", view.job_dir.join(name), Path::new("/etc").join(name));
+    }
+    if view.egress {
+        args.bind("--ro-bind", view.state_dir.join("etc/resolv.conf"), "/etc/resolv.conf");
+    }
+}
+
+#[derive(Debug, Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn push<const N: usize>(&mut self, args: [impl Into<OsString>; N]) {
+        self.0.extend(args.into_iter().map(Into::into));
+    }
+
+    fn bind(&mut self, option: &str, from: impl AsRef<Path>, to: impl AsRef<Path>) {
+        self.0.extend([OsString::from(option), from.as_ref().into(), to.as_ref().into()]);
+    }
+}

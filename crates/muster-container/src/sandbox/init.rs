@@ -1,0 +1,248 @@
+//! The helper inside the Sandbox: process 1 of the job's own process namespace.
+//!
+//! Bubblewrap has made the namespaces and runs this as its command. The helper takes its orders from a descriptor (so that
+//! neither command nor environment show in the host's process list), gives up root, sets the limits of a process, fences
+//! itself in with Landlock and seccomp, starts the command under the same fences, and reports to the Container in lines of
+//! JSON: that it runs, then how it ended. When the helper ends, the kernel ends every process of the namespace with it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, exit};
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, WaitOptions, setrlimit};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use serde::{Deserialize, Serialize};
+
+use super::error::chain;
+use super::landlock::{self, Rules};
+use super::seccomp;
+
+/// First argument with which the helper program must call [`sandbox_init_main`].
+pub const SANDBOX_INIT: &str = "__sandbox-init";
+
+/// Longest orders that are read: arguments and environment are bounded to 1 MiB, JSON may double them.
+const ORDERS_BYTES_MAX: u64 = 8 << 20;
+/// Exit code of the helper when it could not start the command; the report says why.
+const NOT_STARTED: i32 = 125;
+
+/// What the Container orders.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Orders {
+    pub(super) command: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    /// User and group to change to; `None` when the namespace has settled that.
+    pub(super) uid: Option<u32>,
+    /// Groups that own the devices the job may use.
+    pub(super) device_groups: Vec<u32>,
+    pub(super) open_files_max: u64,
+    /// A second bound on processes, where the user is the job's alone.
+    pub(super) processes_max: Option<u64>,
+    /// A bound on the size of one file, where the work folder has no limit of its own.
+    pub(super) file_bytes_max: Option<u64>,
+    pub(super) landlock: Rules,
+    /// Whether the kernel is known to have Landlock, so that doing without is an error.
+    pub(super) landlock_required: bool,
+}
+
+/// What the helper reports, one JSON object a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Report {
+    /// The command runs.
+    Running,
+    /// The command cannot be run: the consumer's to mend.
+    NotStarted {
+        reason: String,
+    },
+    /// The Sandbox is not as it should be: the provider's to mend.
+    SetupFailed {
+        reason: String,
+    },
+    Exited {
+        code: i32,
+    },
+    Signaled {
+        signal: i32,
+    },
+}
+
+/// Body of the helper; `args` are the program's arguments after [`SANDBOX_INIT`]. Never returns.
+///
+/// Call it first thing in `main`, before threads, logging or a runtime exist: it changes its user, limits and filters
+/// for the calling thread.
+pub fn sandbox_init_main(args: impl IntoIterator<Item = OsString>) -> ! {
+    let mut args = args.into_iter().map(|arg| arg.to_str().and_then(|text| text.parse::<RawFd>().ok()));
+    let (Some(Some(orders)), Some(Some(report))) = (args.next(), args.next()) else {
+        eprintln!("{SANDBOX_INIT} is started by the Sandbox only, with the numbers of two descriptors");
+        exit(NOT_STARTED);
+    };
+    let (Some(orders), Some(report)) = (take(orders), take(report)) else {
+        eprintln!("{SANDBOX_INIT}: the two descriptors are not open");
+        exit(NOT_STARTED);
+    };
+    let mut report = File::from(report);
+    let code = match run(File::from(orders), &mut report) {
+        Ok(code) => code,
+        Err(failure) => {
+            tell(&mut report, &failure);
+            NOT_STARTED
+        }
+    };
+    exit(code)
+}
+
+/// Takes over a descriptor that was inherited by number, and keeps it from the command.
+fn take(number: RawFd) -> Option<OwnedFd> {
+    if number < 3 || !Path::new("/proc/self/fd").join(number.to_string()).exists() {
+        return None;
+    }
+    // SAFETY: the descriptor is open (looked up just now), this process is single-threaded, and nothing else in it knows
+    // the number, which was inherited for this use.
+    #[allow(unsafe_code, reason = "a descriptor inherited by number has no safe constructor")]
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(fd)
+}
+
+fn run(orders: File, report: &mut File) -> Result<i32, Report> {
+    let orders = read_orders(orders).map_err(|error| broken("read the orders", &error))?;
+    drop_root(&orders).map_err(|error| broken("become the job's user", &error))?;
+    set_limits(&orders).map_err(|error| broken("set the limits", &error))?;
+    // Shuts /proc/1 to the job, which runs as the same user: its report is not the job's to write.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| broken("hide", &error))?;
+    std::env::set_current_dir("/work").map_err(|error| broken("enter the work folder", &error))?;
+    rustix::thread::set_no_new_privs(true).map_err(|error| broken("renounce privileges", &error))?;
+    close_others().map_err(|error| broken("close descriptors", &error))?;
+    let fenced = landlock::restrict(&orders.landlock).map_err(|error| broken("apply landlock", &error))?;
+    if orders.landlock_required && !fenced {
+        return Err(Report::SetupFailed { reason: "the kernel did not apply the landlock ruleset".into() });
+    }
+    for program in seccomp::programs().map_err(|error| broken("build the system call filter", &error))? {
+        seccompiler::apply_filter(&program).map_err(|error| broken("apply the system call filter", &error))?;
+    }
+    let pid = start(&orders)?;
+    tell(report, &Report::Running);
+    Ok(supervise(pid, report))
+}
+
+fn read_orders(mut file: File) -> io::Result<Orders> {
+    file.rewind()?;
+    let mut text = Vec::new();
+    file.take(ORDERS_BYTES_MAX).read_to_end(&mut text)?;
+    serde_json::from_slice(&text).map_err(io::Error::from)
+}
+
+fn drop_root(orders: &Orders) -> rustix::io::Result<()> {
+    let Some(id) = orders.uid else { return Ok(()) };
+    let groups: Vec<_> = orders.device_groups.iter().map(|group| rustix::process::Gid::from_raw(*group)).collect();
+    set_thread_groups(&groups)?;
+    let (gid, uid) = (rustix::process::Gid::from_raw(id), rustix::process::Uid::from_raw(id));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+fn set_limits(orders: &Orders) -> rustix::io::Result<()> {
+    let set = |resource, most: u64| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
+    set(Resource::Core, 0)?;
+    let ceiling = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    set(Resource::Nofile, orders.open_files_max.min(ceiling))?;
+    if let Some(most) = orders.processes_max {
+        let ceiling = rustix::process::getrlimit(Resource::Nproc).maximum.unwrap_or(u64::MAX);
+        set(Resource::Nproc, most.min(ceiling))?;
+    }
+    if let Some(most) = orders.file_bytes_max {
+        set(Resource::Fsize, most)?;
+    }
+    Ok(())
+}
+
+/// Marks whatever else was inherited to be closed when the command is run.
+fn close_others() -> io::Result<()> {
+    // SAFETY: with this flag the call only sets a mark on descriptors; it touches no memory and closes nothing here.
+    #[allow(unsafe_code, reason = "no safe wrapper of close_range is at hand")]
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn start(orders: &Orders) -> Result<i32, Report> {
+    let Some((program, args)) = orders.command.split_first() else {
+        return Err(Report::NotStarted { reason: "the command is empty".into() });
+    };
+    let mut command = Command::new(program);
+    command.arg0(program).args(args).env_clear().envs(orders.env.iter().map(|(name, value)| (name, value)));
+    match command.spawn() {
+        // Waited for by `supervise`, which reaps every process of the namespace.
+        Ok(child) => i32::try_from(child.id()).map_err(|error| broken("read the process id", &error)),
+        Err(error) => Err(Report::NotStarted { reason: explain(program, &error, &orders.env) }),
+    }
+}
+
+/// Why a program could not be run, and what to do.
+fn explain(program: &str, error: &io::Error, env: &[(String, String)]) -> String {
+    let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
+    let there = if program.contains('/') {
+        Path::new(program).exists()
+    } else {
+        path.split(':').any(|dir| Path::new(dir).join(program).exists())
+    };
+    match error.raw_os_error() {
+        Some(libc::ENOENT) if there => format!(
+            "the interpreter that {program} names in its first line (or its program loader) does not exist in the sandbox"
+        ),
+        Some(libc::ENOENT) if program.contains('/') => {
+            format!("command not found: {program}; paths start in the work folder: was the file given as an input?")
+        }
+        Some(libc::ENOENT) => format!(
+            "command not found: {program}; it is in none of {path}: give it as an input, or choose a Container that has it"
+        ),
+        Some(libc::EACCES) => {
+            format!("{program} is not executable: set its mode (chmod +x) before giving it as an input")
+        }
+        Some(libc::ENOEXEC) => {
+            format!(
+                "{program} is not a program for this machine: check its architecture, or add a first line such as #!/bin/sh"
+            )
+        }
+        Some(libc::E2BIG) => "the command and its environment are too long: put long data into an input file".into(),
+        Some(libc::EAGAIN) => "the process limit leaves no room for the command: ask for more processes".into(),
+        _ => format!("{program} could not be run: {error}"),
+    }
+}
+
+/// Reaps until the command itself has ended; the rest of the namespace ends with this process.
+fn supervise(command: i32, report: &mut File) -> i32 {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == command => {
+                if let Some(code) = status.exit_status() {
+                    tell(report, &Report::Exited { code });
+                    return code;
+                }
+                if let Some(signal) = status.terminating_signal() {
+                    tell(report, &Report::Signaled { signal });
+                    return 128 + signal;
+                }
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                tell(report, &broken("wait for the command", &error));
+                return NOT_STARTED;
+            }
+        }
+    }
+}
+
+fn broken(step: &str, error: &dyn std::error::Error) -> Report {
+    Report::SetupFailed { reason: format!("could not {step}: {}", chain(error)) }
+}
+
+fn tell(report: &mut File, what: &Report) {
+    let mut line = serde_json::to_vec(what).expect("a report of plain fields serialises");
+    line.push(b'\n');
+    // Nobody to tell means the Container is gone, and then this process is being killed.
+    let _ = report.write_all(&line);
+}

@@ -1,0 +1,291 @@
+//! From a prepared folder and a spec to a running command.
+//!
+//! Bubblewrap makes the namespaces and then waits on a pipe. Meanwhile its child is put under the job's control group, the
+//! network is connected and the record is written; only then is it let go. So no instruction of the job ever runs outside
+//! its limits, and a crash at any point leaves a record or nothing.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustix::fs::{Gid, MemfdFlags, Uid, fchown, memfd_create};
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use super::cgroup::{Controller, JobCgroup};
+use super::egress::Uplink;
+use super::error::SandboxError;
+use super::init::{Orders, Report, SANDBOX_INIT};
+use super::job::{JobEnd, JobHandle, RunningJob, Shared};
+use super::landlock::Rules;
+use super::recover::Record;
+use super::spec::JobSpec;
+use super::supervise::{Reports, Supervisor};
+use super::workdir::WorkDir;
+use super::{Inner, bwrap, egress, system};
+
+/// How long each step of the start may take; generous, because a machine under load must not fail jobs.
+const STEP_WAIT: Duration = Duration::from_secs(30);
+const INFO_BYTES_MAX: usize = 4096;
+const COMPLAINT_BYTES_MAX: u64 = 4096;
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games";
+
+/// Ends and removes the control group unless the job got as far as having a supervisor.
+struct Guard(Option<JobCgroup>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take()
+            && let Err(error) = cgroup.end()
+        {
+            tracing::warn!(%error, "a control group stays until the next recovery");
+        }
+    }
+}
+
+/// This process's ends of the job's pipes.
+struct Ours {
+    stdin: Option<Sender>,
+    stdout: Receiver,
+    stderr: Receiver,
+    info: Receiver,
+    reports: Reports,
+    /// Closed or written to: bubblewrap goes on.
+    release: OwnedFd,
+}
+
+pub(super) async fn start(inner: &Arc<Inner>, work: &WorkDir, spec: JobSpec) -> Result<RunningJob, SandboxError> {
+    spec.check()?;
+    if spec.limits.disk_bytes != work.disk_bytes() {
+        let (asked, have) = (spec.limits.disk_bytes, work.disk_bytes());
+        return Err(SandboxError::invalid(format!(
+            "disk_bytes is {asked}, but the work folder was prepared with {have}"
+        )));
+    }
+    if spec.egress && !inner.config.egress_allowed {
+        let why = "this provider does not allow it: choose a Container that does".into();
+        return Err(SandboxError::EgressRefused { why });
+    }
+    work.hand_over().await?;
+    let name = inner.cgroup_name(work.id());
+    let mut guard = Guard(Some(JobCgroup::create(&inner.hierarchy, &name, &spec.limits)?));
+    let cgroup = guard.0.clone().expect("set in the line above");
+    let (mut child, mut ours) = launch(inner, work, &spec).await?;
+    let begun = begin(inner, work, &spec, &cgroup, &mut ours).await;
+    let uplink = match begun {
+        Ok(uplink) => uplink,
+        Err(error) => return Err(explain(error, &mut child, &mut ours, &cgroup, &spec).await),
+    };
+    let (ended, _) = watch::channel(None);
+    let shared = Arc::new(Shared {
+        id: work.id().clone(),
+        cgroup,
+        kill_reason: OnceLock::new(),
+        kill: Notify::new(),
+        final_usage: OnceLock::new(),
+        ended,
+    });
+    guard.0 = None;
+    let Ours { stdin, stdout, stderr, reports, .. } = ours;
+    let data = work.data();
+    let supervisor = Supervisor {
+        inner: Arc::clone(inner),
+        shared: Arc::clone(&shared),
+        child,
+        reports,
+        uplink,
+        limits: spec.limits,
+        data,
+        watch_disk: !work.mounted(),
+    };
+    tokio::spawn(supervisor.run());
+    Ok(RunningJob { handle: JobHandle { shared }, stdin, stdout: Some(stdout), stderr: Some(stderr) })
+}
+
+/// Starts bubblewrap, which waits before it runs anything.
+async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child, Ours), SandboxError> {
+    let failed = |error: rustix::io::Errno| SandboxError::setup("make pipes", error);
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(failed);
+    let (info_read, info_write) = pipe()?;
+    let (block_read, block_write) = pipe()?;
+    let (report_read, report_write) = pipe()?;
+    let (stdout_read, stdout_write) = pipe()?;
+    let (stderr_read, stderr_write) = pipe()?;
+    let stdin = if spec.stdin { Some(pipe()?) } else { None };
+    if let Some(uid) = work.uid() {
+        // So that the job can open /dev/stdout and its like by name, as shell scripts do.
+        for end in [&stdout_write, &stderr_write].into_iter().chain(stdin.as_ref().map(|(read, _)| read)) {
+            fchown(end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(failed)?;
+        }
+    }
+    let orders = serde_json::to_vec(&orders(inner, work, spec)).expect("orders of plain fields serialise");
+    let orders = memory_file("muster-orders", &orders)?;
+    let options = bwrap::options(&bwrap::View {
+        state_dir: &inner.config.state_dir,
+        job_dir: work.dir(),
+        work: &work.path(),
+        tmp: &work.tmp(),
+        init_exe: &inner.config.init_exe,
+        root: work.uid().is_some(),
+        egress: spec.egress,
+        memory_bytes: spec.limits.memory_bytes,
+        devices: &spec.devices,
+        info_fd: info_write.as_raw_fd(),
+        block_fd: block_read.as_raw_fd(),
+    });
+    let options =
+        options.iter().flat_map(|arg| arg.as_encoded_bytes().iter().chain([&0])).copied().collect::<Vec<u8>>();
+    let options = memory_file("muster-options", &options)?;
+    let program = inner.capabilities.bwrap.clone().unwrap_or_else(|| PathBuf::from("bwrap"));
+    let mut command = Command::new(program);
+    command
+        .arg("--args")
+        .arg(options.as_raw_fd().to_string())
+        .args(["--", bwrap::HELPER, SANDBOX_INIT])
+        .arg(orders.as_raw_fd().to_string())
+        .arg(report_write.as_raw_fd().to_string())
+        .env_clear()
+        .current_dir("/")
+        .stdout(Stdio::from(stdout_write))
+        .stderr(Stdio::from(stderr_write))
+        .kill_on_drop(true);
+    let (stdin_ours, stdin_theirs) = match stdin {
+        Some((read, write)) => (Some(write), Stdio::from(read)),
+        None => (None, Stdio::null()),
+    };
+    command.stdin(stdin_theirs);
+    let inherited = vec![info_write, block_read, report_write, orders, options];
+    let child = inner.launcher.start(command, inherited).await?;
+    let receiver = |end| Receiver::from_owned_fd(end).map_err(|error| SandboxError::setup("make pipes", error));
+    let stdin =
+        stdin_ours.map(Sender::from_owned_fd).transpose().map_err(|error| SandboxError::setup("make pipes", error))?;
+    let ours = Ours {
+        stdin,
+        stdout: receiver(stdout_read)?,
+        stderr: receiver(stderr_read)?,
+        info: receiver(info_read)?,
+        reports: Reports::new(receiver(report_read)?),
+        release: block_write,
+    };
+    Ok((child, ours))
+}
+
+/// Puts the waiting child under its limits, lets it go, and waits for the command to run.
+async fn begin(
+    inner: &Inner,
+    work: &WorkDir,
+    spec: &JobSpec,
+    cgroup: &JobCgroup,
+    ours: &mut Ours,
+) -> Result<Option<Uplink>, SandboxError> {
+    let pid = timeout(STEP_WAIT, child_pid(&mut ours.info))
+        .await
+        .map_err(|_| SandboxError::setup("make namespaces", "bubblewrap does not answer"))??;
+    cgroup.add(pid)?;
+    let uplink = if spec.egress { Some(egress::connect(inner, pid).await?) } else { None };
+    Record::running(work.id(), pid, cgroup.paths()).write(work.dir())?;
+    // A broken pipe here means that bubblewrap has failed; the missing report tells, with its words.
+    let _ = rustix::io::write(&ours.release, b"1");
+    let report = timeout(STEP_WAIT, ours.reports.next())
+        .await
+        .map_err(|_| SandboxError::setup("start the command", "the helper does not answer"))?;
+    match report {
+        Some(Report::Running) => Ok(uplink),
+        Some(Report::NotStarted { reason }) => Err(SandboxError::NotStarted { end: JobEnd::FailedToStart { reason } }),
+        Some(Report::SetupFailed { reason }) => Err(SandboxError::NotStarted { end: JobEnd::SetupFailed { reason } }),
+        Some(other) => Err(SandboxError::setup("start the command", format!("the helper says {other:?} too early"))),
+        None => Err(SandboxError::setup("start the command", "the sandbox ended before the command ran")),
+    }
+}
+
+/// Ends what was begun, and adds bubblewrap's own words where they say more.
+async fn explain(
+    error: SandboxError,
+    child: &mut Child,
+    ours: &mut Ours,
+    cgroup: &JobCgroup,
+    spec: &JobSpec,
+) -> SandboxError {
+    if cgroup.counters().oom_kills > 0 {
+        let end = JobEnd::OutOfMemory { limit_bytes: spec.limits.memory_bytes };
+        return SandboxError::NotStarted { end };
+    }
+    let SandboxError::Setup { step, detail } = error else { return error };
+    // Ended already, or to be ended: either way its words are complete after this.
+    let _ = child.start_kill();
+    let _ = timeout(STEP_WAIT, child.wait()).await;
+    let mut words = Vec::new();
+    let _ = timeout(Duration::from_secs(1), (&mut ours.stderr).take(COMPLAINT_BYTES_MAX).read_to_end(&mut words)).await;
+    let words = system::tail(&String::from_utf8_lossy(&words));
+    if words.is_empty() {
+        SandboxError::Setup { step, detail }
+    } else {
+        SandboxError::setup(step, format!("{detail}: {words}"))
+    }
+}
+
+/// Reads bubblewrap's report on its child: the process id as the host counts.
+async fn child_pid(info: &mut Receiver) -> Result<u32, SandboxError> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(rename = "child-pid")]
+        child_pid: u32,
+    }
+    let mut text = Vec::new();
+    let mut reader = BufReader::new(info.take(INFO_BYTES_MAX as u64));
+    reader.read_until(b'}', &mut text).await.map_err(|error| SandboxError::setup("make namespaces", error))?;
+    if text.is_empty() {
+        return Err(SandboxError::setup("make namespaces", "bubblewrap failed"));
+    }
+    let info: Info = serde_json::from_slice(&text).map_err(|error| SandboxError::setup("make namespaces", error))?;
+    Ok(info.child_pid)
+}
+
+fn memory_file(name: &str, content: &[u8]) -> Result<OwnedFd, SandboxError> {
+    let failed = |error: std::io::Error| SandboxError::setup("make a file in memory", error);
+    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?);
+    file.write_all(content).map_err(failed)?;
+    std::io::Seek::rewind(&mut file).map_err(failed)?;
+    Ok(file.into())
+}
+
+fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Orders {
+    let text = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let mut env: Vec<(String, String)> =
+        [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp"), ("USER", "job")]
+            .iter()
+            .filter(|(name, _)| !spec.env.contains_key(*name))
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+    env.extend(spec.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let mut read = text(&bwrap::SYSTEM_DIRS);
+    read.extend(text(&["/etc", "/sys"]));
+    // The control group is the limit, and counts refusals; the system's own only stands behind it, or in for it.
+    let spare = if inner.hierarchy.find(Controller::Pids).is_some() { 16 } else { 1 };
+    let device_groups = spec.devices.iter().filter_map(|device| fs::metadata(device).ok()).map(|meta| meta.gid());
+    Orders {
+        command: spec.command.clone(),
+        env,
+        uid: work.uid(),
+        device_groups: device_groups.filter(|group| *group != 0).collect(),
+        open_files_max: u64::from(spec.limits.open_files_max),
+        processes_max: work.uid().map(|_| u64::from(spec.limits.processes_max) + spare),
+        file_bytes_max: (!work.mounted()).then_some(spec.limits.disk_bytes),
+        landlock: Rules {
+            read,
+            use_existing: text(&["/proc", "/dev"]),
+            write: text(&["/work", "/tmp", "/dev/shm", "/dev/pts"]),
+        },
+        landlock_required: inner.capabilities.landlock_abi > 0,
+    }
+}
