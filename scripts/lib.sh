@@ -17,8 +17,8 @@ target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 packages() {
   case $1 in
   base) echo gcc g++ libc6-dev make pkg-config ca-certificates git ;;
-  run) echo bubblewrap slirp4netns e2fsprogs libvulkan1 povray ffmpeg ;;
-  test) echo python3 python3-venv iproute2 iptables util-linux procps ;;
+  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 povray ffmpeg ;;
+  test) echo python3 python3-venv iptables procps ;;
   *) fail "no package list is called '$1'" ;;
   esac
 }

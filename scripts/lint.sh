@@ -19,5 +19,5 @@ if ! cargo deny --version >/dev/null 2>&1; then
 fi
 # The advisory database is a git repository that not every machine can reach: `cargo deny check advisories` where
 # there is a network.
-cargo deny --all-features check bans licenses sources
+cargo deny check bans licenses sources
 say "lint: nothing to complain about"
