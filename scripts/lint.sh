@@ -14,8 +14,9 @@ say "clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 say "cargo-deny"
 if ! cargo deny --version >/dev/null 2>&1; then
+  # Unoptimised: it builds in half the time, and runs for seconds only.
   say "installing cargo-deny (once, a few minutes)"
-  cargo install --locked --quiet cargo-deny
+  cargo install --locked --quiet --debug cargo-deny
 fi
 # The advisory database is a git repository that not every machine can reach: `cargo deny check advisories` where
 # there is a network.
