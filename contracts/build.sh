@@ -27,8 +27,9 @@ if ! installed; then
     fail "npm ci failed; is the package registry reachable? Nothing was built"
   cp package-lock.json node_modules/.muster-lock
 fi
+[[ -x node_modules/.foundry/anvil ]] || . tools/foundry.sh
 
-stamp=$(find src foundry.toml package-lock.json tools/solc.mjs build.sh -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+stamp=$(find src foundry.toml package-lock.json tools build.sh -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
 if [[ -f out/.stamp && "$(cat out/.stamp)" == "$stamp" ]]; then
   complete=1
   for artefact in "${artefacts[@]}"; do [[ -s $artefact ]] || complete=0; done
@@ -36,7 +37,8 @@ if [[ -f out/.stamp && "$(cat out/.stamp)" == "$stamp" ]]; then
 fi
 
 echo "contracts: compiling"
-node_modules/.bin/forge build src --quiet || fail "the compiler refused the sources (see above)"
+. tools/foundry.sh
+forge build src --quiet || fail "the compiler refused the sources (see above)"
 for artefact in "${artefacts[@]}"; do
   [[ -s $artefact ]] || fail "the compiler left no $artefact"
 done

@@ -107,7 +107,7 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
     /// @notice Refunds that the token refused to deliver.
     mapping(address consumer => uint256) public refundsOwed;
 
-    mapping(bytes32 lease => Stored) private _leases;
+    mapping(bytes32 lease => Stored) internal _leases;
     mapping(address payee => ServiceFees.Queue) private _serviceFees;
 
     /// @param token_ the token of deposits and fees

@@ -31,6 +31,8 @@ library ServiceFees {
     /// overtakes one that was earned before it: after a cut of the delay it may wait as long as the last one.
     function credit(Queue storage q, uint128 amount, uint64 delay) internal {
         uint256 width = delay == 0 ? 1 : Math.ceilDiv(delay, BUCKETS);
+        // Seconds of this age of the universe, plus some months.
+        // forge-lint: disable-next-line(unsafe-typecast)
         uint64 unlockAt = uint64(Math.ceilDiv(block.timestamp + delay, width) * width);
         uint64 tail = q.tail;
         if (tail != q.head) {

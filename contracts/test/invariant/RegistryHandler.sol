@@ -62,7 +62,7 @@ contract RegistryHandler is Base {
         uint8 status = registry.node(keyAt(which)).status;
         if (registry.paused() || status == 0 || status == 3) return;
         amount = uint128(bound(amount, 1, MIN_STAKE));
-        vm.prank(ownerAt(which + 1));
+        vm.prank(ownerAt(which % NODES + 1));
         registry.addStake(keyAt(which), amount);
         paidIn += amount;
     }
