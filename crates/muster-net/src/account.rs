@@ -24,6 +24,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 struct State {
     frames: Bucket,
+    data_frames: Bucket,
     streams: Bucket,
     connections: Bucket,
     /// Oldest first.
@@ -84,6 +85,17 @@ impl Account {
         self.stats.frames_in.add_one();
         let fits = lock(&self.state).frames.take(self.limits.frames, now);
         if fits { Ok(()) } else { Err(self.flood(CutReason::FrameFlood, now)) }
+    }
+
+    /// Counts a frame of a job's data, or says how long it must wait to be counted.
+    pub(crate) fn data_frame(&self, now: Instant) -> Result<(), Duration> {
+        let mut state = lock(&self.state);
+        if state.data_frames.take(self.limits.data_frames, now) {
+            self.stats.frames_in.add_one();
+            Ok(())
+        } else {
+            Err(state.data_frames.wait(self.limits.data_frames, now))
+        }
     }
 
     /// Counts a new stream of the peer's.
@@ -202,7 +214,7 @@ impl Account {
             && state.last_cut.is_none_or(|last| now.duration_since(last) > self.limits.ban_max)
     }
 
-    /// When the peer's ban ends, if it is banned and not connected.
+    /// Whether nothing is open to the peer.
     fn is_idle(&self) -> bool {
         lock(&self.state).open.is_empty()
     }

@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use muster_wire::frame::{self, LENGTH_BYTES};
 use muster_wire::{WireError, WireMessage};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::account::Account;
 use crate::stream::{RecvHalf, SendHalf};
@@ -20,7 +20,7 @@ use crate::{CutReason, Limits, NetError};
 /// Room for reading on a stream where little happens: tens of thousands of them may wait at once.
 const CHUNK_MIN: usize = 512;
 /// Room for reading on a busy stream; a long frame's buffer grows by this as it arrives, not as it is announced.
-const CHUNK_MAX: usize = 16 * 1024;
+const CHUNK_MAX: usize = 64 * 1024;
 
 /// How long a frame may take once it has begun.
 #[derive(Debug, Clone, Copy)]
@@ -68,17 +68,29 @@ pub struct FrameReader<R = RecvHalf> {
     /// does the time in which nobody asked.
     waited: Duration,
     account: Option<Arc<Account>>,
+    /// Whether the stream carries a job's data: then the peer is slowed down where it would be cut off otherwise.
+    data: bool,
     dead: bool,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads frames from `io`.
     pub fn new(io: R, rules: FrameRules) -> Self {
-        Self { io, buf: BytesMut::new(), chunk: CHUNK_MIN, rules, waited: Duration::ZERO, account: None, dead: false }
+        Self {
+            io,
+            buf: BytesMut::new(),
+            chunk: CHUNK_MIN,
+            rules,
+            waited: Duration::ZERO,
+            account: None,
+            data: false,
+            dead: false,
+        }
     }
 
-    pub(crate) fn guarded_by(mut self, account: Arc<Account>) -> Self {
+    pub(crate) fn guarded_by(mut self, account: Arc<Account>, data: bool) -> Self {
         self.account = Some(account);
+        self.data = data;
         self
     }
 
@@ -116,6 +128,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 }
             };
             if want > LENGTH_BYTES && self.buf.len() >= want {
+                self.count().await?;
                 return self.take(want).map(Some);
             }
             if !self.read_some(want).await? {
@@ -124,10 +137,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    fn take<M: WireMessage>(&mut self, want: usize) -> Result<M, NetError> {
-        if let Some(account) = &self.account {
-            account.frame(Instant::now())?;
+    /// Counts a frame that is there against its peer's rate.
+    async fn count(&self) -> Result<(), NetError> {
+        let Some(account) = &self.account else { return Ok(()) };
+        if !self.data {
+            return account.frame(Instant::now());
         }
+        while let Err(wait) = account.data_frame(Instant::now()) {
+            sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    fn take<M: WireMessage>(&mut self, want: usize) -> Result<M, NetError> {
         let payload = self.buf.get(LENGTH_BYTES..want).unwrap_or_default();
         let message = frame::decode_payload(payload).map_err(|error| self.garbage(error))?;
         self.buf.advance(want);

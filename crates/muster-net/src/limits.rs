@@ -43,6 +43,12 @@ impl Bucket {
         fits
     }
 
+    /// How long until the rate allows one more.
+    pub(crate) fn wait(&self, rate: Rate, now: Instant) -> Duration {
+        let due = self.due.map_or(now, |due| due.max(now)) + rate.interval();
+        due.duration_since(now).saturating_sub(rate.interval() * rate.burst.max(1))
+    }
+
     /// Whether all of the burst is there again.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.due.is_none_or(|due| due <= now)
@@ -66,8 +72,10 @@ pub struct Limits {
     pub connection_window_bytes: u32,
     /// Bytes of a connection that may wait here for the peer to take them.
     pub send_window_bytes: u32,
-    /// Frames of one peer.
+    /// Frames of one peer on streams that carry questions, answers and events; more is a flood.
     pub frames: Rate,
+    /// Frames of one peer on streams that carry a job's data; more has to wait.
+    pub data_frames: Rate,
     /// New streams of one peer.
     pub streams: Rate,
     /// New connections of one peer.
@@ -121,6 +129,7 @@ impl Limits {
             connection_window_bytes: 16 * 1024 * 1024,
             send_window_bytes: 4 * 1024 * 1024,
             frames: Rate::new(10_000, 20_000),
+            data_frames: Rate::new(50_000, 50_000),
             streams: Rate::new(2_000, 4_000),
             connections: Rate::new(2, 32),
             handshakes: Rate::new(64, 256),
@@ -158,6 +167,8 @@ mod tests {
         let later = start + Duration::from_millis(100);
         assert_eq!([0; 2].map(|_| bucket.take(rate, later)), [true, false]);
         assert!(!bucket.is_full(later));
+        assert_eq!(bucket.wait(rate, later), Duration::from_millis(100));
+        assert_eq!(bucket.wait(rate, later + Duration::from_millis(100)), Duration::ZERO);
         assert!(bucket.is_full(later + Duration::from_secs(1)));
     }
 

@@ -51,12 +51,12 @@ impl Stream {
     /// As messages. A peer that breaks the rules of framing is cut off.
     #[must_use]
     pub fn framed(self) -> FramedStream {
-        let Self { recv, mut send, account, .. } = self;
+        let Self { kind, recv, mut send, account } = self;
         // Frames say themselves where they end: dropping the writer between two of them loses nothing.
         send.drop_ends = true;
         let rules = FrameRules::from(account.limits());
         FramedStream::from_parts(
-            FrameReader::new(recv, rules).guarded_by(Arc::clone(&account)),
+            FrameReader::new(recv, rules).guarded_by(Arc::clone(&account), kind.carries_data()),
             FrameWriter::new(send).guarded_by(account),
         )
     }

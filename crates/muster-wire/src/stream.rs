@@ -33,6 +33,13 @@ impl StreamKind {
     pub const ALL: [Self; 8] =
         [Self::Echo, Self::Presence, Self::Demand, Self::Offer, Self::Lease, Self::Job, Self::Files, Self::Status];
 
+    /// Whether it carries a job's data, as much as the path takes: a fast sender is then slowed down, where on other
+    /// streams it would be flooding.
+    #[must_use]
+    pub const fn carries_data(self) -> bool {
+        matches!(self, Self::Job | Self::Files)
+    }
+
     /// The byte that opens a stream of this kind.
     #[must_use]
     pub const fn byte(self) -> u8 {
