@@ -322,7 +322,8 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     // ---- the governor --------------------------------------------------------------------------------------------
 
     /// @notice Sets the least stake of a kind. It counts whenever stake is next looked at: at registration, unbonding,
-    /// slashing and topping up. A rise jails nobody by itself.
+    /// slashing and topping up. A rise jails nobody by itself. With zero, a kind registers for nothing, and anybody
+    /// may fill its list: for development, or where something else than stake admits nodes.
     function setMinStake(uint8 kind, uint128 amount) external onlyRole(GOVERNOR_ROLE) {
         _setMinStake(kind, amount);
     }
@@ -436,8 +437,6 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
 
     function _setMinStake(uint8 kind, uint128 amount) private {
         if (kind < KIND_CONTAINER || kind > KIND_CHECKER) revert UnknownKind(kind);
-        // Registering for nothing would let anybody fill the list.
-        if (amount == 0) revert OutOfBounds();
         minStake[kind] = amount;
         emit MinStakeSet(kind, amount);
     }

@@ -416,8 +416,6 @@ contract RegistryTest is Base {
         refusedTo(stranger, role);
         registry.unpause();
         vm.startPrank(admin);
-        vm.expectRevert(Registry.OutOfBounds.selector);
-        registry.setMinStake(1, 0);
         vm.expectRevert(abi.encodeWithSelector(Registry.UnknownKind.selector, 4));
         registry.setMinStake(4, 1);
         vm.expectRevert(Registry.OutOfBounds.selector);
@@ -447,6 +445,20 @@ contract RegistryTest is Base {
         vm.assertEq(registry.node(NODE).status, 1, "still active");
         slashBy(1, EVIDENCE);
         vm.assertEq(registry.node(NODE).status, 2, "at the next look");
+    }
+
+    function test_aKindWithoutAMinimumRegistersForNothing() public {
+        vm.prank(admin);
+        registry.setMinStake(3, 0);
+        vm.startPrank(stranger);
+        registry.register(3, OTHER, "", 0, 0);
+        vm.assertEq(registry.node(OTHER).status, 1, "active");
+        registry.leave(OTHER);
+        vm.expectRevert(abi.encodeWithSelector(Registry.NothingToTake.selector, OTHER));
+        registry.withdraw(OTHER);
+        registry.register(3, OTHER, "", 0, 5);
+        vm.stopPrank();
+        vm.assertEq(registry.node(OTHER).stake, 5, "stake is welcome all the same");
     }
 
     function testFuzz_slashConservesAndNeverTakesMore(uint128 reward, uint128 unbond, uint128 amount) public {
