@@ -189,7 +189,9 @@ fn check_keystore(path: &Path) -> Result<(), KeyError> {
         let number = |key: &str| params[key].as_u64().unwrap_or(u64::MAX);
         let (n, r, p) = (number("n"), number("r"), number("p"));
         if !n.is_power_of_two() || n > 1 << 20 || r == 0 || r > 32 || p == 0 || p > 16 {
-            return Err(wrong("its scrypt parameters are out of bounds (n a power of two up to 2^20, r <= 32, p <= 16)"));
+            return Err(wrong(
+                "its scrypt parameters are out of bounds (n a power of two up to 2^20, r <= 32, p <= 16)",
+            ));
         }
     } else if params["c"].as_u64().is_none_or(|c| c > 10_000_000) {
         return Err(wrong("its PBKDF2 parameters are out of bounds (c <= 10,000,000)"));

@@ -50,7 +50,9 @@ pub enum ChainError {
     #[error("the chain's configuration is wrong: {0}")]
     Config(String),
     /// A listener that strangers could reach, without leave.
-    #[error("{address} can be reached from other machines: listen on a loopback address such as 127.0.0.1, or allow remote access explicitly")]
+    #[error(
+        "{address} can be reached from other machines: listen on a loopback address such as 127.0.0.1, or allow remote access explicitly"
+    )]
     NotLoopback {
         /// Where it would have listened.
         address: SocketAddr,

@@ -138,10 +138,8 @@ fn execute(
     let mut working = WorkingState::new(Arc::clone(parent), hot);
     let mut progress = Progress { base_fee: block.basefee, ..Progress::default() };
     {
-        let context = Context::mainnet()
-            .with_db(&mut working)
-            .with_cfg(cfg_env(config.chain_id))
-            .with_block(block.clone());
+        let context =
+            Context::mainnet().with_db(&mut working).with_cfg(cfg_env(config.chain_id)).with_block(block.clone());
         let mut evm = context.build_mainnet();
         while let Some(pending) = queue.pop_front() {
             let full = progress.records.len() >= config.block_transactions_max;
@@ -201,9 +199,7 @@ impl Progress {
         let success = result.is_success();
         let (logs, revert) = match result {
             ExecutionResult::Success { logs, .. } => (logs, Bytes::new()),
-            ExecutionResult::Revert { output, .. } => {
-                (Vec::new(), output.slice(..output.len().min(OUTPUT_KEPT_MAX)))
-            }
+            ExecutionResult::Revert { output, .. } => (Vec::new(), output.slice(..output.len().min(OUTPUT_KEPT_MAX))),
             ExecutionResult::Halt { .. } => (Vec::new(), Bytes::new()),
         };
         let first_log = self.logs;

@@ -60,7 +60,10 @@ struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chain").field("path", &self.path).field("chain_id", &self.config.chain_id).finish_non_exhaustive()
+        f.debug_struct("Chain")
+            .field("path", &self.path)
+            .field("chain_id", &self.config.chain_id)
+            .finish_non_exhaustive()
     }
 }
 

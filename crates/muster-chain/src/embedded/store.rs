@@ -161,8 +161,7 @@ impl Snapshot {
             .last()?
             .map(|(key, _)| key.value())
             .ok_or_else(|| StoreError::Corrupted("there is no block, not even a genesis".to_owned()))?;
-        let head =
-            read_header(&headers, number)?.ok_or_else(|| damaged(Kind::Header, &number.to_be_bytes()))?;
+        let head = read_header(&headers, number)?.ok_or_else(|| damaged(Kind::Header, &number.to_be_bytes()))?;
         Ok(Self {
             head,
             accounts: txn.open_table(ACCOUNTS)?,
@@ -278,9 +277,9 @@ fn check_layout(db: &Database, path: &Path) -> Result<(), ChainError> {
     match found {
         None => Ok(()),
         Some(bytes) => {
-            let found = <[u8; 4]>::try_from(bytes.as_slice()).map(u32::from_be_bytes).map_err(|_| {
-                damaged(Kind::Meta, b"layout").at(path)
-            })?;
+            let found = <[u8; 4]>::try_from(bytes.as_slice())
+                .map(u32::from_be_bytes)
+                .map_err(|_| damaged(Kind::Meta, b"layout").at(path))?;
             if found > LAYOUT {
                 return Err(ChainError::Newer { path: path.to_owned(), found, known: LAYOUT });
             }

@@ -5,10 +5,10 @@ use alloy::primitives::U64;
 use alloy::rpc::types::FeeHistory;
 use serde_json::Value;
 
+use super::RpcError;
 use super::blocks::to_value;
 use super::methods::newest;
 use super::params::Params;
-use super::RpcError;
 use crate::embedded::Chain;
 use crate::embedded::codec::TxRecord;
 use crate::embedded::mine::next_base_fee;
@@ -76,10 +76,8 @@ fn check_percentiles(percentiles: &[f64]) -> Result<(), RpcError> {
 
 /// Priority fees of a block at percentiles of its gas, as on other nodes.
 fn reward_percentiles(records: &[TxRecord], base_fee: u64, percentiles: &[f64]) -> Vec<u128> {
-    let mut tips: Vec<(u128, u64)> = records
-        .iter()
-        .map(|r| (r.envelope.effective_tip_per_gas(base_fee).unwrap_or(0), r.gas_used))
-        .collect();
+    let mut tips: Vec<(u128, u64)> =
+        records.iter().map(|r| (r.envelope.effective_tip_per_gas(base_fee).unwrap_or(0), r.gas_used)).collect();
     tips.sort_unstable();
     let total: u64 = tips.iter().map(|(_, gas)| gas).sum();
     percentiles

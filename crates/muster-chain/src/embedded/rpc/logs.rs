@@ -4,9 +4,9 @@ use alloy::eips::BlockNumberOrTag;
 use alloy::rpc::types::{Filter, FilterBlockOption};
 use serde_json::Value;
 
+use super::RpcError;
 use super::blocks::{rpc_logs, to_value};
 use super::params::block_number;
-use super::RpcError;
 use crate::embedded::store::Snapshot;
 
 /// Most blocks that one request may span.

@@ -1,0 +1,389 @@
+//! Reading the chain and the contracts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::{B256, Bytes, U64, U256};
+use alloy::rpc::types::Log;
+use alloy::sol_types::{SolCall, SolEventInterface, SolValue};
+use muster_core::ids::{Address, LeaseId, NodeId};
+use muster_core::units::TokenAmount;
+use serde_json::{Value, json};
+
+use super::VoucherDomain;
+use super::rpc::{ClientError, Rpc};
+use super::transaction::TxId;
+use super::types::{ChainEvent, LeaseOnChain, NodeKind, NodeOnChain, SkipReason};
+use crate::contracts::Contracts;
+use crate::contracts::abi::LeaseEscrow::{self, LeaseEscrowEvents};
+use crate::contracts::abi::MusterToken;
+use crate::contracts::abi::Registry::{self, RegistryEvents};
+use crate::convert::{amount, from_evm, lease_word, node_word, to_evm};
+
+/// Nodes of one page of the registry.
+const NODES_PAGE: u64 = 100;
+/// Most nodes that are read of one kind.
+const NODES_MAX: u64 = 1_000_000;
+/// Blocks of one request for events.
+const EVENT_BLOCKS: u64 = 5_000;
+
+/// A network's chain and contracts, for reading. Clones share the connection.
+#[derive(Clone, Debug)]
+pub struct ChainClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    rpc: Rpc,
+    chain_id: u64,
+    contracts: Contracts,
+    vouchers: VoucherDomain,
+}
+
+/// What a Container's owner has earned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimable {
+    /// Can be claimed now.
+    pub now: TokenAmount,
+    /// Can be claimed after its delay.
+    pub pending: TokenAmount,
+}
+
+/// Events of a range of blocks.
+#[derive(Clone, Debug)]
+pub struct EventPage {
+    /// In the chain's order.
+    pub events: Vec<ChainEvent>,
+    /// Where to go on: the first block that was not looked at.
+    pub next_block: u64,
+    /// Whether that is the end of the chain for now.
+    pub is_last: bool,
+}
+
+impl ChainClient {
+    /// Connects to a node and checks that it serves the expected chain.
+    ///
+    /// # Errors
+    /// A bad address, nobody there, or another chain.
+    pub async fn connect(rpc_url: &str, expected_chain_id: u64, contracts: Contracts) -> Result<Self, ClientError> {
+        let rpc = Rpc::new(rpc_url)?;
+        let found: u64 = rpc.ask::<U64>("eth_chainId", json!([])).await?.to();
+        if found != expected_chain_id {
+            let url = rpc.shown_url().to_owned();
+            return Err(ClientError::WrongChain { url, found, expected: expected_chain_id });
+        }
+        let vouchers = VoucherDomain::new(expected_chain_id, contracts.escrow);
+        Ok(Self { inner: Arc::new(Inner { rpc, chain_id: found, contracts, vouchers }) })
+    }
+
+    /// The same connection for other contracts, such as those just deployed.
+    #[must_use]
+    pub fn with_contracts(&self, contracts: Contracts) -> Self {
+        let chain_id = self.inner.chain_id;
+        let vouchers = VoucherDomain::new(chain_id, contracts.escrow);
+        Self { inner: Arc::new(Inner { rpc: self.inner.rpc.clone(), chain_id, contracts, vouchers }) }
+    }
+
+    /// EIP-155 chain id.
+    #[must_use]
+    pub fn chain_id(&self) -> u64 {
+        self.inner.chain_id
+    }
+
+    /// The network's contracts.
+    #[must_use]
+    pub fn contracts(&self) -> Contracts {
+        self.inner.contracts
+    }
+
+    /// Signs and checks vouchers of this network's escrow.
+    #[must_use]
+    pub fn vouchers(&self) -> &VoucherDomain {
+        &self.inner.vouchers
+    }
+
+    pub(crate) fn rpc(&self) -> &Rpc {
+        &self.inner.rpc
+    }
+
+    /// Hash of the genesis block: tells a chain that was begun anew from the one before.
+    pub(crate) async fn genesis_hash(&self) -> Result<B256, ClientError> {
+        let block: Value = self.inner.rpc.ask("eth_getBlockByNumber", json!(["0x0", false])).await?;
+        self.inner.rpc.decode("eth_getBlockByNumber", block["hash"].clone())
+    }
+
+    /// Number of the latest block.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn block_number(&self) -> Result<u64, ClientError> {
+        Ok(self.inner.rpc.ask::<U64>("eth_blockNumber", json!([])).await?.to())
+    }
+
+    /// Ether of an account, in wei.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn eth_balance(&self, account: Address) -> Result<u128, ClientError> {
+        let balance: U256 = self.inner.rpc.ask("eth_getBalance", json!([to_evm(account), "latest"])).await?;
+        Ok(balance.saturating_to())
+    }
+
+    /// Tokens of an account.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn token_balance(&self, account: Address) -> Result<TokenAmount, ClientError> {
+        let call = MusterToken::balanceOfCall { account: to_evm(account) };
+        Ok(amount(self.call(self.inner.contracts.token, &call).await?))
+    }
+
+    /// Tokens that `spender` may take from `owner`.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn allowance(&self, owner: Address, spender: Address) -> Result<TokenAmount, ClientError> {
+        let call = MusterToken::allowanceCall { owner: to_evm(owner), spender: to_evm(spender) };
+        Ok(amount(self.call(self.inner.contracts.token, &call).await?))
+    }
+
+    /// Whether there is a contract at an address.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn has_code(&self, address: Address) -> Result<bool, ClientError> {
+        let code: Bytes = self.inner.rpc.ask("eth_getCode", json!([to_evm(address), "latest"])).await?;
+        Ok(!code.is_empty())
+    }
+
+    /// A node of the registry; `None` where it is not registered.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn node(&self, node: NodeId) -> Result<Option<NodeOnChain>, ClientError> {
+        let call = Registry::nodeCall { nodeKey: node_word(node) };
+        let found = self.call(self.inner.contracts.registry, &call).await?;
+        Ok(NodeOnChain::from_abi(node, found))
+    }
+
+    /// All nodes of a kind, those that left included, read page by page.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn nodes(&self, kind: NodeKind) -> Result<Vec<NodeOnChain>, ClientError> {
+        let registry = self.inner.contracts.registry;
+        let count = self.call(registry, &Registry::nodeCountCall { kind: kind.code() }).await?;
+        let count = count.saturating_to::<u64>().min(NODES_MAX);
+        let mut all = Vec::new();
+        for from in (0..count).step_by(usize::try_from(NODES_PAGE).expect("100 fits")) {
+            let call = Registry::nodesCall { kind: kind.code(), from: U256::from(from), count: U256::from(NODES_PAGE) };
+            let page = self.call(registry, &call).await?;
+            let nodes = page.keys.into_iter().zip(page.page);
+            all.extend(nodes.filter_map(|(key, node)| NodeOnChain::from_abi(NodeId(key.0), node)));
+        }
+        Ok(all)
+    }
+
+    /// Least stake of a kind of node.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn min_stake(&self, kind: NodeKind) -> Result<TokenAmount, ClientError> {
+        let call = Registry::minStakeCall { kind: kind.code() };
+        self.call(self.inner.contracts.registry, &call).await.map(TokenAmount)
+    }
+
+    /// The name that the escrow will give to a lease of this consumer with this salt.
+    #[must_use]
+    pub fn lease_id(&self, consumer: Address, salt: [u8; 32]) -> LeaseId {
+        let parts =
+            (U256::from(self.inner.chain_id), to_evm(self.inner.contracts.escrow), to_evm(consumer), B256::from(salt));
+        LeaseId(alloy::primitives::keccak256(parts.abi_encode()).0)
+    }
+
+    /// A lease of the escrow; `None` where it was never opened.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn lease(&self, lease: LeaseId) -> Result<Option<LeaseOnChain>, ClientError> {
+        let call = LeaseEscrow::leaseCall { id: lease_word(lease) };
+        let found = self.call(self.inner.contracts.escrow, &call).await?;
+        Ok(LeaseOnChain::from_abi(lease, found))
+    }
+
+    /// Many leases at once, in the order of `leases`.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn leases(&self, leases: &[LeaseId]) -> Result<Vec<Option<LeaseOnChain>>, ClientError> {
+        let requests = leases
+            .iter()
+            .map(|lease| self.request(self.inner.contracts.escrow, &LeaseEscrow::leaseCall { id: lease_word(*lease) }))
+            .collect();
+        let answers = self.inner.rpc.ask_all(requests).await?;
+        let mut found = Vec::with_capacity(leases.len());
+        for (lease, answer) in leases.iter().zip(answers) {
+            found.push(LeaseOnChain::from_abi(*lease, self.returned::<LeaseEscrow::leaseCall>(answer?)?));
+        }
+        Ok(found)
+    }
+
+    /// Waits until a lease is on the chain; `None` when it is not there after `patience`.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn await_lease(&self, lease: LeaseId, patience: Duration) -> Result<Option<LeaseOnChain>, ClientError> {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut pause = Duration::from_millis(10);
+        loop {
+            if let Some(found) = self.lease(lease).await? {
+                return Ok(Some(found));
+            }
+            if tokio::time::Instant::now() + pause > deadline {
+                return Ok(None);
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(Duration::from_millis(250));
+        }
+    }
+
+    /// What an owner of Containers has earned.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn claimable(&self, payee: Address) -> Result<Claimable, ClientError> {
+        let call = LeaseEscrow::claimableCall { payee: to_evm(payee) };
+        let found = self.call(self.inner.contracts.escrow, &call).await?;
+        Ok(Claimable { now: amount(found.now_), pending: amount(found.pending) })
+    }
+
+    /// Network fees that wait in the escrow for their recipient.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn network_fees(&self) -> Result<TokenAmount, ClientError> {
+        self.call(self.inner.contracts.escrow, &LeaseEscrow::networkFeesCall {}).await.map(TokenAmount)
+    }
+
+    /// Seconds in which vouchers count after a consumer has closed a lease.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn challenge_window_s(&self) -> Result<u64, ClientError> {
+        self.call(self.inner.contracts.escrow, &LeaseEscrow::challengeWindowCall {}).await
+    }
+
+    /// What happened in the contracts from block `from` on, up to some thousands of blocks at a time.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn events(&self, from: u64) -> Result<EventPage, ClientError> {
+        let head = self.block_number().await?;
+        if from > head {
+            return Ok(EventPage { events: Vec::new(), next_block: from, is_last: true });
+        }
+        let to = head.min(from.saturating_add(EVENT_BLOCKS - 1));
+        let contracts = self.inner.contracts;
+        let filter = json!([{
+            "fromBlock": U64::from(from),
+            "toBlock": U64::from(to),
+            "address": [to_evm(contracts.escrow), to_evm(contracts.registry)],
+        }]);
+        let logs: Vec<Log> = self.inner.rpc.ask("eth_getLogs", filter).await?;
+        let events = logs.iter().filter_map(|log| event(&log.inner)).collect();
+        Ok(EventPage { events, next_block: to + 1, is_last: to == head })
+    }
+
+    /// Whether a transaction is in a block, and whether it succeeded.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn transaction_succeeded(&self, tx: TxId) -> Result<Option<bool>, ClientError> {
+        let receipt: Value = self.inner.rpc.ask("eth_getTransactionReceipt", json!([B256::from(tx.0)])).await?;
+        Ok(receipt["status"].as_str().map(|status| status == "0x1"))
+    }
+
+    fn request<C: SolCall>(&self, to: Address, call: &C) -> (&'static str, Value) {
+        let data = Bytes::from(call.abi_encode());
+        ("eth_call", json!([{ "to": to_evm(to), "input": data }, "latest"]))
+    }
+
+    fn returned<C: SolCall>(&self, value: Value) -> Result<C::Return, ClientError> {
+        let data: Bytes = self.inner.rpc.decode("eth_call", value)?;
+        C::abi_decode_returns(&data).map_err(|error| {
+            let reason = if data.is_empty() {
+                "nothing: there is no such contract at the address of the network file".to_owned()
+            } else {
+                error.to_string()
+            };
+            self.inner.rpc.bad_answer(C::SIGNATURE, reason)
+        })
+    }
+
+    async fn call<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return, ClientError> {
+        let (method, params) = self.request(to, call);
+        let value: Value = self.inner.rpc.ask(method, params).await?;
+        self.returned::<C>(value)
+    }
+}
+
+/// One log as an event; `None` for logs that no node acts on.
+pub(crate) fn event(log: &alloy::primitives::Log) -> Option<ChainEvent> {
+    if let Ok(event) = LeaseEscrowEvents::decode_log(log) {
+        return escrow_event(event.data);
+    }
+    let node = match RegistryEvents::decode_log(log).ok()?.data {
+        RegistryEvents::NodeRegistered(e) => e.nodeKey,
+        RegistryEvents::NodeUpdated(e) => e.nodeKey,
+        RegistryEvents::NodeJailed(e) => e.nodeKey,
+        RegistryEvents::NodeLeft(e) => e.nodeKey,
+        RegistryEvents::NodeReinstated(e) => e.nodeKey,
+        RegistryEvents::NodeSlashed(e) => e.nodeKey,
+        RegistryEvents::StakeAdded(e) => e.nodeKey,
+        RegistryEvents::UnbondRequested(e) => e.nodeKey,
+        RegistryEvents::UnbondCancelled(e) => e.nodeKey,
+        RegistryEvents::Withdrawn(e) => e.nodeKey,
+        RegistryEvents::RewardCredited(e) => e.nodeKey,
+        RegistryEvents::RewardClaimed(e) => e.nodeKey,
+        _ => return None,
+    };
+    Some(ChainEvent::NodeChanged { node: NodeId(node.0) })
+}
+
+fn escrow_event(event: LeaseEscrowEvents) -> Option<ChainEvent> {
+    Some(match event {
+        LeaseEscrowEvents::LeaseOpened(e) => ChainEvent::LeaseOpened {
+            lease: LeaseId(e.lease.0),
+            consumer: from_evm(e.consumer),
+            container: NodeId(e.container.0),
+            session_key: from_evm(e.sessionKey),
+            deposit: TokenAmount(e.deposit),
+            rate_per_second: TokenAmount(e.ratePerSecond),
+            max_seconds: e.maxSeconds,
+        },
+        LeaseEscrowEvents::LeaseToppedUp(e) => ChainEvent::LeaseToppedUp {
+            lease: LeaseId(e.lease.0),
+            amount: TokenAmount(e.amount),
+            deposit: TokenAmount(e.deposit),
+        },
+        LeaseEscrowEvents::VoucherRedeemed(e) => ChainEvent::VoucherRedeemed {
+            lease: LeaseId(e.lease.0),
+            amount: TokenAmount(e.amount),
+            delta: TokenAmount(e.delta),
+            fee: TokenAmount(e.fee),
+        },
+        LeaseEscrowEvents::VoucherSkipped(e) => {
+            ChainEvent::VoucherSkipped { lease: LeaseId(e.lease.0), reason: SkipReason::from_code(e.reason) }
+        }
+        LeaseEscrowEvents::LeaseClosing(e) => {
+            ChainEvent::LeaseClosing { lease: LeaseId(e.lease.0), redeemable_until_s: e.redeemableUntil }
+        }
+        LeaseEscrowEvents::LeaseClosed(e) => ChainEvent::LeaseClosed {
+            lease: LeaseId(e.lease.0),
+            redeemed: TokenAmount(e.redeemed),
+            refunded: TokenAmount(e.refunded),
+        },
+        _ => return None,
+    })
+}

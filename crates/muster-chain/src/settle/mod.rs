@@ -1,0 +1,33 @@
+//! The settlement client: reads the contracts, sends transactions with care, signs vouchers.
+//!
+//! It speaks plain JSON-RPC, so the embedded chain and Arbitrum are the same to it.
+//!
+//! - [`ChainClient`] reads.
+//! - [`TxSender`] sends: every intent has a key, is written to a durable outbox before it leaves, and
+//!   is sent until the chain has decided; asking again with the same key never pays twice.
+//! - [`Settlement`] is what nodes and consumers use: typed operations over both, where opening and
+//!   settling many leases at once shares transactions.
+//! - [`VoucherDomain`] signs and checks vouchers.
+
+mod batcher;
+mod client;
+mod operations;
+mod outbox;
+mod reverts;
+mod rpc;
+mod sender;
+mod transaction;
+mod types;
+mod voucher;
+
+pub use client::{ChainClient, Claimable, EventPage};
+pub use operations::{Settlement, SettlementError};
+pub use outbox::OutboxError;
+pub use rpc::ClientError;
+pub use sender::{SendError, SenderConfig, TxSender};
+pub use transaction::{Call, MinedTx, TxId, TxOutcome};
+pub use types::{
+    ChainEvent, LeaseOnChain, LeaseStatus, NodeKind, NodeOnChain, NodeStatus, OpenLease, Registration, SettleEntry,
+    SettleResult, SkipReason,
+};
+pub use voucher::{VoucherDomain, VoucherError};

@@ -1,0 +1,158 @@
+//! Leases from opening to the last unit, through the contracts.
+
+use muster_chain::keys::Wallet;
+use muster_chain::settle::{
+    ChainEvent, LeaseStatus, NodeKind, NodeStatus, OpenLease, Registration, SendError, SettleEntry, SettleResult,
+    SettlementError, SkipReason,
+};
+use muster_core::ids::NodeId;
+use muster_core::units::TokenAmount;
+use muster_core::voucher::Voucher;
+
+use crate::world::{Network, Running, tokens};
+
+async fn container(network: &Network, name: &str, key: u8) -> (Running, NodeId) {
+    let owner = network.account(name, tokens(2_000)).await;
+    let node = NodeId([key; 32]);
+    let registration = Registration {
+        kind: NodeKind::Container,
+        node,
+        endpoint: "127.0.0.1:4000".to_owned(),
+        fingerprint: [7; 32],
+        stake: tokens(1_000),
+    };
+    assert!(owner.settlement.register(&registration).await.unwrap().is_some());
+    assert!(owner.settlement.register(&registration).await.unwrap().is_none(), "registered already");
+    (owner, node)
+}
+
+fn lease(container: NodeId, session: &Wallet, salt: u8) -> OpenLease {
+    OpenLease {
+        salt: [salt; 32],
+        container,
+        session_key: session.address(),
+        deposit: tokens(10),
+        rate_per_second: TokenAmount(1_000),
+        max_seconds: 3_600,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_opened_vouchered_and_settled_to_the_last_unit() {
+    let network = Network::start().await;
+    let (owner, node) = container(&network, "owner", 1).await;
+    let consumer = network.account("consumer", tokens(100)).await;
+    let client = &network.client;
+    let session = Wallet::random();
+
+    let (id, _) = consumer.settlement.open_lease(lease(node, &session, 1)).await.unwrap();
+    let again = consumer.settlement.open_lease(lease(node, &session, 1)).await.unwrap();
+    assert_eq!(again.0, id);
+    let opened = client.lease(id).await.unwrap().unwrap();
+    assert_eq!((opened.status, opened.deposit), (LeaseStatus::Open, tokens(10)));
+    assert_eq!(opened.payee, owner.settlement.address());
+    assert_eq!(client.token_balance(consumer.settlement.address()).await.unwrap(), tokens(90));
+
+    let voucher = client.vouchers().sign(&session, Voucher { lease: id, amount: TokenAmount(12_345_677), as_of_s: 9 });
+    client.vouchers().verify(&voucher, session.address()).unwrap();
+    let (result, _) = owner.settlement.settle(SettleEntry { lease: id, voucher: Some(voucher) }).await.unwrap();
+    let refunded = TokenAmount(tokens(10).0 - 12_345_677);
+    assert_eq!(result, SettleResult::Closed { redeemed: TokenAmount(12_345_677), refunded });
+    let (second, _) = owner.settlement.settle(SettleEntry { lease: id, voucher: Some(voucher) }).await.unwrap();
+    assert_eq!(second, SettleResult::Skipped(SkipReason::NotOpen));
+
+    let closed = client.lease(id).await.unwrap().unwrap();
+    assert_eq!((closed.status, closed.redeemed), (LeaseStatus::Closed, TokenAmount(12_345_677)));
+    let consumer_after = client.token_balance(consumer.settlement.address()).await.unwrap();
+    assert_eq!(consumer_after, TokenAmount(tokens(100).0 - 12_345_677));
+    let earned = client.claimable(owner.settlement.address()).await.unwrap();
+    let fees = client.network_fees().await.unwrap();
+    assert_eq!(earned.now.0 + earned.pending.0 + fees.0, 12_345_677, "nothing is lost and nothing made");
+    assert_eq!(fees, TokenAmount(12_345_677 / 5));
+
+    let events = client.events(0).await.unwrap();
+    assert!(events.is_last);
+    assert!(events.events.iter().any(|e| matches!(e, ChainEvent::LeaseOpened { lease, .. } if *lease == id)));
+    assert!(events.events.contains(&ChainEvent::LeaseClosed {
+        lease: id,
+        redeemed: TokenAmount(12_345_677),
+        refunded
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_come_together_share_transactions_and_each_gets_its_own_answer() {
+    let network = Network::start().await;
+    let (owner, node) = container(&network, "owner", 1).await;
+    let consumer = network.account("consumer", tokens(1_000)).await;
+    let session = Wallet::random();
+    let before = network.client.block_number().await.unwrap();
+
+    let mut wanted: Vec<OpenLease> = (1..=40).map(|salt| lease(node, &session, salt)).collect();
+    wanted[17].container = NodeId([99; 32]);
+    let opens = wanted.iter().map(|open| consumer.settlement.open_lease(*open));
+    let opened = futures::future::join_all(opens).await;
+    let failed: Vec<usize> = (0..40).filter(|i| opened[*i].is_err()).collect();
+    assert_eq!(failed, [17]);
+    let Err(SettlementError::Send(SendError::WouldFail(reason))) = &opened[17] else { panic!("{:?}", opened[17]) };
+    assert!(reason.contains("is not registered"), "{reason}");
+
+    let good: Vec<_> = opened.into_iter().flatten().map(|(lease, _)| lease).collect();
+    let found = network.client.leases(&good).await.unwrap();
+    assert!(found.iter().all(|lease| lease.as_ref().is_some_and(|l| l.status == LeaseStatus::Open)));
+
+    let bad_key = Wallet::random();
+    let settles = good.iter().enumerate().map(|(i, lease)| {
+        let voucher = Voucher { lease: *lease, amount: TokenAmount(1_000 + i as u128), as_of_s: 1 };
+        let signer = if i == 5 { &bad_key } else { &session };
+        owner
+            .settlement
+            .settle(SettleEntry { lease: *lease, voucher: Some(network.client.vouchers().sign(signer, voucher)) })
+    });
+    let settled = futures::future::join_all(settles).await;
+    for (i, result) in settled.iter().enumerate() {
+        let (result, _) = result.as_ref().unwrap();
+        if i == 5 {
+            assert_eq!(*result, SettleResult::Skipped(SkipReason::BadSignature));
+        } else {
+            let redeemed = TokenAmount(1_000 + i as u128);
+            let refunded = TokenAmount(tokens(10).0 - redeemed.0);
+            assert_eq!(*result, SettleResult::Closed { redeemed, refunded });
+        }
+    }
+    let blocks = network.client.block_number().await.unwrap() - before;
+    assert!(blocks < 60, "{blocks} blocks for 39 leases: they were not batched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_closes_and_gets_the_rest_after_the_window() {
+    let network = Network::start().await;
+    let (owner, node) = container(&network, "owner", 1).await;
+    let consumer = network.account("consumer", tokens(100)).await;
+    let session = Wallet::random();
+    let (id, _) = consumer.settlement.open_lease(lease(node, &session, 1)).await.unwrap();
+    consumer.settlement.top_up("first", id, tokens(5)).await.unwrap();
+    consumer.settlement.top_up("first", id, tokens(5)).await.unwrap();
+    assert_eq!(network.client.lease(id).await.unwrap().unwrap().deposit, tokens(15), "one intent, one top-up");
+
+    let voucher = Voucher { lease: id, amount: tokens(3), as_of_s: 1 };
+    owner.settlement.redeem(&network.client.vouchers().sign(&session, voucher)).await.unwrap();
+    consumer.settlement.close_by_consumer(id).await.unwrap();
+    let early = consumer.settlement.finalize(id).await;
+    if let Err(error) = early {
+        assert!(error.to_string().contains("from"), "{error}");
+        tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+        consumer.settlement.finalize(id).await.unwrap();
+    }
+    assert_eq!(network.client.token_balance(consumer.settlement.address()).await.unwrap(), tokens(97));
+
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    let before = network.client.token_balance(owner.settlement.address()).await.unwrap();
+    owner.settlement.claim_service_fee(owner.settlement.address()).await.unwrap();
+    let after = network.client.token_balance(owner.settlement.address()).await.unwrap();
+    assert_eq!(after.0 - before.0, tokens(3).0 / 10 * 8);
+
+    owner.settlement.leave(node).await.unwrap();
+    assert_eq!(network.client.node(node).await.unwrap().unwrap().status, NodeStatus::Left);
+    assert_eq!(network.client.nodes(NodeKind::Container).await.unwrap().len(), 1);
+}
