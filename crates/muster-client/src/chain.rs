@@ -1,0 +1,335 @@
+//! The chain as a consumer uses it, over the settlement client.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use muster_chain::contracts::Contracts;
+use muster_chain::keys::Wallet;
+use muster_chain::settle::{
+    ChainClient, ClientError, LeaseOnChain, LeaseStatus, OpenLease, OutboxError, SendError, SenderConfig, Settlement,
+    SettlementError, TxSender,
+};
+use muster_core::ids::{Address, LeaseId, NodeId};
+use muster_core::lease::LeaseTerms;
+use muster_core::protocol::{EscrowLease, EscrowStatus};
+use muster_core::units::TokenAmount;
+use muster_core::voucher::{SignedVoucher, Voucher};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::{Ledger, LedgerError};
+use crate::network::Network;
+use crate::session::SessionKey;
+
+/// How long one operation waits for another process that uses the same wallet.
+const WALLET_WITHIN: Duration = Duration::from_secs(30);
+/// The wallet's outbox is given free for other processes after so long without use.
+const IDLE: Duration = Duration::from_millis(500);
+/// A process that never pauses lets others have the wallet this often.
+const TURN: Duration = Duration::from_secs(5);
+/// Between giving the outbox up and asking for it again.
+const YIELD: Duration = Duration::from_millis(100);
+
+impl From<crate::network::Contracts> for Contracts {
+    fn from(c: crate::network::Contracts) -> Self {
+        Self { token: c.token, registry: c.registry, escrow: c.escrow }
+    }
+}
+
+/// The chain, with or without a wallet. Several processes may use one wallet: its outbox is opened when something is
+/// sent and given free soon after.
+#[derive(Debug)]
+pub struct ChainLedger {
+    client: ChainClient,
+    wallet: Option<Wallet>,
+    outbox: PathBuf,
+    desk: Arc<Mutex<Desk>>,
+    /// Operations under way. Grows under the desk's lock only.
+    users: Arc<AtomicUsize>,
+    freed: Arc<Notify>,
+}
+
+/// Who sends, while somebody needs it.
+#[derive(Debug, Default)]
+struct Desk {
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    settlement: Settlement,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    since: Instant,
+}
+
+/// One use of the desk; dropped when it is over, also when whoever waited for it was stopped.
+#[derive(Debug)]
+struct Turn {
+    settlement: Option<Settlement>,
+    users: Arc<AtomicUsize>,
+    freed: Arc<Notify>,
+    desk: Arc<Mutex<Desk>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.settlement.take());
+        if self.users.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        self.freed.notify_waiters();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (desk, users) = (Arc::clone(&self.desk), Arc::clone(&self.users));
+        // Whoever comes within the idle time finds it open; after that other processes do.
+        runtime.spawn(async move {
+            tokio::time::sleep(IDLE).await;
+            let mut desk = desk.lock().await;
+            if users.load(Ordering::Acquire) == 0
+                && let Some(open) = desk.open.take()
+            {
+                open.close().await;
+            }
+        });
+    }
+}
+
+impl Open {
+    async fn close(self) {
+        self.stop.cancel();
+        drop(self.settlement);
+        if let Err(error) = self.task.await {
+            tracing::warn!(%error, "the sender of transactions failed");
+        }
+    }
+}
+
+impl ChainLedger {
+    /// Connects to the network's chain. `data` is the consumer's folder; the wallet's outbox lies in it.
+    ///
+    /// # Errors
+    /// Nobody answers, or it is another chain.
+    pub async fn connect(network: &Network, wallet: Option<Wallet>, data: &Path) -> Result<Self, ClientError> {
+        let client = ChainClient::connect(&network.chain.rpc, network.chain.id, network.contracts.into()).await?;
+        let owner = wallet.as_ref().map(|w| hex::encode(w.address().0)).unwrap_or_default();
+        let outbox = data.join("outbox").join(format!("{}-{owner}", network.fingerprint()));
+        Ok(Self { client, wallet, outbox, desk: Arc::default(), users: Arc::default(), freed: Arc::default() })
+    }
+
+    /// The settlement client, for reading.
+    #[must_use]
+    pub const fn client(&self) -> &ChainClient {
+        &self.client
+    }
+
+    /// Does something with the wallet's sender, waiting for its turn.
+    async fn with_wallet<T, F>(
+        &self,
+        what: &'static str,
+        act: impl FnOnce(Settlement) -> F,
+    ) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, SettlementError>>,
+    {
+        let turn = self.take_turn(what).await?;
+        let settlement = turn.settlement.clone().ok_or(LedgerError::NoWallet(what))?;
+        let done = act(settlement).await.map_err(refused_or_unknown);
+        drop(turn);
+        done
+    }
+
+    async fn take_turn(&self, what: &'static str) -> Result<Turn, LedgerError> {
+        let wallet = self.wallet.clone().ok_or(LedgerError::NoWallet(what))?;
+        let until = Instant::now() + WALLET_WITHIN;
+        loop {
+            let freed = self.freed.notified();
+            {
+                let mut desk = self.desk.lock().await;
+                let over = desk.open.as_ref().is_none_or(|open| open.since.elapsed() > TURN);
+                if over && self.users.load(Ordering::Acquire) == 0 {
+                    if let Some(open) = desk.open.take() {
+                        open.close().await;
+                        tokio::time::sleep(YIELD).await;
+                    }
+                    desk.open = Some(self.open_desk(&wallet, until).await?);
+                }
+                if let Some(open) = desk.open.as_ref().filter(|open| open.since.elapsed() <= TURN) {
+                    self.users.fetch_add(1, Ordering::AcqRel);
+                    return Ok(Turn {
+                        settlement: Some(open.settlement.clone()),
+                        users: Arc::clone(&self.users),
+                        freed: Arc::clone(&self.freed),
+                        desk: Arc::clone(&self.desk),
+                    });
+                }
+            }
+            freed.await;
+        }
+    }
+
+    async fn open_desk(&self, wallet: &Wallet, until: Instant) -> Result<Open, LedgerError> {
+        loop {
+            let opened =
+                TxSender::open(&self.outbox, wallet.clone(), self.client.clone(), SenderConfig::default()).await;
+            match opened {
+                Ok(sender) => {
+                    let stop = CancellationToken::new();
+                    let task = tokio::spawn({
+                        let (sender, stop) = (sender.clone(), stop.clone());
+                        async move {
+                            if let Err(error) = sender.run(stop.cancelled_owned()).await {
+                                tracing::warn!(%error, "the sender of transactions stopped");
+                            }
+                        }
+                    });
+                    return Ok(Open { settlement: Settlement::new(sender), stop, task, since: Instant::now() });
+                }
+                Err(SendError::Outbox(OutboxError::Busy { .. })) if Instant::now() < until => {
+                    let pause = 50 + rand::random::<u64>() % 150;
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                Err(SendError::Outbox(busy @ OutboxError::Busy { .. })) => {
+                    return Err(LedgerError::Unknown(busy.to_string()));
+                }
+                Err(error) => return Err(refused_or_unknown(error.into())),
+            }
+        }
+    }
+}
+
+/// What was not sent, or failed, is refused; everything else is unknown, and never "no".
+fn refused_or_unknown(error: SettlementError) -> LedgerError {
+    let text = error.to_string();
+    match error {
+        SettlementError::Failed { .. } => LedgerError::Refused(text),
+        SettlementError::Unknown { .. } => LedgerError::Unknown(text),
+        SettlementError::Client(client) => by_client(&client, text),
+        SettlementError::Send(send) => match send {
+            SendError::Client(client) => by_client(&client, text),
+            SendError::Stopped | SendError::Outbox(OutboxError::Busy { .. }) => LedgerError::Unknown(text),
+            SendError::WouldFail(_)
+            | SendError::InsufficientFunds { .. }
+            | SendError::Outbox(_)
+            | SendError::KeyReused { .. }
+            | SendError::BadKey { .. }
+            | SendError::Superseded { .. } => LedgerError::Refused(text),
+        },
+    }
+}
+
+fn by_client(error: &ClientError, text: String) -> LedgerError {
+    match error {
+        ClientError::BadUrl { .. } | ClientError::WrongChain { .. } | ClientError::Reverted(_) => {
+            LedgerError::Refused(text)
+        }
+        ClientError::Unreachable { .. } | ClientError::Refused { .. } | ClientError::BadAnswer { .. } => {
+            LedgerError::Unknown(text)
+        }
+    }
+}
+
+/// A lease as the core knows it; one that was never opened has status `None`.
+#[must_use]
+pub fn escrow_view(lease: Option<LeaseOnChain>) -> EscrowLease {
+    match lease {
+        Some(l) => EscrowLease {
+            status: match l.status {
+                LeaseStatus::Open => EscrowStatus::Open,
+                LeaseStatus::Closing => EscrowStatus::Closing,
+                LeaseStatus::Closed => EscrowStatus::Closed,
+            },
+            consumer: l.consumer,
+            session_key: l.session_key,
+            container: l.container,
+            deposit: l.deposit,
+            redeemed: l.redeemed,
+            rate_per_second: l.rate_per_second,
+            max_seconds: l.max_seconds,
+        },
+        None => EscrowLease {
+            status: EscrowStatus::None,
+            consumer: Address::ZERO,
+            session_key: Address::ZERO,
+            container: NodeId::ZERO,
+            deposit: TokenAmount::ZERO,
+            redeemed: TokenAmount::ZERO,
+            rate_per_second: TokenAmount::ZERO,
+            max_seconds: 0,
+        },
+    }
+}
+
+impl Ledger for ChainLedger {
+    fn consumer(&self) -> Option<Address> {
+        self.wallet.as_ref().map(Wallet::address)
+    }
+
+    fn lease_id(&self, consumer: Address, salt: [u8; 32]) -> LeaseId {
+        self.client.lease_id(consumer, salt)
+    }
+
+    fn lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<EscrowLease, LedgerError>> {
+        async move {
+            let found = self.client.lease(lease).await;
+            found.map(escrow_view).map_err(|e| LedgerError::Unknown(e.to_string()))
+        }
+        .boxed()
+    }
+
+    fn open(&self, terms: LeaseTerms) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let open = OpenLease {
+                salt: terms.salt,
+                container: terms.container,
+                session_key: terms.session_key,
+                deposit: terms.deposit,
+                rate_per_second: terms.rate_per_second,
+                max_seconds: terms.max_seconds,
+            };
+            let opened = self.with_wallet("opening a lease", |s| async move { s.open_lease(open).await }).await;
+            opened.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn top_up(&self, lease: LeaseId, amount: TokenAmount, intent: String) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let act = |s: Settlement| async move { s.top_up(&intent, lease, amount).await };
+            self.with_wallet("adding to a deposit", act).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn close(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let act = |s: Settlement| async move { s.close_by_consumer(lease).await };
+            self.with_wallet("closing a lease", act).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn finalize(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let act = |s: Settlement| async move { s.finalize(lease).await };
+            self.with_wallet("closing a lease", act).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn balance(&self) -> BoxFuture<'_, Result<TokenAmount, LedgerError>> {
+        async move {
+            let wallet = self.consumer().ok_or(LedgerError::NoWallet("looking at its balance"))?;
+            self.client.token_balance(wallet).await.map_err(|e| LedgerError::Unknown(e.to_string()))
+        }
+        .boxed()
+    }
+
+    fn sign_voucher(&self, key: &SessionKey, voucher: Voucher) -> SignedVoucher {
+        self.client.vouchers().sign(key.wallet(), voucher)
+    }
+}

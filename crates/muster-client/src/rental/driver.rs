@@ -1,0 +1,698 @@
+//! The loop that performs what the brain decides.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use muster_core::brain::consumer::{Effect, Event, Renting};
+use muster_core::ids::LeaseId;
+use muster_core::lease::{End, Lease, Phase};
+use muster_core::protocol::{EscrowLease, EscrowStatus, ToConsumer, ToContainer};
+use muster_core::units::{TimeMs, TokenAmount};
+use muster_core::voucher::Voucher;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::line::{Line, LineNote};
+use super::notes::{NOTES_MAX, Note, Notes};
+use super::stdio::{Pipes, Watcher};
+use super::transfers::Transfers;
+use super::{Command, RentalEnd, RentalError, RentalEvent, Stdio};
+use crate::files::Claims;
+use crate::ledger::LedgerError;
+use crate::renter::Renter;
+use crate::session::SessionKey;
+use crate::store::{LeaseFile, LeasePlan, LeaseRecord, LeaseState, StoreError, Wish, WishKind};
+
+/// How often the brain is told that time passes.
+const TICK: Duration = Duration::from_millis(100);
+/// Wishes of other processes are looked for every so many ticks.
+const WISH_TICKS: u32 = 5;
+/// How often a record that cannot be written is tried again, with a pause of a second.
+const SAVE_TRIES: u32 = 5;
+/// What was said last must reach the Container within this.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// A deposit that is not on the chain so long after its slot has lapsed will not come, in milliseconds.
+const OPEN_GRACE_MS: u64 = 10_000;
+/// Pause between two looks whether a challenge window is over.
+const FINALIZE_EVERY: Duration = Duration::from_secs(2);
+/// How often broken standard streams are asked for again on a line that stands.
+const STDIO_TRIES: u32 = 5;
+
+/// When a deposit runs low, this process adds to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopUp {
+    /// For so many seconds more each time.
+    pub seconds: u64,
+}
+
+/// A lease that this process drives.
+#[derive(Debug)]
+pub struct Rental {
+    renter: Renter,
+    file: LeaseFile,
+    stdio: Stdio,
+    claims: Claims,
+    top_up: Option<TopUp>,
+    events: mpsc::Sender<RentalEvent>,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl Rental {
+    /// A lease whose record is locked by this process. Events are dropped when nobody takes them.
+    #[must_use]
+    pub fn new(
+        renter: Renter,
+        file: LeaseFile,
+        events: mpsc::Sender<RentalEvent>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self { renter, file, stdio: Stdio::default(), claims: Claims::alone(), top_up: None, events, commands }
+    }
+
+    /// Where its standard streams go and come from.
+    #[must_use]
+    pub fn with_stdio(mut self, stdio: Stdio) -> Self {
+        self.stdio = stdio;
+        self
+    }
+
+    /// With whom its outputs share a folder.
+    #[must_use]
+    pub fn with_claims(mut self, claims: Claims) -> Self {
+        self.claims = claims;
+        self
+    }
+
+    /// Adds to the deposit by itself when it runs low.
+    #[must_use]
+    pub const fn with_top_up(mut self, top_up: Option<TopUp>) -> Self {
+        self.top_up = top_up;
+        self
+    }
+
+    /// Drives the lease until nothing is left to do, or it is told to let go. Gives the record as it was last
+    /// written.
+    ///
+    /// # Errors
+    /// The record cannot be read or written; the lease is as it was last written, and can be driven on later.
+    pub async fn run(self) -> Result<(RentalEnd, LeaseRecord), RentalError> {
+        let mut commands = self.commands;
+        let (sender, mut notes) = mpsc::channel(NOTES_MAX);
+        let record = self.file.record().clone();
+        let key = SessionKey::from_secret(&record.plan.session_key)?;
+        let now = self.renter.now();
+        let brain = Renting::restore(record.state.rented.clone(), self.renter.params().clone(), now);
+        let pipes = Pipes::new(self.stdio, self.file.folder(), record.state.out_seen, record.state.err_seen);
+        let mut driver = Driver {
+            lease: record.id(),
+            transfers: Transfers::new(self.claims),
+            plan: record.plan,
+            state: record.state,
+            file: Arc::new(Mutex::new(self.file)),
+            renter: self.renter,
+            brain,
+            key,
+            events: self.events,
+            notes: Notes(sender),
+            tasks: JoinSet::new(),
+            line: LineState::default(),
+            pipes: Arc::new(pipes),
+            stdio: StdioState::default(),
+            ended: watch::channel(false).0,
+            chain: ChainState::default(),
+            top_up: self.top_up,
+            finished: false,
+        };
+        let end = driver.drive(&mut notes, &mut commands).await?;
+        driver.say_farewell().await;
+        Ok((end, driver.record()))
+    }
+}
+
+#[derive(Debug, Default)]
+struct LineState {
+    generation: u64,
+    task: Option<AbortHandle>,
+    to: Option<mpsc::Sender<ToContainer>>,
+    connection: Option<muster_net::Connection>,
+    stale: bool,
+}
+
+#[derive(Debug, Default)]
+struct StdioState {
+    running: bool,
+    over: bool,
+    tries: u32,
+}
+
+/// What is asked of the chain just now.
+#[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "four independent questions that are each asked once at a time")]
+struct ChainState {
+    opening: bool,
+    open_again_at: Option<Instant>,
+    asking: bool,
+    closing: bool,
+    finalizing: bool,
+    finalized_at: Option<Instant>,
+}
+
+pub(super) struct Driver {
+    pub(super) lease: LeaseId,
+    pub(super) plan: LeasePlan,
+    pub(super) state: LeaseState,
+    file: Arc<Mutex<LeaseFile>>,
+    pub(super) renter: Renter,
+    pub(super) brain: Renting,
+    key: SessionKey,
+    events: mpsc::Sender<RentalEvent>,
+    pub(super) notes: Notes,
+    pub(super) tasks: JoinSet<()>,
+    line: LineState,
+    pipes: Arc<Pipes>,
+    stdio: StdioState,
+    ended: watch::Sender<bool>,
+    chain: ChainState,
+    pub(super) transfers: Transfers,
+    top_up: Option<TopUp>,
+    finished: bool,
+}
+
+impl Driver {
+    async fn drive(
+        &mut self,
+        notes: &mut mpsc::Receiver<Note>,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<RentalEnd, RentalError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut ticks, mut commanded) = (0u32, true);
+        self.ended.send_replace(self.lease_now().end.is_some());
+        self.feed(Event::Begin).await?;
+        loop {
+            if self.finished {
+                return Ok(RentalEnd::Finished);
+            }
+            if self.state.needs.is_some() && self.renter.ledger().consumer().is_none() && self.only_chain_left() {
+                return Ok(RentalEnd::NeedsWallet);
+            }
+            tokio::select! {
+                Some(note) = notes.recv() => self.on_note(note).await?,
+                command = commands.recv(), if commanded => match command {
+                    Some(Command::Stop) => self.feed(Event::Stop).await?,
+                    Some(Command::Look) => self.ask_chain(),
+                    Some(Command::Detach) => {
+                        self.save().await?;
+                        return Ok(RentalEnd::Detached);
+                    }
+                    None => commanded = false,
+                },
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(WISH_TICKS) {
+                        self.look_for_wishes().await?;
+                    }
+                    self.on_tick().await?;
+                }
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    if let Err(error) = done && error.is_panic() {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> TimeMs {
+        self.renter.now()
+    }
+
+    pub(super) fn lease_now(&self) -> &Lease {
+        self.brain.lease()
+    }
+
+    /// The connection to the Container, while the line stands.
+    pub(super) fn connection(&self) -> Option<muster_net::Connection> {
+        self.line.to.as_ref().and(self.line.connection.clone())
+    }
+
+    pub(super) const fn generation(&self) -> u64 {
+        self.line.generation
+    }
+
+    /// Tells whoever watches; nobody is waited for, because vouchers must not wait for a terminal.
+    pub(super) fn tell(&self, event: RentalEvent) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            tracing::debug!(lease = %self.lease.short(), ?event, "nobody took this event in time");
+        }
+    }
+
+    /// Gives an event to the brain and performs what it decides, with all that follows from it at once.
+    pub(super) async fn feed(&mut self, event: Event) -> Result<(), RentalError> {
+        let mut queue = VecDeque::from([event]);
+        while let Some(event) = queue.pop_front() {
+            let now = self.now();
+            for effect in self.brain.handle(event, now) {
+                self.perform(effect, &mut queue).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, effect: Effect, queue: &mut VecDeque<Event>) -> Result<(), RentalError> {
+        match effect {
+            Effect::Save => self.save().await?,
+            Effect::OpenOnChain => self.open(),
+            Effect::Connect => self.connect(),
+            Effect::SendInputs => {
+                if self.plan.inputs.is_empty() {
+                    queue.push_back(Event::InputsSent);
+                } else {
+                    self.send_inputs();
+                }
+            }
+            Effect::Go => {
+                self.tell(RentalEvent::Starting);
+                self.say(ToContainer::Go(self.plan.spec.clone()));
+                self.watch_stdio();
+            }
+            Effect::Sign(amount) => {
+                let voucher = Voucher { lease: self.lease, amount, as_of_s: self.now().secs() };
+                let signed = self.renter.ledger().sign_voucher(&self.key, voucher);
+                self.tell(RentalEvent::Paid { ran_ms: self.lease_now().ran_ms, amount });
+                queue.push_back(Event::Signed(signed));
+            }
+            Effect::Pay(voucher) => self.say(ToContainer::Paid(voucher)),
+            Effect::SayStop => self.say(ToContainer::Stop),
+            Effect::SayTaken => self.say(ToContainer::Taken),
+            Effect::SayToppedUp => {
+                self.tell(RentalEvent::ToppedUp { deposit: self.lease_now().deposit });
+                self.say(ToContainer::ToppedUp);
+            }
+            Effect::TakeOutputs => {
+                self.transfers.wanted = true;
+                if let Some(event) = self.take_outputs() {
+                    queue.push_back(event);
+                }
+            }
+            Effect::AskChain => self.ask_chain(),
+            Effect::CloseOnChain => self.close(),
+            Effect::Finalize => self.finalize(),
+            Effect::DepositLow { left_ms } => {
+                self.tell(RentalEvent::DepositLow { left_ms });
+                self.add_to_deposit();
+            }
+            Effect::NowRunning => self.tell(RentalEvent::Running),
+            Effect::NowEnded => self.on_ended(),
+            Effect::Complaint(why) => self.tell(RentalEvent::Complaint(why)),
+            Effect::Finished => self.finished = true,
+        }
+        Ok(())
+    }
+
+    /// Writes the record; durable when this returns. A full disk may be a matter of seconds; beyond that nothing may
+    /// be done, because what is done must be written first.
+    pub(super) async fn save(&mut self) -> Result<(), RentalError> {
+        self.state.rented = self.brain.rented().clone();
+        self.state.out_seen = self.pipes.seen().of(muster_wire::message::stdio::Stream::Out);
+        self.state.err_seen = self.pipes.seen().of(muster_wire::message::stdio::Stream::Err);
+        let mut tries = 0;
+        loop {
+            let (file, state) = (Arc::clone(&self.file), self.state.clone());
+            let saved =
+                tokio::task::spawn_blocking(move || file.lock().unwrap_or_else(PoisonError::into_inner).save(state));
+            let result = saved.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+            match result {
+                Ok(()) => return Ok(()),
+                Err(StoreError::Io { path, reason }) if tries < SAVE_TRIES => {
+                    tries += 1;
+                    tracing::warn!(path = %path.display(), error = %reason, tries, "the lease's record could not be written");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn record(&self) -> LeaseRecord {
+        LeaseRecord { plan: self.plan.clone(), state: self.state.clone() }
+    }
+
+    async fn on_tick(&mut self) -> Result<(), RentalError> {
+        if self.chain.open_again_at.is_some_and(|at| Instant::now() >= at) {
+            self.chain.open_again_at = None;
+            self.open();
+        }
+        self.show_progress();
+        if let Some(event) = self.retry_outputs().await? {
+            self.feed(event).await?;
+        }
+        self.feed(Event::Tick).await
+    }
+
+    /// Other processes leave wishes as files. They are taken away once they are in the record.
+    async fn look_for_wishes(&mut self) -> Result<(), RentalError> {
+        for kind in [WishKind::Stop, WishKind::Look] {
+            let wish = Wish { lease: self.lease, kind };
+            if !self.renter.dir().has_wish(wish) {
+                continue;
+            }
+            match kind {
+                WishKind::Stop => self.feed(Event::Stop).await?,
+                WishKind::Look => self.ask_chain(),
+            }
+            self.renter.dir().fulfilled(wish)?;
+        }
+        Ok(())
+    }
+
+    fn on_ended(&mut self) {
+        self.ended.send_replace(true);
+        let lease = self.lease_now();
+        let end = lease.end.clone().unwrap_or_else(|| match &self.brain.rented().gone {
+            Some(why) => End::Interrupted(why.clone()),
+            None => End::NeverStarted,
+        });
+        self.tell(RentalEvent::Ended { end, ran_ms: lease.ran_ms });
+    }
+
+    async fn on_note(&mut self, note: Note) -> Result<(), RentalError> {
+        match note {
+            Note::Line(generation, _) if generation != self.line.generation => Ok(()),
+            Note::Line(_, what) => self.on_line(what).await,
+            Note::Inputs(generation, result) => match self.on_inputs(generation, result) {
+                Some(event) => self.feed(event).await,
+                None => Ok(()),
+            },
+            Note::LeftOut(names) => {
+                self.tell(RentalEvent::LeftOut { names });
+                Ok(())
+            }
+            Note::Outputs(result) => match self.on_outputs(result).await? {
+                Some(event) => self.feed(event).await,
+                None => Ok(()),
+            },
+            Note::Stdio(result) => self.on_stdio(result).await,
+            Note::Missed(stream, count) => {
+                self.tell(RentalEvent::Missed { stream, count });
+                Ok(())
+            }
+            Note::Opened(result) => self.on_opened(result).await,
+            Note::Seen(result) => self.on_seen(result).await,
+            Note::Closed(result) => self.on_closed(result).await,
+            Note::Finalized(result) => {
+                self.chain.finalizing = false;
+                match result {
+                    Ok(()) => self.ask_chain(),
+                    Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
+                    Err(why) => tracing::debug!(lease = %self.lease.short(), %why, "not finalised yet"),
+                }
+                Ok(())
+            }
+            Note::ToppedUp(amount, result) => {
+                match result {
+                    Ok(()) => self.ask_chain(),
+                    Err(why) => {
+                        let told = format!("the deposit could not be topped up by {amount}: {why}");
+                        self.tell(RentalEvent::Complaint(told));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets what was said last arrive.
+    async fn say_farewell(&mut self) {
+        self.line.to = None;
+        let line_over = async {
+            while let Some(task) = &self.line.task
+                && !task.is_finished()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(FAREWELL, line_over).await.is_err() {
+            tracing::debug!(lease = %self.lease.short(), "the Container did not take the last words in time");
+        }
+        self.tasks.abort_all();
+    }
+}
+
+/// The line.
+impl Driver {
+    fn connect(&mut self) {
+        if self.line.to.is_some() || self.line.task.as_ref().is_some_and(|t| !t.is_finished()) {
+            return;
+        }
+        self.line.generation += 1;
+        let line = Line {
+            renter: self.renter.clone(),
+            lease: self.lease,
+            container: self.brain.rented().container.clone(),
+            key: self.key.clone(),
+            generation: self.line.generation,
+            fresh: std::mem::take(&mut self.line.stale),
+            notes: self.notes.clone(),
+        };
+        self.line.task = Some(self.tasks.spawn(line.run()));
+    }
+
+    /// Says something, if the line stands; after a break the brain says again what matters.
+    fn say(&self, message: ToContainer) {
+        if let Some(to) = &self.line.to
+            && to.try_send(message).is_err()
+        {
+            tracing::debug!(lease = %self.lease.short(), "the line takes nothing just now");
+        }
+    }
+
+    async fn on_line(&mut self, what: LineNote) -> Result<(), RentalError> {
+        match what {
+            LineNote::Up { connection, to } => {
+                self.line.to = Some(to);
+                self.line.connection = Some(connection);
+                self.tell(RentalEvent::Connected { container: self.brain.rented().container.id });
+                self.feed(Event::Connected).await
+            }
+            LineNote::Heard(message) => {
+                if let ToConsumer::Attached { phase, .. } = &message
+                    && !matches!(phase, Phase::Accepted | Phase::Open | Phase::Void)
+                {
+                    self.watch_stdio();
+                }
+                self.feed(Event::Heard(message)).await
+            }
+            LineNote::Down { why, stale } => {
+                self.line.to = None;
+                self.line.connection = None;
+                self.line.stale = stale;
+                self.tell(RentalEvent::Lost { why: why.clone() });
+                self.feed(Event::Lost { why }).await
+            }
+        }
+    }
+
+    fn watch_stdio(&mut self) {
+        if !self.plan.keep_logs || self.stdio.running || self.stdio.over {
+            return;
+        }
+        let Some(connection) = self.connection() else { return };
+        self.stdio.running = true;
+        let watcher = Watcher {
+            connection,
+            lease: self.lease,
+            pipes: Arc::clone(&self.pipes),
+            stdin: self.plan.spec.stdin,
+            ended: self.ended.subscribe(),
+            notes: self.notes.clone(),
+        };
+        self.tasks.spawn(watcher.run());
+    }
+
+    async fn on_stdio(&mut self, result: Result<(), String>) -> Result<(), RentalError> {
+        self.stdio.running = false;
+        if let Err(why) = result {
+            tracing::debug!(lease = %self.lease.short(), %why, "the job's streams broke");
+            self.stdio.tries += 1;
+            let lost = self.line.to.is_none();
+            if lost || self.stdio.tries < STDIO_TRIES {
+                // On a line that stands they are asked for again; otherwise when it stands again.
+                self.watch_stdio();
+                return Ok(());
+            }
+            self.tell(RentalEvent::Complaint(format!("the rest of the job's output could not be read: {why}")));
+        }
+        self.stdio.over = true;
+        match self.outputs_all_here() {
+            Some(event) => self.feed(event).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nothing more of the standard streams is awaited.
+    pub(super) fn stdio_over(&self) -> bool {
+        !self.plan.keep_logs || self.stdio.over || self.lease_now().started_at.is_none()
+    }
+}
+
+/// The chain.
+impl Driver {
+    fn open(&mut self) {
+        let terms = self.lease_now().terms.clone();
+        if self.chain.opening || self.now() > terms.open_by || self.lease_now().phase != Phase::Accepted {
+            return;
+        }
+        self.chain.opening = true;
+        self.tell(RentalEvent::Opening { deposit: terms.deposit });
+        let (ledger, notes) = (Arc::clone(self.renter.ledger()), self.notes.clone());
+        self.tasks.spawn(async move {
+            let opened = ledger.open(terms).await;
+            notes.send(Note::Opened(opened)).await;
+        });
+    }
+
+    async fn on_opened(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
+        self.chain.opening = false;
+        match result {
+            Ok(()) => {
+                self.tell(RentalEvent::Opened);
+                let terms = self.lease_now().terms.clone();
+                let view = EscrowLease {
+                    status: EscrowStatus::Open,
+                    consumer: terms.consumer,
+                    session_key: terms.session_key,
+                    container: terms.container,
+                    deposit: terms.deposit,
+                    redeemed: TokenAmount::ZERO,
+                    rate_per_second: terms.rate_per_second,
+                    max_seconds: terms.max_seconds,
+                };
+                // The Container looks by itself, but not at this very moment.
+                self.say(ToContainer::ToppedUp);
+                self.feed(Event::ChainSeen(view)).await
+            }
+            Err(LedgerError::Refused(why)) => self.feed(Event::OpenFailed { why }).await,
+            Err(LedgerError::NoWallet(_)) => Ok(()),
+            Err(LedgerError::Unknown(why)) => {
+                tracing::warn!(lease = %self.lease.short(), %why, "whether the deposit is paid is unknown; asking again");
+                self.chain.open_again_at = Some(Instant::now() + Duration::from_secs(1));
+                Ok(())
+            }
+        }
+    }
+
+    fn ask_chain(&mut self) {
+        if std::mem::replace(&mut self.chain.asking, true) {
+            return;
+        }
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let seen = ledger.lease(lease).await;
+            notes.send(Note::Seen(seen)).await;
+        });
+    }
+
+    async fn on_seen(&mut self, result: Result<EscrowLease, LedgerError>) -> Result<(), RentalError> {
+        self.chain.asking = false;
+        let view = match result {
+            Ok(view) => view,
+            Err(why) => {
+                tracing::debug!(lease = %self.lease.short(), %why, "the chain does not answer; the brain asks again");
+                return Ok(());
+            }
+        };
+        let lapsed = self.now() > self.lease_now().terms.open_by.plus(OPEN_GRACE_MS);
+        if view.status == EscrowStatus::None
+            && self.lease_now().phase == Phase::Accepted
+            && lapsed
+            && !self.chain.opening
+        {
+            let why = "the deposit did not get onto the chain while the slot was held".to_owned();
+            return self.feed(Event::OpenFailed { why }).await;
+        }
+        let closed = view.status == EscrowStatus::Closed && self.lease_now().phase != Phase::Closed;
+        self.feed(Event::ChainSeen(view)).await?;
+        if closed {
+            let lease = self.lease_now();
+            let (redeemed, refunded) = (lease.redeemed, lease.refunded);
+            self.tell(RentalEvent::Settled { redeemed, refunded, tx: self.brain.rented().settle_tx });
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if std::mem::replace(&mut self.chain.closing, true) {
+            return;
+        }
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let closed = ledger.close(lease).await;
+            notes.send(Note::Closed(closed)).await;
+        });
+    }
+
+    async fn on_closed(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
+        self.chain.closing = false;
+        match result {
+            Ok(()) => {}
+            Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
+            // Its Container may have closed it meanwhile, which is as good.
+            Err(why) => tracing::info!(lease = %self.lease.short(), %why, "closing on the chain"),
+        }
+        self.ask_chain();
+        Ok(())
+    }
+
+    fn finalize(&mut self) {
+        let early = self.chain.finalized_at.is_some_and(|at| at.elapsed() < FINALIZE_EVERY);
+        if early || std::mem::replace(&mut self.chain.finalizing, true) {
+            return;
+        }
+        self.chain.finalized_at = Some(Instant::now());
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let finalized = ledger.finalize(lease).await;
+            notes.send(Note::Finalized(finalized)).await;
+        });
+    }
+
+    async fn need_wallet(&mut self) -> Result<(), RentalError> {
+        let short = self.lease.short();
+        let why = format!(
+            "its Container cannot be reached: run `muster lease stop {short}` to close it on the chain with your wallet and get the rest of the deposit back"
+        );
+        if self.state.needs.as_ref() != Some(&why) {
+            self.state.needs = Some(why.clone());
+            self.save().await?;
+            self.tell(RentalEvent::NeedsWallet(why));
+        }
+        Ok(())
+    }
+
+    fn only_chain_left(&self) -> bool {
+        matches!(self.lease_now().phase, Phase::Ended | Phase::Settling)
+            && (self.brain.rented().outputs_taken || self.brain.rented().gone.is_some())
+    }
+
+    fn add_to_deposit(&mut self) {
+        let Some(TopUp { seconds }) = self.top_up else { return };
+        let lease = self.lease_now();
+        let rate = lease.terms.rate_per_second;
+        let most = rate.per_second_for_ms(lease.terms.max_seconds.saturating_mul(1000));
+        let wanted = rate.per_second_for_ms(seconds.saturating_mul(1000));
+        let amount = wanted.min(most.saturating_sub(lease.deposit));
+        if amount == TokenAmount::ZERO {
+            return;
+        }
+        // The deposit that is added to names the wish: asked again, it pays once.
+        let intent = format!("top-up {} {}", self.lease, lease.deposit.0);
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let added = ledger.top_up(lease, amount, intent).await;
+            notes.send(Note::ToppedUp(amount, added)).await;
+        });
+    }
+}
