@@ -145,6 +145,11 @@ impl WorkloadKinds {
         Self(self.0 | other.0)
     }
 
+    /// A bit for each kind.
+    pub(crate) const fn bits(self) -> u16 {
+        self.0
+    }
+
     const fn bit(kind: WorkloadKind) -> u16 {
         match kind {
             WorkloadKind::Process => 1,

@@ -1,0 +1,299 @@
+//! From those that fit to the one that is chosen.
+
+use serde::{Deserialize, Serialize};
+
+use crate::demand::{Demand, Objective};
+use crate::hardware::{Allocation, Free, GpuSet, pick_gpus};
+use crate::ids::NodeId;
+use crate::pricing::UsdPerHour;
+use crate::units::TimeMs;
+
+use super::query::Query;
+use super::record::{Class, Record};
+use super::search::{Found, Random, Search, Tally, mix};
+use super::tree::{Body, Node};
+use super::why::{Reason, Rejection, Report};
+use super::{EXACT_REPORT_MAX, Latencies, SAMPLE_MAX, View};
+
+/// Up to so many near-best, all of them take part in the draw; of more, a sample that is drawn evenly.
+const NEAR_ALL_MAX: usize = 24;
+/// The size of such a sample.
+const NEAR_SAMPLE: usize = 12;
+/// A sample this small is filled up with near-best that the search met.
+const NEAR_SAMPLE_MIN: usize = 4;
+/// How often a Container is drawn for a sample; draws that hit one which does not fit are lost.
+const DRAWS_MAX: usize = 64;
+/// How finely the near-best are told from the rest before a sample is drawn.
+const BRANCHES_MAX: usize = 24;
+/// Once something fits, so many more branches are opened for more to fall back on.
+const FALLBACK_BRANCHES_MAX: u64 = 256;
+
+/// A Container that would serve a demand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Which Container.
+    pub node: NodeId,
+    /// What it would set aside.
+    pub allocation: Allocation,
+    /// What that costs, under the demand's term.
+    pub price: UsdPerHour,
+    /// The round trip in microseconds, where anything is known of it.
+    pub latency_us: Option<u64>,
+}
+
+/// The answer to a demand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MatchResult {
+    /// The chosen Container, then those to fall back on when it declines; empty when nothing fits.
+    pub choices: Vec<Choice>,
+    /// Who was considered, and why others were turned down.
+    pub report: Report,
+}
+
+impl View {
+    /// Finds a Container for one task of a demand that [`Demand::check`] accepts.
+    ///
+    /// `seed` should be drawn anew for each demand, by somebody whom no Container can foretell. `now` tells how
+    /// long ago Containers were chosen. The same view, demand, seed and time give the same answer.
+    #[must_use]
+    pub fn match_one(&self, demand: &Demand, seed: u64, now: TimeMs) -> MatchResult {
+        let query = Query::new(demand, self);
+        let roots = self.roots(&query, demand.region.as_ref());
+        let choices_max = self.settings.choices_max.max(1);
+        let mut search = Search::new(self, &query, &roots, seed);
+        let (mut near, mut beyond) = (Vec::new(), Vec::new());
+        let mut near_worst = 0;
+        while let Some(found) = search.next() {
+            if near.is_empty() {
+                near_worst = near_best(demand.objective, found.fit.badness);
+            }
+            if found.fit.badness <= near_worst {
+                near.push(found);
+                // The near-best are all wanted, so opening branches for them is not limited.
+                if near.len() >= choices_max {
+                    search.worst = near_worst;
+                }
+                if near.len() > NEAR_ALL_MAX {
+                    break;
+                }
+            } else {
+                if beyond.is_empty() {
+                    search.branches_left = FALLBACK_BRANCHES_MAX;
+                }
+                beyond.push(found);
+                if near.len().saturating_add(beyond.len()) >= choices_max {
+                    break;
+                }
+            }
+        }
+        let mut random = Random::new(mix(seed ^ 0x6d61_7463_6869_6e67));
+        if near.len() > NEAR_ALL_MAX {
+            let mut sample = self.sample(&query, &roots, near_worst, &mut random);
+            if sample.len() < NEAR_SAMPLE_MIN {
+                near.retain(|found| !sample.contains(found));
+                sample.append(&mut near);
+            }
+            near = sample;
+        }
+        let mut picked = self.draw(near, &query, choices_max, now, &mut random);
+        picked.extend(beyond);
+        let choices: Vec<Choice> = picked
+            .iter()
+            .take(choices_max)
+            .filter_map(|found| choice_of(self.record(found.slot)?, demand, &query, &self.latencies))
+            .collect();
+        let mut report = self.report(demand, &query, search.tally, &roots);
+        if choices.is_empty() {
+            report.nearest_miss = Some(self.nearest_miss(demand, &query));
+        }
+        MatchResult { choices, report }
+    }
+
+    /// Draws near-best evenly: branches without near-best are left out, a place among the rest is drawn, and it counts
+    /// if who stands there is near-best. Every near-best has the same odds, whatever stands around it.
+    fn sample(&self, query: &Query, roots: &[&Node], worst: u64, random: &mut Random) -> Vec<Found> {
+        let near = |node: &Node| query.bound(&node.summary).is_ok_and(|badness| badness <= worst);
+        let mut branches: Vec<&Node> = roots.iter().copied().filter(|root| near(root)).collect();
+        while branches.len() < BRANCHES_MAX {
+            let inner = branches.iter().enumerate().filter(|(_, node)| matches!(node.body, Body::Inner(_)));
+            let Some((at, node)) = inner.max_by_key(|(at, node)| (node.summary.count, core::cmp::Reverse(*at))) else {
+                break;
+            };
+            let Body::Inner(children) = &node.body else { break };
+            branches.swap_remove(at);
+            branches.extend(children.iter().filter(|child| near(child)));
+        }
+        let count = branches.iter().map(|node| u64::from(node.summary.count)).sum();
+        let mut sample: Vec<Found> = Vec::with_capacity(NEAR_SAMPLE);
+        for _ in 0..DRAWS_MAX {
+            let place = random.below(count);
+            let Some(slot) = slot_at(&branches, place, &near) else { continue };
+            let Some(record) = self.record(slot) else { continue };
+            let Ok(fit) = query.check(slot, record, &self.latencies) else { continue };
+            if fit.badness <= worst && !sample.iter().any(|found| found.slot == slot) {
+                sample.push(Found { slot, fit });
+                if sample.len() >= NEAR_SAMPLE {
+                    break;
+                }
+            }
+        }
+        sample
+    }
+
+    /// Takes up to `count` of the near-best one after the other, each with odds by its weight.
+    pub(super) fn draw(
+        &self,
+        near: Vec<Found>,
+        query: &Query,
+        count: usize,
+        now: TimeMs,
+        random: &mut Random,
+    ) -> Vec<Found> {
+        let best = near.iter().map(|found| found.fit.badness).min().unwrap_or(0);
+        let mut left: Vec<(u64, Found)> = near
+            .into_iter()
+            .filter_map(|found| Some((self.weight(self.record(found.slot)?, &found, best, query, now), found)))
+            .collect();
+        let mut drawn = Vec::with_capacity(count);
+        while drawn.len() < count && !left.is_empty() {
+            let sum = left.iter().map(|(weight, _)| *weight).sum();
+            let mut place = random.below(sum);
+            let at = left.iter().position(|(weight, _)| {
+                let here = place < *weight;
+                place = place.saturating_sub(*weight);
+                here
+            });
+            let (_, found) = left.remove(at.unwrap_or(0));
+            drawn.push(found);
+        }
+        drawn
+    }
+
+    /// A Container's odds: never zero, below 2^45.
+    fn weight(&self, record: &Record, found: &Found, best: u64, query: &Query, now: TimeMs) -> u64 {
+        // Who has cards should be left for work that needs them.
+        let by_match = if query.class == Class::Cpu && !record.total.cards.is_empty() { 250 } else { 1_000 };
+        // Within the near-best, ten times the distance to the best is the share of the odds that is lost.
+        let behind = found.fit.badness.saturating_sub(best);
+        let lost = u128::from(behind).saturating_mul(10_000) / u128::from(best.max(1));
+        let by_rank = 1_000u64.saturating_sub(u64::try_from(lost).unwrap_or(u64::MAX).min(750));
+        let by_quality = u64::from(record.quality_bps).saturating_add(1_000);
+        let by_stake = u64::from(record.stake_weight);
+        let recent = u64::from(record.recent_now(now, self.settings.recent_half_life_ms));
+        let weight = by_match * by_rank * by_quality * by_stake / 1_000;
+        (weight.saturating_mul(256) / recent.saturating_add(256)).max(1)
+    }
+
+    /// Counts who was turned down. A few Containers are counted one by one, each under its own first reason.
+    pub(super) fn report(&self, demand: &Demand, query: &Query, tally: Tally, roots: &[&Node]) -> Report {
+        let considered = u64::try_from(self.len()).unwrap_or(u64::MAX);
+        if self.len() <= EXACT_REPORT_MAX {
+            return self.exact_report(demand, query, considered);
+        }
+        let mut counts = tally.turned_down;
+        let mut add = |reason: Reason, count: u64| {
+            if let Some(sum) = counts.get_mut(reason.index()) {
+                *sum = sum.saturating_add(count);
+            }
+        };
+        let (everywhere, there) = (self.ready(None), self.ready(demand.region.as_ref()));
+        let in_class: u64 = roots.iter().map(|root| u64::from(root.summary.count)).sum();
+        add(Reason::NotReady, self.idle.values().sum());
+        add(Reason::Forbidden, self.forbidden);
+        add(Reason::Region, everywhere.saturating_sub(there));
+        add(Reason::GpuModel, there.saturating_sub(in_class));
+        let turned_down: Vec<(Reason, u64)> =
+            Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+        let known: u64 = turned_down.iter().map(|(_, count)| *count).sum::<u64>().saturating_add(tally.fit);
+        let sample = tally.sample.into_iter().filter_map(|slot| {
+            let why = self.first_why(slot, demand, query)?;
+            Some(Rejection { node: self.record(slot)?.provider.node, why })
+        });
+        Report {
+            considered,
+            fit: tally.fit,
+            not_compared: considered.saturating_sub(known),
+            turned_down,
+            sample: sample.collect(),
+            nearest_miss: None,
+        }
+    }
+
+    fn exact_report(&self, demand: &Demand, query: &Query, considered: u64) -> Report {
+        let mut report = Report { considered, ..Report::default() };
+        let mut counts = [0u64; Reason::COUNT];
+        for slot in self.slots() {
+            let Some(why) = self.first_why(slot, demand, query) else {
+                report.fit = report.fit.saturating_add(1);
+                continue;
+            };
+            if let Some(count) = counts.get_mut(why.reason().index()) {
+                *count = count.saturating_add(1);
+            }
+            if report.sample.len() < SAMPLE_MAX
+                && let Some(record) = self.record(slot)
+            {
+                report.sample.push(Rejection { node: record.provider.node, why });
+            }
+        }
+        report.turned_down = Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+        report
+    }
+}
+
+/// The worst badness that still counts as near the best.
+pub(super) const fn near_best(objective: Objective, best: u64) -> u64 {
+    best.saturating_add(match objective {
+        Objective::Cheapest => best / 100,
+        Objective::Best | Objective::Balanced => best / 20,
+    })
+}
+
+/// Who stands at a place, counted through the branches; `None` when it is in a branch without near-best.
+fn slot_at(branches: &[&Node], mut place: u64, near: &impl Fn(&Node) -> bool) -> Option<u32> {
+    let mut node = *branches.iter().find(|node| passes(node, &mut place))?;
+    loop {
+        match &node.body {
+            Body::Leaf(items) => return items.get(usize::try_from(place).ok()?).map(|item| item.slot),
+            Body::Inner(children) => {
+                node = children.iter().find(|child| passes(child, &mut place)).filter(|child| near(child))?;
+            }
+        }
+    }
+}
+
+/// Whether a place is in this node; if not, the place is counted on from behind it.
+fn passes(node: &Node, place: &mut u64) -> bool {
+    let count = u64::from(node.summary.count);
+    let here = *place < count;
+    if !here {
+        *place = place.saturating_sub(count);
+    }
+    here
+}
+
+/// What a Container would be chosen for; `None` when cores, memory, disk or cards are not free.
+pub(super) fn choice_of(record: &Record, demand: &Demand, query: &Query, latencies: &Latencies) -> Option<Choice> {
+    choice_from(record, &record.provider.free, demand, query, latencies)
+}
+
+/// The same when only `free` of the Container is.
+pub(super) fn choice_from(
+    record: &Record,
+    free: &Free,
+    demand: &Demand,
+    query: &Query,
+    latencies: &Latencies,
+) -> Option<Choice> {
+    let provider = &record.provider;
+    if free.cpu_millis < demand.cpu_millis || free.memory < demand.memory || free.disk < demand.disk {
+        return None;
+    }
+    let usable = GpuSet(free.gpus.0 & record.usable.0);
+    let gpus = pick_gpus(&provider.capacity.gpus, usable, &demand.need()).ok()?;
+    let Demand { cpu_millis, memory, disk, .. } = *demand;
+    let allocation = Allocation { cpu_millis, memory, disk, gpus };
+    let on_demand = provider.ask.allocation_hour(&allocation, &provider.capacity.gpus).ok()?;
+    let price = provider.ask.under_term(on_demand, demand.term)?;
+    Some(Choice { node: provider.node, allocation, price, latency_us: query.latency_us(record, latencies) })
+}

@@ -1,0 +1,333 @@
+//! A Container as matching keeps it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::demand::{ComplianceTier, NetworkId, Origin, Region, WorkloadKinds};
+use crate::hardware::{Capacity, Free, GpuModel, GpuSet};
+use crate::ids::NodeId;
+use crate::pricing::Ask;
+use crate::units::{Bytes, Ob, TimeMs, TokenAmount};
+
+use super::geo::{Around, Point};
+use super::summary::Summary;
+use super::tree::Key;
+
+/// The best quality: everything that was promised was delivered.
+pub const QUALITY_BPS_MAX: u16 = 10_000;
+/// What being chosen once adds to a Container's recent count.
+const RECENT_ONE: u32 = 1 << 8;
+/// The recent count stays at this: some 4,000 times.
+const RECENT_MAX: u32 = 1 << 20;
+
+/// Where a Container stands in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerState {
+    /// On chain, not yet seen.
+    #[default]
+    Registered,
+    /// Ready and idle.
+    Standby,
+    /// Ready and at work.
+    Serving,
+    /// Finishes what runs, takes nothing new.
+    Draining,
+    /// Silent.
+    Offline,
+    /// Slashed, and its stake is not whole again.
+    Jailed,
+}
+
+impl ContainerState {
+    /// Whether it takes work.
+    #[must_use]
+    pub const fn takes_work(self) -> bool {
+        matches!(self, Self::Standby | Self::Serving)
+    }
+}
+
+impl core::fmt::Display for ContainerState {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Registered => "registered",
+            Self::Standby => "standby",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Offline => "offline",
+            Self::Jailed => "jailed",
+        })
+    }
+}
+
+/// A place under one roof, inside which machines talk fast; a number that the owner names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SiteId(pub u64);
+
+/// All that matching knows of a Container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    /// Its name.
+    pub node: NodeId,
+    /// Where it stands.
+    pub state: ContainerState,
+    /// What it has.
+    pub capacity: Capacity,
+    /// What of it is free; more than there is counts as all.
+    pub free: Free,
+    /// What it asks.
+    pub ask: Ask,
+    /// Where it is, by name.
+    pub region: Option<Region>,
+    /// Where it is, by place and network.
+    pub origin: Origin,
+    /// The roof it is under; `None`: alone.
+    pub site: Option<SiteId>,
+    /// Its line, in Mbit/s.
+    pub bandwidth_mbps: u32,
+    /// The work that it runs.
+    pub kinds: WorkloadKinds,
+    /// Whether it lets work reach the internet.
+    pub egress: bool,
+    /// How much is known of its owner.
+    pub compliance: ComplianceTier,
+    /// The longest time limit that it takes, in seconds.
+    pub time_limit_s_max: u32,
+    /// What Checkers found, in ten-thousandths; more than [`QUALITY_BPS_MAX`] counts as that.
+    pub quality_bps: u16,
+    /// Its stake.
+    pub stake: TokenAmount,
+}
+
+/// A class of demand: which cards count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// No card is wanted.
+    Cpu,
+    /// Cards of any model.
+    AnyGpu,
+    /// Cards of the model with this hash.
+    Model(u64),
+}
+
+impl Class {
+    pub(super) fn model(model: &GpuModel) -> Self {
+        Self::Model(hash_of(model.as_str().as_bytes())[0])
+    }
+
+    pub(super) fn counts(self, card: &Card) -> bool {
+        match self {
+            Self::Cpu => false,
+            Self::AnyGpu => true,
+            Self::Model(hash) => card.model == hash,
+        }
+    }
+}
+
+/// Which capacity counts: what is free now, or all that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    Free,
+    Total,
+}
+
+/// A card that the policy lets be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Card {
+    /// Hash of the model.
+    pub(super) model: u64,
+    pub(super) vram: u64,
+    /// Price of an hour.
+    pub(super) hour: u64,
+    pub(super) ob: u32,
+}
+
+/// One basis of a Container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Side {
+    pub(super) cpu: u32,
+    pub(super) memory: u64,
+    pub(super) disk: u64,
+    /// By model's name, then OB, then number, as [`crate::hardware::pick_gpus`] takes them.
+    pub(super) cards: Box<[Card]>,
+}
+
+/// A Container with what is derived from it once, so that a match need not.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) free: Side,
+    pub(super) ask: Ask,
+    pub(super) hash: [u64; 2],
+    pub(super) point: Option<Point>,
+    pub(super) network: Option<NetworkId>,
+    pub(super) bandwidth_mbps: u32,
+    pub(super) time_limit_s_max: u32,
+    pub(super) kinds: WorkloadKinds,
+    pub(super) egress: bool,
+    pub(super) compliance: ComplianceTier,
+    pub(super) quality_bps: u16,
+    /// 8 to 72: grows by one with each doubling of the stake.
+    pub(super) stake_weight: u16,
+    recent: u32,
+    recent_at: TimeMs,
+    pub(super) total: Side,
+    /// Cards that the policy lets be used.
+    pub(super) usable: GpuSet,
+    pub(super) provider: Box<Provider>,
+}
+
+/// The first sixteen bytes of BLAKE3, as numbers.
+pub(super) fn hash_of(bytes: &[u8]) -> [u64; 2] {
+    let hash = blake3::hash(bytes);
+    let word =
+        |at: usize| hash.as_bytes().iter().skip(at).take(8).fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+    [word(0), word(8)]
+}
+
+impl Record {
+    pub(super) fn new(mut provider: Provider, usable: GpuSet) -> Self {
+        provider.free = provider.free.within(&provider.capacity);
+        provider.quality_bps = provider.quality_bps.min(QUALITY_BPS_MAX);
+        let stake_tokens = provider.stake.0 / TokenAmount::ONE.0;
+        let doublings = u128::BITS.saturating_sub(stake_tokens.leading_zeros()).min(64);
+        Self {
+            free: side(&provider, provider.free, usable),
+            total: side(&provider, Free::all_of(&provider.capacity), usable),
+            ask: provider.ask,
+            hash: hash_of(&provider.node.0),
+            point: provider.origin.place.map(Point::of),
+            network: provider.origin.network,
+            bandwidth_mbps: provider.bandwidth_mbps,
+            time_limit_s_max: provider.time_limit_s_max,
+            kinds: provider.kinds,
+            egress: provider.egress,
+            compliance: provider.compliance,
+            quality_bps: provider.quality_bps,
+            stake_weight: u16::try_from(doublings).unwrap_or(64).saturating_add(8),
+            recent: 0,
+            recent_at: TimeMs(0),
+            usable,
+            provider: Box::new(provider),
+        }
+    }
+
+    /// Takes over how often the Container was chosen, when what is known of it is replaced.
+    pub(super) fn keep_recent(&mut self, of: &Self) {
+        (self.recent, self.recent_at) = (of.recent, of.recent_at);
+    }
+
+    /// Replaces what is free; whether anything changed.
+    pub(super) fn set_free(&mut self, free: Free) -> bool {
+        let free = free.within(&self.provider.capacity);
+        if free == self.provider.free {
+            return false;
+        }
+        let cards_changed = free.gpus != self.provider.free.gpus;
+        self.provider.free = free;
+        if cards_changed {
+            self.free = side(&self.provider, free, self.usable);
+        } else {
+            (self.free.cpu, self.free.memory, self.free.disk) = (free.cpu_millis, free.memory.0, free.disk.0);
+        }
+        true
+    }
+
+    pub(super) const fn side(&self, basis: Basis) -> &Side {
+        match basis {
+            Basis::Free => &self.free,
+            Basis::Total => &self.total,
+        }
+    }
+
+    /// Where it stands in the trees of a class. What is free plays no part, so that a heartbeat moves nothing.
+    pub(super) fn key(&self, class: Class) -> Key {
+        const GIB: Bytes = Bytes(Bytes::GIB);
+        let common = self.ask.amounts_hour(1000, GIB, GIB).0;
+        let card = self.total.cards.iter().filter(|card| class.counts(card)).map(|card| card.hour).min();
+        Key { price: common.saturating_add(card.unwrap_or(0)), hash: self.hash }
+    }
+
+    /// The classes in whose trees it stands: without cards, with any, and each model that it has.
+    pub(super) fn classes(&self) -> Vec<Class> {
+        let mut classes = vec![Class::Cpu];
+        if !self.total.cards.is_empty() {
+            classes.push(Class::AnyGpu);
+            let mut models: Vec<u64> = self.total.cards.iter().map(|card| card.model).collect();
+            models.sort_unstable();
+            models.dedup();
+            classes.extend(models.into_iter().map(Class::Model));
+        }
+        classes
+    }
+
+    pub(super) fn summary(&self, class: Class, basis: Basis) -> Summary {
+        let side = self.side(basis);
+        let ask = |usd: u64| u32::try_from(usd).unwrap_or(u32::MAX);
+        let mut summary = Summary {
+            count: 1,
+            cpu: side.cpu,
+            memory: side.memory,
+            disk: side.disk,
+            bandwidth_mbps: self.bandwidth_mbps,
+            time_limit_s: self.time_limit_s_max,
+            obh: ask(self.ask.obh.0),
+            core_hour: ask(self.ask.core_hour.0),
+            memory_gib_hour: ask(self.ask.memory_gib_hour.0),
+            disk_gib_hour: ask(self.ask.disk_gib_hour.0),
+            kinds: self.kinds.bits(),
+            quality_bps: self.quality_bps,
+            reserved_bps: self.ask.reserved_bps.unwrap_or(u16::MAX),
+            compliance: self.compliance,
+            egress: self.egress,
+            unplaced: self.point.is_none(),
+            around: self.point.map_or(Around::NOTHING, Around::point),
+            ..Summary::EMPTY
+        };
+        for group in side.cards.chunk_by(|a, b| a.model == b.model) {
+            let Some(true) = group.first().map(|card| class.counts(card)) else { continue };
+            summary.cards = summary.cards.max(u8::try_from(group.len()).unwrap_or(u8::MAX));
+            for card in group {
+                summary.vram = summary.vram.max(card.vram);
+                summary.ob = summary.ob.max(card.ob);
+                summary.card_hour = summary.card_hour.min(card.hour);
+            }
+        }
+        summary
+    }
+
+    /// Counts that it was chosen.
+    pub(super) fn note_chosen(&mut self, now: TimeMs, half_life_ms: u64) {
+        self.recent = self.recent_now(now, half_life_ms).saturating_add(RECENT_ONE).min(RECENT_MAX);
+        self.recent_at = self.recent_at.max(now);
+    }
+
+    /// How often it was chosen lately, in 1/256: halved every half-life, linear in between.
+    pub(super) fn recent_now(&self, now: TimeMs, half_life_ms: u64) -> u32 {
+        let elapsed = now.since(self.recent_at);
+        let half_life = half_life_ms.max(1);
+        let halvings = u32::try_from(elapsed / half_life).unwrap_or(u32::MAX);
+        let whole = self.recent.checked_shr(halvings).unwrap_or(0);
+        let rest = u64::from(whole).saturating_mul(elapsed % half_life) / half_life.saturating_mul(2);
+        whole.saturating_sub(u32::try_from(rest).unwrap_or(u32::MAX))
+    }
+}
+
+fn side(provider: &Provider, free: Free, usable: GpuSet) -> Side {
+    let mut cards: Vec<(&GpuModel, Ob, usize)> = provider
+        .capacity
+        .gpus
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| free.gpus.contains(*index) && usable.contains(*index))
+        .map(|(index, gpu)| (&gpu.model, gpu.ob, index))
+        .collect();
+    cards.sort_unstable();
+    let cards = cards
+        .into_iter()
+        .filter_map(|(model, ob, index)| {
+            let gpu = provider.capacity.gpus.get(index)?;
+            let model = hash_of(model.as_str().as_bytes())[0];
+            Some(Card { model, vram: gpu.vram.0, hour: provider.ask.gpu_hour(ob).0, ob: ob.0 })
+        })
+        .collect();
+    Side { cpu: free.cpu_millis, memory: free.memory.0, disk: free.disk.0, cards }
+}

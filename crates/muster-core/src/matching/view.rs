@@ -1,0 +1,526 @@
+//! What is known of all Containers, kept so that a match finds its way without looking at each.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::demand::{Demand, NetworkId, Region};
+use crate::hardware::{Allocation, Free, Gpu, GpuModel, GpuSet};
+use crate::ids::NodeId;
+use crate::units::{Bytes, Ob, TimeMs};
+
+use super::choose::{Choice, choice_of};
+use super::query::Query;
+use super::record::{Basis, Class, ContainerState, Provider, Record};
+use super::summary::Summary;
+use super::tree::{Item, Node, Tree};
+use super::why::Why;
+use super::{Latencies, MatchingError, POLICY_RULES_MAX};
+
+/// More regions than this are not searched one by one for a demand that minds distances.
+const REGIONS_MAX: usize = 256;
+
+/// What may not be used where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// At most [`POLICY_RULES_MAX`].
+    pub rules: Vec<PolicyRule>,
+}
+
+/// One rule: in this region this model, or whole Containers, may not be used. A Container whose region is
+/// unknown counts as being in the region: unknown is not "no".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRule {
+    /// Where.
+    pub region: Region,
+    /// Which cards; `None` for everything.
+    pub model: Option<GpuModel>,
+}
+
+impl PolicyRule {
+    fn concerns(&self, region: Option<&Region>) -> bool {
+        region.is_none_or(|region| self.region.contains(region))
+    }
+}
+
+/// How matching behaves beside what a demand says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// After so long, having been chosen counts half.
+    pub recent_half_life_ms: u64,
+    /// The most Containers that a match names, the chosen one and those to fall back on.
+    pub choices_max: usize,
+    /// What may not be used where.
+    pub policy: Policy,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { recent_half_life_ms: 600_000, choices_max: 5, policy: Policy::default() }
+    }
+}
+
+/// The trees of one class.
+#[derive(Clone, Debug, Default)]
+struct Forest {
+    all: Tree,
+    by_region: BTreeMap<Option<Region>, Tree>,
+}
+
+/// What is known of all Containers.
+///
+/// Matching reads it; [`View::upsert`], [`View::update_free`] and the like change it, each in time logarithmic in
+/// the number of Containers. A clone is an independent snapshot (and costs as much memory).
+#[derive(Clone, Debug)]
+pub struct View {
+    pub(super) settings: Settings,
+    records: Vec<Option<Record>>,
+    spare: Vec<u32>,
+    by_node: BTreeMap<NodeId, u32>,
+    free: BTreeMap<Class, Forest>,
+    total: BTreeMap<Class, Forest>,
+    /// Known but not in the trees.
+    pub(super) idle: BTreeMap<ContainerState, u64>,
+    pub(super) forbidden: u64,
+    /// Models that Containers in the trees offer, and how many do.
+    pub(super) models: BTreeMap<GpuModel, u64>,
+    pub(super) latencies: Latencies,
+}
+
+/// One Container's answer to a demand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Which Container.
+    pub node: NodeId,
+    /// What it would be chosen for, or every check that it fails (at least one).
+    pub verdict: Result<Choice, Vec<Why>>,
+}
+
+impl View {
+    /// A view of no Container.
+    ///
+    /// # Errors
+    /// [`MatchingError::PolicyTooLong`].
+    pub fn new(settings: Settings) -> Result<Self, MatchingError> {
+        let got = settings.policy.rules.len();
+        if got > POLICY_RULES_MAX {
+            return Err(MatchingError::PolicyTooLong { got });
+        }
+        Ok(Self {
+            settings,
+            records: Vec::new(),
+            spare: Vec::new(),
+            by_node: BTreeMap::new(),
+            free: BTreeMap::new(),
+            total: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            forbidden: 0,
+            models: BTreeMap::new(),
+            latencies: Latencies::default(),
+        })
+    }
+
+    /// How many Containers are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_node.len()
+    }
+
+    /// Whether no Container is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_node.is_empty()
+    }
+
+    /// What is known of a Container.
+    #[must_use]
+    pub fn get(&self, node: &NodeId) -> Option<&Provider> {
+        self.record(self.slot(node)?).map(|record| &*record.provider)
+    }
+
+    /// All Containers, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Provider> {
+        self.by_node.values().filter_map(|slot| self.record(*slot)).map(|record| &*record.provider)
+    }
+
+    /// Takes a Container in, or replaces what was known of it; how often it was chosen lately stays.
+    ///
+    /// # Errors
+    /// Its hardware or ask is out of bounds, or the view is full; then nothing changed.
+    pub fn upsert(&mut self, provider: Provider) -> Result<(), MatchingError> {
+        provider.capacity.check()?;
+        provider.ask.check()?;
+        let node = provider.node;
+        let usable = self.usable(&provider);
+        let mut record = Record::new(provider, usable);
+        let slot = if let Some(slot) = self.slot(&node) {
+            self.detach(slot);
+            if let Some(old) = self.record(slot) {
+                record.keep_recent(old);
+            }
+            slot
+        } else {
+            let next = u32::try_from(self.records.len()).ok();
+            let slot = self.spare.pop().or(next).ok_or(MatchingError::Full { have: self.len() })?;
+            if next == Some(slot) {
+                self.records.push(None);
+            }
+            self.by_node.insert(node, slot);
+            slot
+        };
+        if let Some(place) = self.at_mut(slot) {
+            *place = Some(record);
+        }
+        self.attach(slot);
+        Ok(())
+    }
+
+    /// Forgets a Container; whether it was known.
+    pub fn remove(&mut self, node: &NodeId) -> bool {
+        let Some(slot) = self.by_node.remove(node) else { return false };
+        self.detach(slot);
+        if let Some(place) = self.at_mut(slot) {
+            *place = None;
+        }
+        self.spare.push(slot);
+        true
+    }
+
+    /// Notes what of a Container is free, as a heartbeat tells; whether it is known.
+    pub fn update_free(&mut self, node: &NodeId, free: Free) -> bool {
+        let Some(slot) = self.slot(node) else { return false };
+        if self.at_mut(slot).and_then(Option::as_mut).is_some_and(|record| record.set_free(free)) {
+            self.refresh(slot);
+        }
+        true
+    }
+
+    /// Counts an allocation as taken until the next heartbeat tells; whether the Container is known and has it free.
+    pub fn hold(&mut self, node: &NodeId, allocation: &Allocation) -> bool {
+        let Some(free) = self.get(node).map(|provider| provider.free) else { return false };
+        let Some(cpu_millis) = free.cpu_millis.checked_sub(allocation.cpu_millis) else { return false };
+        let Some(memory) = free.memory.0.checked_sub(allocation.memory.0) else { return false };
+        let Some(disk) = free.disk.0.checked_sub(allocation.disk.0) else { return false };
+        if !free.gpus.contains_all(allocation.gpus) {
+            return false;
+        }
+        let gpus = free.gpus.without(allocation.gpus);
+        self.update_free(node, Free { cpu_millis, memory: Bytes(memory), disk: Bytes(disk), gpus })
+    }
+
+    /// Notes where a Container stands; whether it is known.
+    pub fn set_state(&mut self, node: &NodeId, state: ContainerState) -> bool {
+        let Some(slot) = self.slot(node) else { return false };
+        if self.record(slot).is_some_and(|record| record.provider.state != state) {
+            // Standby and serving are in the same trees, but going from one to the other is rare enough.
+            self.detach(slot);
+            if let Some(record) = self.at_mut(slot).and_then(Option::as_mut) {
+                record.provider.state = state;
+            }
+            self.attach(slot);
+        }
+        true
+    }
+
+    /// Notes what Checkers found of a Container, in ten-thousandths; whether it is known.
+    pub fn set_quality(&mut self, node: &NodeId, quality_bps: u16) -> bool {
+        let Some(slot) = self.slot(node) else { return false };
+        if let Some(record) = self.at_mut(slot).and_then(Option::as_mut) {
+            record.quality_bps = quality_bps.min(super::QUALITY_BPS_MAX);
+            record.provider.quality_bps = record.quality_bps;
+        }
+        self.refresh(slot);
+        true
+    }
+
+    /// Counts that a Container was chosen, which lowers its odds for a while; whether it is known.
+    pub fn note_chosen(&mut self, node: &NodeId, now: TimeMs) -> bool {
+        let half_life_ms = self.settings.recent_half_life_ms;
+        let record = self.slot(node).and_then(|slot| self.at_mut(slot)).and_then(Option::as_mut);
+        record.map(|record| record.note_chosen(now, half_life_ms)).is_some()
+    }
+
+    /// Notes a round trip that was measured between two networks, in microseconds. Whether it was taken: a new pair
+    /// is not once there are [`super::LATENCIES_MAX`].
+    pub fn note_latency(&mut self, a: NetworkId, b: NetworkId, round_trip_us: u64) -> bool {
+        self.latencies.note(a, b, round_trip_us)
+    }
+
+    /// What every Container would answer to a demand, by name. This looks at all of them: for reports that somebody
+    /// asked for, not for matching.
+    #[must_use]
+    pub fn explain(&self, demand: &Demand) -> Vec<Explained> {
+        let query = Query::new(demand, self);
+        self.by_node
+            .iter()
+            .filter_map(|(node, slot)| {
+                let record = self.record(*slot)?;
+                let whys = self.whys(*slot, record, demand, &query);
+                let choice = if whys.is_empty() { choice_of(record, demand, &query, &self.latencies) } else { None };
+                Some(Explained { node: *node, verdict: choice.ok_or(whys) })
+            })
+            .collect()
+    }
+
+    /// The cards that the policy lets a Container use; see [`View::region_forbidden`] for whole Containers.
+    fn usable(&self, provider: &Provider) -> GpuSet {
+        let region = provider.region.as_ref();
+        let models = self.settings.policy.rules.iter().filter(|rule| rule.concerns(region));
+        let forbidden: Vec<&GpuModel> = models.filter_map(|rule| rule.model.as_ref()).collect();
+        let cards = provider.capacity.gpus.iter().enumerate();
+        cards.filter(|(_, gpu)| !forbidden.contains(&&gpu.model)).fold(GpuSet::NONE, |set, (index, _)| set.with(index))
+    }
+
+    fn region_forbidden(&self, region: Option<&Region>) -> bool {
+        self.settings.policy.rules.iter().any(|rule| rule.model.is_none() && rule.concerns(region))
+    }
+
+    pub(super) fn slot(&self, node: &NodeId) -> Option<u32> {
+        self.by_node.get(node).copied()
+    }
+
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.by_node.values().copied()
+    }
+
+    pub(super) fn record(&self, slot: u32) -> Option<&Record> {
+        self.records.get(usize::try_from(slot).ok()?)?.as_ref()
+    }
+
+    fn at_mut(&mut self, slot: u32) -> Option<&mut Option<Record>> {
+        self.records.get_mut(usize::try_from(slot).ok()?)
+    }
+
+    /// The trees in which a query's answers are, the demand's region being `region`.
+    pub(super) fn roots(&self, query: &Query, region: Option<&Region>) -> Vec<&Node> {
+        let forests = match query.basis {
+            Basis::Free => &self.free,
+            Basis::Total => &self.total,
+        };
+        let Some(forest) = forests.get(&query.class) else { return Vec::new() };
+        match region {
+            Some(region) => forest.within(region).filter_map(|(_, tree)| tree.root()).collect(),
+            None if query.minds_distance() && forest.by_region.len() <= REGIONS_MAX => {
+                forest.by_region.values().filter_map(Tree::root).collect()
+            }
+            None => forest.all.root().into_iter().collect(),
+        }
+    }
+
+    /// How many Containers take work, in a region or anywhere.
+    pub(super) fn ready(&self, region: Option<&Region>) -> u64 {
+        let count = |tree: &Tree| tree.root().map_or(0, |root| u64::from(root.summary.count));
+        let Some(forest) = self.free.get(&Class::Cpu) else { return 0 };
+        match region {
+            Some(region) => forest.within(region).map(|(_, tree)| count(tree)).sum(),
+            None => count(&forest.all),
+        }
+    }
+
+    /// The named regions in which Containers of a class take work.
+    pub(super) fn regions(&self, class: Class) -> impl Iterator<Item = &Region> {
+        self.free.get(&class).into_iter().flat_map(|forest| forest.by_region.keys().flatten())
+    }
+
+    /// Puts a Container in the trees of its classes, or counts why it is in none.
+    fn attach(&mut self, slot: u32) {
+        let Some(record) = self.record(slot) else { return };
+        let state = record.provider.state;
+        if !state.takes_work() {
+            let count = self.idle.entry(state).or_insert(0);
+            *count = count.saturating_add(1);
+        } else if self.region_forbidden(record.provider.region.as_ref()) {
+            self.forbidden = self.forbidden.saturating_add(1);
+        } else {
+            for model in usable_models(record) {
+                let count = self.models.entry(model).or_insert(0);
+                *count = count.saturating_add(1);
+            }
+            self.in_trees(slot, |tree, item, of| tree.insert(item, &of));
+        }
+    }
+
+    /// The reverse of [`View::attach`].
+    fn detach(&mut self, slot: u32) {
+        let Some(record) = self.record(slot) else { return };
+        let state = record.provider.state;
+        if !state.takes_work() {
+            self.idle.entry(state).and_modify(|count| *count = count.saturating_sub(1));
+            self.idle.retain(|_, count| *count > 0);
+        } else if self.region_forbidden(record.provider.region.as_ref()) {
+            self.forbidden = self.forbidden.saturating_sub(1);
+        } else {
+            for model in usable_models(record) {
+                self.models.entry(model).and_modify(|count| *count = count.saturating_sub(1));
+            }
+            self.models.retain(|_, count| *count > 0);
+            self.in_trees(slot, |tree, item, of| {
+                let was_there = tree.remove(&item.key, &of);
+                debug_assert!(was_there, "a Container that takes work is in its trees");
+            });
+        }
+    }
+
+    /// Brings the summaries above a Container up to date with what is free and with its quality.
+    fn refresh(&mut self, slot: u32) {
+        let Some(record) = self.record(slot) else { return };
+        if record.provider.state.takes_work() && !self.region_forbidden(record.provider.region.as_ref()) {
+            self.in_trees(slot, |tree, item, of| {
+                let was_there = tree.refresh(&item.key, &of);
+                debug_assert!(was_there, "a Container that takes work is in its trees");
+            });
+        }
+    }
+
+    /// Does something to each tree that a Container belongs to, and drops trees that became empty.
+    fn in_trees(&mut self, slot: u32, mut act: impl FnMut(&mut Tree, Item, &dyn Fn(u32) -> Summary)) {
+        let records = &self.records;
+        let record_at = |slot: u32| usize::try_from(slot).ok().and_then(|at| records.get(at)?.as_ref());
+        let Some(record) = record_at(slot) else { return };
+        for (basis, forests) in [(Basis::Free, &mut self.free), (Basis::Total, &mut self.total)] {
+            for class in record.classes() {
+                let of = |slot: u32| record_at(slot).map_or(Summary::EMPTY, |record| record.summary(class, basis));
+                let item = Item { key: record.key(class), slot };
+                let forest = forests.entry(class).or_default();
+                act(&mut forest.all, item, &of);
+                let region = &record.provider.region;
+                let tree = match forest.by_region.get_mut(region) {
+                    Some(tree) => tree,
+                    None => forest.by_region.entry(region.clone()).or_default(),
+                };
+                act(tree, item, &of);
+                if tree.root().is_none() {
+                    forest.by_region.remove(region);
+                }
+                if forest.all.root().is_none() {
+                    forests.remove(&class);
+                }
+            }
+        }
+    }
+
+    /// Every check that a Container fails, in the order of the checks.
+    pub(super) fn whys(&self, slot: u32, record: &Record, demand: &Demand, query: &Query) -> Vec<Why> {
+        let mut whys = Vec::new();
+        let provider = &record.provider;
+        if !provider.state.takes_work() {
+            whys.push(Why::NotReady { state: provider.state });
+        }
+        if let Some(want) = &demand.region
+            && !provider.region.as_ref().is_some_and(|have| want.contains(have))
+        {
+            whys.push(Why::OtherRegion { want: want.clone(), have: provider.region.clone() });
+        }
+        if self.region_forbidden(provider.region.as_ref()) {
+            whys.push(Why::RegionForbidden { region: provider.region.clone() });
+        }
+        if !provider.kinds.contains(demand.kind) {
+            whys.push(Why::KindRefused { kind: demand.kind });
+        }
+        if demand.egress && !provider.egress {
+            whys.push(Why::NoEgress);
+        }
+        if query.term_required && provider.ask.reserved_bps.is_none() {
+            whys.push(Why::TermRefused { term: demand.term });
+        }
+        let (need, have) = (demand.compliance, provider.compliance);
+        if have < need {
+            whys.push(Why::ComplianceShort { need, have });
+        }
+        let (need_s, have_s) = (demand.time_limit_s, u64::from(provider.time_limit_s_max));
+        if have_s < need_s {
+            whys.push(Why::TimeShort { need_s, have_s });
+        }
+        let (need_mbps, have_mbps) = (demand.bandwidth_mbps, provider.bandwidth_mbps);
+        if have_mbps < need_mbps {
+            whys.push(Why::BandwidthShort { need_mbps, have_mbps });
+        }
+        let free = &provider.free;
+        if free.cpu_millis < demand.cpu_millis {
+            whys.push(Why::CpuShort { need: demand.cpu_millis, have: free.cpu_millis });
+        }
+        if free.memory < demand.memory {
+            whys.push(Why::MemoryShort { need: demand.memory, have: free.memory });
+        }
+        if free.disk < demand.disk {
+            whys.push(Why::DiskShort { need: demand.disk, have: free.disk });
+        }
+        whys.extend(gpu_whys(record, demand, query));
+        if let (Some(max_ms), Some(max_us)) = (demand.latency_ms_max, query.latency_us_max) {
+            match query.latency_us(record, &self.latencies) {
+                Some(have_us) if have_us <= max_us => {}
+                Some(have_us) => whys.push(Why::LatencyOver { max_ms, have_us }),
+                None => whys.push(Why::LatencyUnknown { max_ms }),
+            }
+        }
+        if let (Some(max), Some(asks)) = (demand.price_max, query.price_of(record))
+            && asks > max
+        {
+            whys.push(Why::PriceOver { max, asks });
+        }
+        if query.excluded.binary_search(&slot).is_ok() {
+            whys.push(Why::Excluded);
+        }
+        whys.sort_by_key(Why::reason);
+        whys
+    }
+
+    /// The first check that a Container fails; `None` when it serves.
+    pub(super) fn first_why(&self, slot: u32, demand: &Demand, query: &Query) -> Option<Why> {
+        let record = self.record(slot)?;
+        self.whys(slot, record, demand, query).into_iter().next()
+    }
+}
+
+impl Forest {
+    /// The trees of the regions inside `region`.
+    fn within(&self, region: &Region) -> impl Iterator<Item = (&Option<Region>, &Tree)> {
+        // Names that begin with the region's own stand together; `eur` may stand among those of `eu`.
+        self.by_region
+            .range(Some(region.clone())..)
+            .take_while(move |(name, _)| name.as_ref().is_some_and(|n| n.as_str().starts_with(region.as_str())))
+            .filter(move |(name, _)| name.as_ref().is_some_and(|name| region.contains(name)))
+    }
+}
+
+fn usable_models(record: &Record) -> Vec<GpuModel> {
+    let cards = record.provider.capacity.gpus.iter().enumerate();
+    let mut models: Vec<GpuModel> =
+        cards.filter(|(index, _)| record.usable.contains(*index)).map(|(_, gpu)| gpu.model.clone()).collect();
+    models.sort_unstable();
+    models.dedup();
+    models
+}
+
+/// What of the cards is not as demanded: model, or else any of VRAM, OB and number.
+fn gpu_whys(record: &Record, demand: &Demand, query: &Query) -> Vec<Why> {
+    if demand.gpu_count == 0 {
+        return Vec::new();
+    }
+    if !record.total.cards.iter().any(|card| query.class.counts(card)) {
+        let wanted = |gpu: &&Gpu| demand.gpu_model.as_ref().is_none_or(|want| *want == gpu.model);
+        return vec![match (record.provider.capacity.gpus.iter().find(wanted), &demand.gpu_model) {
+            (Some(gpu), _) => Why::GpuForbidden { model: gpu.model.clone(), region: record.provider.region.clone() },
+            (None, Some(want)) => Why::OtherGpu { want: want.clone() },
+            (None, None) => Why::NoGpu,
+        }];
+    }
+    let mut whys = Vec::new();
+    let all = record.summary(query.class, Basis::Free);
+    if all.vram < demand.vram.0 {
+        whys.push(Why::VramShort { need: demand.vram, have: Bytes(all.vram) });
+    }
+    if all.ob < demand.ob.0 {
+        whys.push(Why::ObShort { need: demand.ob, have: Ob(all.ob) });
+    }
+    // Cards that are too small or too slow are told of already; here only whether there are enough of them.
+    let most = query.serving(&record.free.cards, |_| 0).iter().map(Vec::len).max().unwrap_or(0);
+    let have = if whys.is_empty() { u8::try_from(most).unwrap_or(u8::MAX) } else { all.cards };
+    if have < demand.gpu_count {
+        whys.push(Why::GpusShort { need: demand.gpu_count, have });
+    }
+    whys
+}
