@@ -38,7 +38,7 @@ export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing"
 # Each its own binary, so that a fuzzer's memory and its crashes are its own.
-cargo build --quiet --release --locked --target "$host" --target-dir "$out" \
+cargo build --quiet --release --target "$host" --target-dir "$out" \
   "${targets[@]/#/--bin=}"
 
 work=$(mktemp -d)
