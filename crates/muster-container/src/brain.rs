@@ -13,7 +13,7 @@ use muster_core::lease::LeaseTerms;
 use muster_core::protocol::{LeaseReport, OfferRejected, ToConsumer};
 use muster_core::voucher::SignedVoucher;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, info};
+use tracing::{debug, trace};
 
 use crate::board::{Board, Summary};
 use crate::clock::Clock;
@@ -22,7 +22,7 @@ use crate::store::{Intent, Store, StoreError, Writes};
 /// Events that may wait; whoever brings more waits.
 const QUEUE: usize = 4_096;
 /// Events that share one durable commit.
-const BATCH: usize = 512;
+const BATCH: u32 = 512;
 
 type OfferResult = Result<Box<LeaseTerms>, OfferRejected>;
 
@@ -60,6 +60,13 @@ impl std::fmt::Debug for Message {
 impl BrainHandle {
     pub(crate) async fn send(&self, event: Event) -> Result<(), Stopped> {
         self.queue.send(Message::Event(event)).await.map_err(|_| Stopped)
+    }
+
+    /// As [`BrainHandle::send`], for what is found out again after a restart: a node that goes down may miss it.
+    pub(crate) async fn note(&self, event: Event) {
+        if self.send(event).await.is_err() {
+            trace!("an event came after the end of the brain");
+        }
     }
 
     /// An Indexer's offer, and the brain's durable answer.
@@ -126,6 +133,33 @@ pub(crate) struct Actor<H> {
     pub(crate) clock: Clock,
     pub(crate) hands: H,
     pub(crate) inbox: Inbox,
+    pub(crate) counts: Counts,
+}
+
+/// What the summary says, kept up with each batch so that many finished leases cost nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Leases that are not final.
+    live: BTreeSet<LeaseId>,
+    /// Leases that hold capacity.
+    busy: BTreeSet<LeaseId>,
+    /// Why nothing is taken, if so.
+    problem: Option<String>,
+}
+
+impl Counts {
+    /// Nothing is taken for this reason, until the registry has spoken.
+    pub(crate) fn with_problem(why: String) -> Self {
+        Self { problem: Some(why), ..Self::default() }
+    }
+
+    fn note(&mut self, held: &Held) {
+        let (lease, phase) = (held.lease.id(), held.lease.phase);
+        let keep =
+            |set: &mut BTreeSet<LeaseId>, inside: bool| if inside { set.insert(lease) } else { set.remove(&lease) };
+        keep(&mut self.live, !phase.is_final());
+        keep(&mut self.busy, phase.holds_capacity());
+    }
 }
 
 /// The receiving end of the queue.
@@ -168,16 +202,16 @@ impl<H: Hands> Actor<H> {
             let Some(first) = self.inbox.queue.blocking_recv() else { return Ok(()) };
             batch = Batch::default();
             self.take(first, &mut batch);
-            let mut taken = 1;
+            let mut taken = 1u32;
             while taken < BATCH && !batch.stop {
                 let Ok(next) = self.inbox.queue.try_recv() else { break };
                 self.take(next, &mut batch);
                 taken += 1;
             }
-            metrics::histogram!("muster_container_batch_events").record(f64::from(taken as u32));
+            metrics::histogram!("muster_container_batch_events").record(f64::from(taken));
             self.finish(&mut batch)?;
         }
-        info!("brain stopped");
+        debug!("brain stopped");
         Ok(())
     }
 
@@ -200,8 +234,10 @@ impl<H: Hands> Actor<H> {
                 return;
             }
         };
-        if !matches!(event, Event::Tick) {
-            debug!(?event, "event");
+        match &event {
+            Event::Tick => {}
+            Event::Standing { problem } => self.counts.problem.clone_from(problem),
+            other => trace!(event = ?other, "event"),
         }
         batch.effects.extend(self.brain.handle(event, now));
     }
@@ -230,16 +266,21 @@ impl<H: Hands> Actor<H> {
         }
         let shown: Vec<Arc<Held>> = writes.save.into_iter().map(|held| Arc::new(held.clone())).collect();
         for held in &shown {
+            self.counts.note(held);
             if !held.lease.phase.holds_capacity() {
                 self.hands.over(held.lease.id());
             }
         }
         let gone: Vec<LeaseId> = gone.into_iter().collect();
+        for lease in &gone {
+            self.counts.live.remove(lease);
+            self.counts.busy.remove(lease);
+        }
         self.board.put(shown, &gone);
         self.publish_summary();
         for done in batch.intents.drain(..) {
             // Whoever asked may have gone; the intent is written down all the same.
-            drop(done.send(()));
+            done.send(()).ok();
         }
         for effect in effects {
             self.perform(effect, &mut batch.answers);
@@ -274,18 +315,20 @@ impl<H: Hands> Actor<H> {
         }
     }
 
-    fn publish_all(&self) {
-        self.board.put(self.brain.all().map(|held| Arc::new(held.clone())), &[]);
+    fn publish_all(&mut self) {
+        let all: Vec<Arc<Held>> = self.brain.all().map(|held| Arc::new(held.clone())).collect();
+        for held in &all {
+            self.counts.note(held);
+        }
+        self.board.put(all, &[]);
         self.publish_summary();
     }
 
     fn publish_summary(&self) {
-        let (free, busy) = (self.brain.free(), self.brain.busy());
-        let draining = self.brain.draining();
-        let problem = self.brain.problem().map(ToOwned::to_owned);
-        let live = self.brain.all().filter(|held| !held.lease.phase.is_final()).count();
-        self.inbox.live.store(live, Ordering::Relaxed);
+        let busy = self.counts.busy.len();
+        self.inbox.live.store(self.counts.live.len(), Ordering::Relaxed);
         metrics::gauge!("muster_container_leases_active").set(f64::from(u32::try_from(busy).unwrap_or(u32::MAX)));
-        self.board.set_summary(Summary { free, draining, problem, busy });
+        let problem = self.counts.problem.clone();
+        self.board.set_summary(Summary { free: self.brain.free(), draining: self.brain.draining(), problem, busy });
     }
 }

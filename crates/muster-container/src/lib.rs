@@ -1,3 +1,50 @@
 //! Body of a Container: sandboxes, metering, leases.
+//!
+//! The brain (`muster_core::brain::container`) decides everything. This crate brings it what happens and does what it
+//! says:
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `brain` | one thread: events in, one durable commit a batch, effects out |
+//! | `store` | records, history, sums in redb |
+//! | `board` | what is durable, for everybody in the process to read |
+//! | `streams` | what others open: offers, leases, jobs, files |
+//! | `sessions` | who is attached to which lease |
+//! | `jobs`, `spool` | work folders, jobs in the Sandbox, their streams |
+//! | `presence` | heartbeats to the Indexers |
+//! | `desk`, `ledger`, `chain_ledger` | what is asked of the chain |
+//! | `admin`, `status` | what the owner asks |
+//! | `node` | wires all of it |
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod admin;
+mod board;
+mod brain;
+mod chain_ledger;
+mod clock;
+mod config;
+mod control;
+mod desk;
+mod ends;
+mod error;
+mod jobs;
+mod ledger;
+mod node;
+mod presence;
 pub mod sandbox;
+mod sessions;
+mod spool;
+mod status;
+mod store;
+mod streams;
+
+pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
+pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
+pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, socket_path};
+pub use error::ContainerError;
+pub use ledger::{Earnings, Ledger, LedgerError, Settled, Standing};
+pub use node::{ContainerNode, Joining, Ready};
+pub use status::{
+    CapacityStatus, ContainerStatus, EarnedStatus, HistoryStatus, IndexerStatus, LeaseStatus, NodeIdText,
+};
+pub use store::{HistoryRow, Intent, StoreError, Totals};

@@ -11,7 +11,9 @@ use muster_core::brain::container::Held;
 use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::lease::{End, Phase};
 use muster_core::units::{TimeMs, TokenAmount};
-use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -401,7 +403,7 @@ mod tests {
             deposit: TokenAmount(1_000),
             max_seconds: 60,
             interval_ms: 1_000,
-            open_by: TimeMs(1),
+            open_within_ms: 15_000,
             allocation: Allocation { cpu_millis: 1, memory: Bytes(1), disk: Bytes(1), gpus: GpuSet::NONE },
             egress: false,
         };

@@ -1,0 +1,194 @@
+//! Workplaces: what each lease has on this machine: a work folder, a job in the Sandbox, its streams.
+
+mod intake;
+mod outtake;
+mod workplace;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use muster_core::brain::container::Held;
+use muster_core::ids::{LeaseId, NodeId};
+use muster_core::lease::LeaseTerms;
+use muster_core::protocol::JobSpec as Wanted;
+use tracing::warn;
+
+pub(crate) use intake::{Intake, IntakeError};
+pub(crate) use outtake::Outtake;
+pub(crate) use workplace::Workplace;
+
+use crate::brain::BrainHandle;
+use crate::config::{GpuOffer, JobBounds};
+use crate::sandbox::{JobId, JobSpec, Sandbox, SandboxLimits};
+
+/// The command of a job that runs nothing, where the configuration allows it.
+const EMPTY_COMMAND: &str = "muster:empty";
+/// The least that the Sandbox can work with; less that was rented is rounded up to it.
+const DISK_BYTES_MIN: u64 = 4 << 20;
+const MEMORY_BYTES_MIN: u64 = 16 << 20;
+const CPU_MILLIS_MIN: u32 = 10;
+
+/// What all workplaces share.
+#[derive(Debug)]
+pub(crate) struct Shop {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) brain: BrainHandle,
+    pub(crate) node: NodeId,
+    pub(crate) leases_dir: PathBuf,
+    pub(crate) gpus: Vec<GpuOffer>,
+    pub(crate) bounds: JobBounds,
+    pub(crate) allow_empty: bool,
+}
+
+/// All workplaces. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Jobs {
+    shop: Arc<Shop>,
+    places: Arc<Mutex<HashMap<LeaseId, Arc<Workplace>>>>,
+}
+
+impl Jobs {
+    pub(crate) fn new(shop: Shop) -> Self {
+        Self { shop: Arc::new(shop), places: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, Arc<Workplace>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The workplace of a lease, while there is one.
+    pub(crate) fn get(&self, lease: LeaseId) -> Option<Arc<Workplace>> {
+        self.lock().get(&lease).cloned()
+    }
+
+    fn enter(&self, held: &Held) -> Arc<Workplace> {
+        let lease = held.lease.id();
+        let mut places = self.lock();
+        let make = || Workplace::new(Arc::clone(&self.shop), held.lease.terms.clone());
+        Arc::clone(places.entry(lease).or_insert_with(make))
+    }
+
+    /// Makes the work folder ready, in the background.
+    pub(crate) fn prepare(&self, held: &Held) {
+        let place = self.enter(held);
+        // Where jobs may be empty, most will be: a folder is made once it is needed.
+        if !self.shop.allow_empty {
+            tokio::spawn(async move {
+                // Whoever needs the folder asks again, and is told what went wrong.
+                drop(place.folder().await);
+            });
+        }
+    }
+
+    /// Opens the logs that an earlier process has left for a lease that is over.
+    pub(crate) fn reopen(&self, held: &Held) {
+        let lease = held.lease.id();
+        let place = Workplace::left_over(Arc::clone(&self.shop), held.lease.terms.clone());
+        self.lock().insert(lease, place);
+    }
+
+    /// Starts what the consumer wants run.
+    pub(crate) fn start(&self, lease: LeaseId) {
+        match self.get(lease) {
+            Some(place) => drop(tokio::spawn(place.run())),
+            None => warn!(%lease, "a job without a workplace"),
+        }
+    }
+
+    /// Ends the job.
+    pub(crate) fn kill(&self, lease: LeaseId) {
+        if let Some(place) = self.get(lease) {
+            place.kill();
+        }
+    }
+
+    /// Tells the workplace that the lease has ended, in whatever way.
+    pub(crate) fn over(&self, lease: LeaseId) {
+        if let Some(place) = self.get(lease) {
+            place.over();
+        }
+    }
+
+    /// Removes everything that the lease had.
+    pub(crate) fn clean_up(&self, lease: LeaseId) {
+        let place = self.lock().remove(&lease);
+        if let Some(place) = place {
+            tokio::spawn(async move { place.remove().await });
+        } else {
+            let dir = lease_dir(&self.shop.leases_dir, lease);
+            drop(tokio::task::spawn_blocking(move || remove_dir(&dir)));
+        }
+    }
+
+    /// Removes what no lease owns any more: logs of leases that were forgotten.
+    pub(crate) fn sweep_folders(&self, known: impl Fn(LeaseId) -> bool) {
+        let entries = std::fs::read_dir(&self.shop.leases_dir).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let lease = name.to_str().and_then(|name| name.parse::<LeaseId>().ok());
+            if lease.is_some_and(|lease| !known(lease)) {
+                remove_dir(&entry.path());
+            }
+        }
+    }
+
+    /// Ends all jobs and waits until their work folders are gone: for the end of the process.
+    pub(crate) async fn shut_down(&self) {
+        let places: Vec<_> = self.lock().drain().map(|(_, place)| place).collect();
+        let ending = places.into_iter().map(|place| async move {
+            place.kill();
+            place.ended().await;
+        });
+        futures::future::join_all(ending).await;
+    }
+}
+
+impl Shop {
+    fn spec(&self, terms: &LeaseTerms, wanted: Wanted) -> JobSpec {
+        let mut env: BTreeMap<String, String> = wanted.env.into_iter().collect();
+        env.insert("MUSTER_LEASE_ID".to_owned(), terms.lease.to_string());
+        env.insert("MUSTER_CONTAINER_ID".to_owned(), self.node.to_string());
+        let devices = terms.allocation.gpus.iter().filter_map(|index| self.gpus.get(index));
+        JobSpec {
+            command: wanted.command,
+            env,
+            egress: terms.egress,
+            limits: self.limits(terms),
+            stdin: wanted.stdin,
+            devices: devices.flat_map(|gpu| gpu.devices.iter().cloned()).collect(),
+        }
+    }
+
+    fn limits(&self, terms: &LeaseTerms) -> SandboxLimits {
+        let rented = &terms.allocation;
+        SandboxLimits {
+            cpu_millis: rented.cpu_millis.max(CPU_MILLIS_MIN),
+            memory_bytes: rented.memory.0.max(MEMORY_BYTES_MIN),
+            disk_bytes: rented.disk.0.max(DISK_BYTES_MIN),
+            processes_max: self.bounds.processes_max,
+            open_files_max: self.bounds.open_files_max,
+        }
+    }
+
+    fn is_empty(&self, wanted: &Wanted) -> bool {
+        self.allow_empty && wanted.command == [EMPTY_COMMAND]
+    }
+}
+
+/// The Sandbox's name for the job of a lease.
+fn job_id(lease: LeaseId) -> JobId {
+    JobId::new(lease.to_string()).expect("66 hex digits are a name of a job")
+}
+
+fn lease_dir(leases_dir: &Path, lease: LeaseId) -> PathBuf {
+    leases_dir.join(lease.to_string())
+}
+
+fn remove_dir(dir: &Path) {
+    match std::fs::remove_dir_all(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => warn!(path = %dir.display(), %error, "a folder of logs stays"),
+    }
+}

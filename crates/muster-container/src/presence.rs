@@ -1,0 +1,242 @@
+//! Telling the Indexers that this Container lives, what is free, and what became of their leases.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use muster_core::demand::Region;
+use muster_core::hardware::Capacity;
+use muster_core::ids::NodeId;
+use muster_core::pricing::Ask;
+use muster_core::protocol::{ContainerReport, Heartbeat, LeaseReport, NodeAddr};
+use muster_net::{Connection, FrameWriter, NetError, Peer, PeerAddr, StreamKind};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::board::Board;
+use crate::streams::House;
+
+/// Reports that may wait for an Indexer; it keeps a cache only, so the rest is left out.
+const REPORTS: usize = 1_024;
+/// Between two heartbeats at least: a burst of changes is told once.
+const BEAT_GAP: Duration = Duration::from_millis(50);
+/// Pauses between tries to reach an Indexer.
+const RETRY: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a heartbeat may wait for an Indexer that does not read.
+const SEND_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a heartbeat says beside what changes.
+#[derive(Debug)]
+pub(crate) struct Face {
+    pub(crate) total: Capacity,
+    pub(crate) ask: Ask,
+    pub(crate) egress: bool,
+    pub(crate) region: Option<Region>,
+    /// Addresses told to others, if the owner names some.
+    pub(crate) announce: Vec<std::net::SocketAddr>,
+}
+
+#[derive(Debug)]
+struct Line {
+    addr: PeerAddr,
+    reports: mpsc::Sender<LeaseReport>,
+    connected: watch::Sender<bool>,
+}
+
+/// The lines to all Indexers.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    face: Face,
+    board: Arc<Board>,
+    lines: BTreeMap<NodeId, Line>,
+    /// Grows when a heartbeat is due at once.
+    beats: watch::Sender<u64>,
+    seq: AtomicU64,
+    every: Duration,
+}
+
+/// The receiving ends of the lines, for the tasks that run them.
+pub(crate) type Pending = Vec<(NodeId, mpsc::Receiver<LeaseReport>)>;
+
+impl Presence {
+    /// Lines to `indexers`; `seq` is the first heartbeat's number.
+    pub(crate) fn new(
+        face: Face,
+        board: Arc<Board>,
+        indexers: Vec<PeerAddr>,
+        every: Duration,
+        seq: u64,
+    ) -> (Arc<Self>, Pending) {
+        let (mut lines, mut pending) = (BTreeMap::new(), Vec::new());
+        for addr in indexers {
+            let (reports, receiver) = mpsc::channel(REPORTS);
+            pending.push((addr.id, receiver));
+            lines.insert(addr.id, Line { addr, reports, connected: watch::Sender::new(false) });
+        }
+        let (beats, seq) = (watch::Sender::new(0), AtomicU64::new(seq));
+        (Arc::new(Self { face, board, lines, beats, seq, every }), pending)
+    }
+
+    /// A heartbeat is due at once.
+    pub(crate) fn beat(&self) {
+        self.beats.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Tells an Indexer what became of a lease, if there is a line to it.
+    pub(crate) fn report(&self, indexer: NodeId, report: LeaseReport) {
+        if let Some(line) = self.lines.get(&indexer)
+            && line.reports.try_send(report).is_err()
+        {
+            metrics::counter!("muster_container_reports_left_out_total").increment(1);
+        }
+    }
+
+    /// Each Indexer and whether there is a line to it now.
+    pub(crate) fn indexers(&self) -> Vec<(NodeId, bool)> {
+        self.lines.iter().map(|(id, line)| (*id, *line.connected.borrow())).collect()
+    }
+
+    /// Keeps one line up until told to stop.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        id: NodeId,
+        mut reports: mpsc::Receiver<LeaseReport>,
+        peer: Peer,
+        house: Arc<House>,
+        stop: CancellationToken,
+    ) {
+        let Some(line) = self.lines.get(&id) else { return };
+        let mut pause = RETRY;
+        loop {
+            let lost = tokio::select! {
+                lost = self.hold(line, &mut reports, &peer, &house, &mut pause) => lost,
+                () = stop.cancelled() => return,
+            };
+            if line.connected.send_replace(false) {
+                warn!(indexer = %id.short(), why = %lost, "lost an Indexer; dialling again");
+                self.show_connected();
+            } else {
+                debug!(indexer = %id.short(), why = %lost, "an Indexer cannot be reached");
+            }
+            let jitter = Duration::from_millis(rand::random_range(0..=250));
+            tokio::select! {
+                () = tokio::time::sleep(pause + jitter) => {}
+                () = stop.cancelled() => return,
+            }
+            pause = pause.saturating_mul(2).min(RETRY_MAX);
+        }
+    }
+
+    /// Dials, and talks until the line is lost. Gives the reason.
+    async fn hold(
+        &self,
+        line: &Line,
+        reports: &mut mpsc::Receiver<LeaseReport>,
+        peer: &Peer,
+        house: &Arc<House>,
+        pause: &mut Duration,
+    ) -> NetError {
+        let talk = async {
+            let connection = peer.connect(&line.addr).await?;
+            let stream = connection.open_bi(StreamKind::Presence).await?;
+            let (_, mut writer) = stream.framed().split();
+            // Its offers come on this connection.
+            let serving = house.tasks.spawn(Arc::clone(house).serve(connection.clone()));
+            let _serving = AbortOnDrop(serving.abort_handle());
+            self.talk(line, reports, peer, &connection, &mut writer, pause).await
+        };
+        match talk.await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn talk(
+        &self,
+        line: &Line,
+        reports: &mut mpsc::Receiver<LeaseReport>,
+        peer: &Peer,
+        connection: &Connection,
+        writer: &mut FrameWriter,
+        pause: &mut Duration,
+    ) -> Result<std::convert::Infallible, NetError> {
+        let mut beats = self.beats.subscribe();
+        let mut summary = self.board.watch();
+        loop {
+            beats.mark_unchanged();
+            summary.mark_unchanged();
+            writer.send_within(&ContainerReport::Heartbeat(Box::new(self.heartbeat(peer))), SEND_WITHIN).await?;
+            if !line.connected.send_replace(true) {
+                info!(indexer = %line.addr.id.short(), "connected to an Indexer");
+                self.show_connected();
+                *pause = RETRY;
+            }
+            let due = tokio::time::Instant::now() + self.every;
+            let not_before = tokio::time::Instant::now() + BEAT_GAP;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due) => break,
+                    reason = connection.closed() => {
+                        return Err(NetError::Lost { id: line.addr.id, reason });
+                    }
+                    Some(report) = reports.recv() => {
+                        writer.send_within(&ContainerReport::Lease(report), SEND_WITHIN).await?;
+                    }
+                    _ = beats.changed() => {
+                        tokio::time::sleep_until(not_before).await;
+                        break;
+                    }
+                    _ = summary.changed() => {
+                        tokio::time::sleep_until(not_before).await;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn heartbeat(&self, peer: &Peer) -> Heartbeat {
+        let now = self.board.summary();
+        Heartbeat {
+            seq: self.seq.fetch_add(1, Ordering::Relaxed),
+            addr: self.addr(peer),
+            total: self.face.total.clone(),
+            free: now.free,
+            ask: self.face.ask,
+            // One that may not work offers none: nobody's demand is sent to it in vain.
+            draining: now.draining || now.problem.is_some(),
+            egress: self.face.egress,
+            region: self.face.region.clone(),
+            leases: u32::try_from(now.busy).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Where this Container is dialled.
+    pub(crate) fn addr(&self, peer: &Peer) -> NodeAddr {
+        let found = peer.addr();
+        let direct = if self.face.announce.is_empty() {
+            found.direct.into_iter().filter(|addr| addr.port() != 0 && !addr.ip().is_unspecified()).collect()
+        } else {
+            self.face.announce.clone()
+        };
+        let direct: Vec<_> = direct.into_iter().take(muster_wire::addr::DIRECT_MAX).collect();
+        NodeAddr { id: peer.id(), direct, relay: found.relay.map(|url| url.to_string()) }
+    }
+
+    fn show_connected(&self) {
+        let count = self.lines.values().filter(|line| *line.connected.borrow()).count();
+        metrics::gauge!("muster_container_indexers").set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,197 @@
+//! Whole leases against the real chain, the real Sandbox and real sockets.
+
+use muster_container::AdminRequest;
+use muster_core::lease::End;
+use muster_core::protocol::{Offer, OfferAnswer, OfferRejected, ToConsumer, ToContainer};
+use muster_core::units::TokenAmount;
+use muster_net::NodeSecret;
+use muster_wire::message::files::Outcome;
+
+use crate::renter::{Renter, can_run_jobs};
+use crate::world::{World, name};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_offer_to_the_money() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let full = container.line.heartbeat(|beat| !beat.draining).await;
+    assert_eq!((full.free.cpu_millis, full.leases), (2_000, 0));
+
+    let mut renter = Renter::open(&world, &container).await;
+    let taken = container.line.heartbeat(|beat| beat.leases == 1).await;
+    assert_eq!(taken.free.cpu_millis, 1_500);
+    let sent =
+        renter.upload(&[("in.txt", b"from home\n"), ("deep/er/kept.txt", b"same"), ("changed.txt", b"one")]).await;
+    assert_eq!(sent, Outcome::Received { entries: 3, bytes: 17 });
+    let script = "cat in.txt; echo $GREETING $MUSTER_LEASE_ID; echo oops >&2; echo made > made.txt; \
+                  mkdir new; echo two > changed.txt; echo x > new/x; ln -s /etc/passwd link; exit 3";
+    renter.go(&["sh", "-c", script]).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let streams = renter.streams(true).await;
+    assert_eq!(streams.out, format!("from home\nhello {}\n", renter.terms.lease));
+    assert_eq!(streams.err, "oops\n");
+    let (end, ran_ms) = renter.pay_to_the_end(&world).await;
+    assert_eq!(end, End::Exited(3));
+    let (redeemed, refunded, tx) = renter.settled().await;
+    assert_eq!(redeemed, renter.paid);
+    assert_eq!(redeemed, renter.terms.rate_per_second.per_second_for_ms(ran_ms));
+    assert_eq!(redeemed.saturating_add(refunded), renter.terms.deposit);
+    assert!(tx.is_some(), "the Container settles");
+
+    let (files, left_out) = renter.outputs().await.unwrap();
+    let expected =
+        [("changed.txt", "two\n"), ("made.txt", "made\n"), ("new/x", "x\n")].map(|(p, c)| (p.to_owned(), c.into()));
+    assert_eq!(files, expected);
+    assert_eq!(left_out, ["link: it is a symbolic link"]);
+    // Logs are there until the consumer needs them no more.
+    assert_eq!(renter.streams(false).await.err, "oops\n");
+    renter.say(ToContainer::Taken).await;
+    let lease_dir = container.data_dir.join("leases").join(name(renter.terms.lease));
+    while lease_dir.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(renter.outputs().await.unwrap_err().contains("removed"));
+
+    let on_chain = world.client.lease(renter.terms.lease).await.unwrap().unwrap();
+    assert_eq!(on_chain.redeemed, redeemed);
+    let status = container.ask(AdminRequest::Status).await.unwrap();
+    assert_eq!(status.standing, "active");
+    assert_eq!((status.free, status.leases.len(), status.earned.leases), (status.total, 0, 1));
+    let fee = redeemed.0 * u128::from(world.params.fee_bps) / 10_000;
+    let (now, pending) = (status.earned.claimable.unwrap(), status.earned.pending.unwrap());
+    let earned = now.parse::<u128>().unwrap() + pending.parse::<u128>().unwrap();
+    assert!(earned.abs_diff(redeemed.0 - fee) <= 1, "{earned} of {redeemed}, fee {fee}");
+    assert_eq!(status.history[0].redeemed, redeemed.0.to_string());
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_nobody_pays_for_stops() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sleep", "600"]).await;
+    let ended = renter.hear(|m| matches!(m, ToConsumer::Ended { .. })).await;
+    let ToConsumer::Ended { end, ran_ms } = ended else { unreachable!() };
+    assert_eq!(end, End::Unpaid);
+    assert!(ran_ms > renter.terms.interval_ms, "{ran_ms}");
+    let (redeemed, refunded, _) = renter.settled().await;
+    assert_eq!((redeemed, refunded), (TokenAmount::ZERO, renter.terms.deposit));
+    container.line.heartbeat(|beat| beat.free.cpu_millis == 2_000).await;
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_owner_stops_is_an_interruption() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sleep", "600"]).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let heard = renter.hear(|m| matches!(m, ToConsumer::Usage { .. })).await;
+    let ToConsumer::Usage { ran_ms } = heard else { unreachable!() };
+    renter.pay_for(&world, ran_ms).await;
+    let status = container.ask(AdminRequest::Status).await.unwrap();
+    assert_eq!(status.leases[0].phase, "running");
+    let unknown = container.ask(AdminRequest::Stop { lease: "0xffff".into() }).await.unwrap_err();
+    assert!(unknown.to_string().contains("no lease"), "{unknown}");
+    container.ask(AdminRequest::Stop { lease: status.leases[0].lease[..12].to_owned() }).await.unwrap();
+    let (end, _) = renter.pay_to_the_end(&world).await;
+    assert!(end.is_interruption(), "{end}");
+    // What was promised before stays; nothing is added for the interval that was hit.
+    assert_eq!(renter.settled().await.0, renter.paid);
+    assert_eq!(container.ask(AdminRequest::Status).await.unwrap().earned.interrupted, 1);
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_is_an_interruption_and_leaves_no_ghost() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let secret = NodeSecret::generate();
+    let container = world.start(world.config("c1"), &secret).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sh", "-c", "echo before; sleep 600"]).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let heard = renter.hear(|m| matches!(m, ToConsumer::Usage { .. })).await;
+    let ToConsumer::Usage { ran_ms } = heard else { unreachable!() };
+    renter.pay_for(&world, ran_ms).await;
+    // A slot that waits for its deposit goes on after the crash.
+    let waiting_session = muster_chain::keys::Wallet::random();
+    let waiting = world.terms(container.id, &waiting_session);
+    container.line.accept(&waiting).await;
+    let still_held = renter.terms.clone();
+    let session = renter.session.clone();
+    // The voucher is on disk once the next question comes.
+    renter.hear(|m| matches!(m, ToConsumer::Usage { .. })).await;
+    let paid = renter.paid;
+    container.crash();
+    drop(renter);
+
+    let container = world.start(world.config("c1"), &secret).await;
+    let mut renter = Renter::attach(still_held, session, &container).await;
+    let ended = renter.hear(|m| matches!(m, ToConsumer::Ended { .. })).await;
+    let ToConsumer::Ended { end, .. } = ended else { unreachable!() };
+    assert!(end.is_interruption(), "{end}");
+    assert_eq!(renter.streams(true).await.out, "before\n");
+    assert!(renter.outputs().await.unwrap_err().contains("restarted"));
+    assert_eq!(renter.settled().await.0, paid);
+    world.deposit(&waiting).await;
+    let mut second = Renter::attach(waiting, waiting_session, &container).await;
+    second.hear(|m| matches!(m, ToConsumer::Open)).await;
+    second.go(&["true"]).await;
+    assert_eq!(second.pay_to_the_end(&world).await.0, End::Exited(0));
+    container.line.heartbeat(|beat| beat.free.cpu_millis == 2_000 && beat.leases == 0).await;
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_container_finishes_and_takes_nothing_new() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let secret = NodeSecret::generate();
+    let container = world.start(world.config("c1"), &secret).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sh", "-c", "sleep 1; echo done"]).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    container.ask(AdminRequest::Leave).await.unwrap();
+    container.line.heartbeat(|beat| beat.draining).await;
+    let session = muster_chain::keys::Wallet::random();
+    let refused = container.line.offer(Offer::Take(Box::new(world.terms(container.id, &session)))).await;
+    assert_eq!(refused, OfferAnswer::Rejected(OfferRejected::Draining));
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+    renter.settled().await;
+    let left = async {
+        loop {
+            let status = container.ask(AdminRequest::Status).await.unwrap();
+            if status.standing == "left" {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(crate::world::PATIENCE, left).await.expect("it leaves once idle");
+    container.stop().await;
+    // The wish survives a restart, and the Container stays out.
+    let container = world.start(world.config("c1"), &secret).await;
+    let status = container.ask(AdminRequest::Status).await.unwrap();
+    assert_eq!((status.standing.as_str(), status.intent), ("left", muster_container::Intent::Leaving));
+    // Until its owner changes their mind.
+    container.ask(AdminRequest::Resume).await.unwrap();
+    container.line.heartbeat(|beat| !beat.draining).await;
+    assert_eq!(container.ask(AdminRequest::Status).await.unwrap().standing, "active");
+    container.stop().await;
+}

@@ -1,0 +1,12 @@
+//! Integration tests of the Container's body.
+
+mod escape;
+mod escape_files;
+mod escape_limits;
+mod escape_network;
+mod harness;
+mod leases;
+mod renter;
+mod sandbox;
+mod strangers;
+mod world;
