@@ -57,7 +57,8 @@ stage_slither() {
 stage_halmos() {
   tools
   FOUNDRY_TEST=test/halmos FOUNDRY_OUT=cache/halmos-out FOUNDRY_CACHE_PATH=cache/halmos-cache timeout 600 \
-    .venv/bin/halmos --contract LeaseProof --forge-build-out cache/halmos-out --no-status ||
+    .venv/bin/halmos --contract LeaseProof --forge-build-out cache/halmos-out --no-status \
+    --panic-error-codes '*' ||
     fail "halmos found no proof (above) that a lease never pays out more than its deposit, or took over ten minutes"
 }
 
