@@ -15,7 +15,7 @@ const SHM_BYTES_MAX: u64 = 1 << 30;
 pub(super) const SYSTEM_DIRS: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// What of the host's `/etc` a job reads: nothing with a secret, a name of the machine or of a person.
-const ETC: [&str; 22] = [
+const ETC: [&str; 25] = [
     "alternatives",
     "ca-certificates",
     "ca-certificates.conf",
@@ -23,6 +23,7 @@ const ETC: [&str; 22] = [
     "fonts",
     "ImageMagick-6",
     "ImageMagick-7",
+    "java-17-openjdk",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
@@ -32,8 +33,10 @@ const ETC: [&str; 22] = [
     "mime.types",
     "OpenCL",
     "os-release",
+    "perl",
     "povray",
     "protocols",
+    "python3",
     "services",
     "ssl/certs",
     "ssl/openssl.cnf",
@@ -106,6 +109,10 @@ fn system_dirs(args: &mut Args) {
 }
 
 fn etc(args: &mut Args, view: &View<'_>) {
+    // Named, because bubblewrap closes the folders it makes on its own to everybody but root.
+    for dir in ["/etc", "/etc/ssl", "/.muster"] {
+        args.push(["--perms", "0755", "--dir", dir]);
+    }
     for name in ETC {
         let path = Path::new("/etc").join(name);
         if path.exists() {

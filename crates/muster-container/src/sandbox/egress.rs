@@ -24,7 +24,7 @@ const READY_WAIT: Duration = Duration::from_secs(10);
 const STEP: &str = "connect the job to the internet";
 
 /// Networks that are nobody's public address (RFC 6890), except the one slirp4netns itself uses, which is more specific.
-const CLOSED: [&str; 15] = [
+const CLOSED: [&str; 16] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -35,6 +35,7 @@ const CLOSED: [&str; 15] = [
     "192.88.99.0/24",
     "192.168.0.0/16",
     "198.18.0.0/15",
+    "198.51.100.0/24",
     "203.0.113.0/24",
     "224.0.0.0/4",
     "240.0.0.0/4",

@@ -14,7 +14,9 @@ use std::path::Path;
 use std::process::{Command, exit};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, WaitOptions, setrlimit};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 use serde::{Deserialize, Serialize};
 
 use super::error::chain;
@@ -142,7 +144,10 @@ fn drop_root(orders: &Orders) -> rustix::io::Result<()> {
     set_thread_groups(&groups)?;
     let (gid, uid) = (rustix::process::Gid::from_raw(id), rustix::process::Uid::from_raw(id));
     set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)
+    set_thread_res_uid(uid, uid, uid)?;
+    // The change of user has cleared the others; what could be inherited would stay.
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }
 
 fn set_limits(orders: &Orders) -> rustix::io::Result<()> {

@@ -13,6 +13,8 @@ const NEWEST: ABI = ABI::V6;
 /// What a job may do with which folders.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rules {
+    /// List the names in it and below it.
+    pub(super) list: Vec<String>,
     /// Read and execute.
     pub(super) read: Vec<String>,
     /// Also write to files and devices that exist.
@@ -41,6 +43,7 @@ pub(super) fn restrict(rules: &Rules) -> Result<bool, RulesetError> {
         .handle_access(AccessFs::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?
+        .add_rules(path_beneath_rules(&rules.list, AccessFs::ReadDir))?
         .add_rules(path_beneath_rules(&rules.read, AccessFs::from_read(NEWEST)))?
         .add_rules(path_beneath_rules(&rules.use_existing, existing))?
         .add_rules(path_beneath_rules(&rules.write, AccessFs::from_all(NEWEST)))?

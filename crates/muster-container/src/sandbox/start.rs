@@ -282,6 +282,7 @@ fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Orders {
         processes_max: work.uid().map(|_| u64::from(spec.limits.processes_max) + spare),
         file_bytes_max: (!work.mounted()).then_some(spec.limits.disk_bytes),
         landlock: Rules {
+            list: text(&["/"]),
             read,
             use_existing: text(&["/proc", "/dev"]),
             write: text(&["/work", "/tmp", "/dev/shm", "/dev/pts"]),
