@@ -66,7 +66,6 @@ pub(crate) fn block_time(parent: u64) -> u64 {
 pub(crate) fn next_base_fee(policy: BaseFee, parent: &Header) -> u64 {
     match policy {
         BaseFee::Fixed(fee) => fee,
-        BaseFee::Eip1559 { initial } if parent.number == 0 => initial,
         BaseFee::Eip1559 { initial } => calc_next_block_base_fee(
             parent.gas_used,
             parent.gas_limit,

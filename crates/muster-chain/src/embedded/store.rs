@@ -209,10 +209,9 @@ impl Snapshot {
     /// Where a transaction is: block number and index in the block.
     pub(crate) fn locate(&self, hash: B256) -> Result<Option<(u64, u32)>, StoreError> {
         let Some(guard) = self.tx_index.get(&hash.0)? else { return Ok(None) };
-        let key = guard.value();
-        let (block, index) = key.split_at(8);
-        let block = u64::from_be_bytes(block.try_into().expect("eight of twelve bytes"));
-        let index = u32::from_be_bytes(index.try_into().expect("four of twelve bytes"));
+        let &[a, b, c, d, e, f, g, h, i, j, k, l] = guard.value();
+        let block = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let index = u32::from_be_bytes([i, j, k, l]);
         Ok(Some((block, index)))
     }
 

@@ -2,16 +2,14 @@
 
 use alloy::consensus::{Transaction as _, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718;
-use alloy::primitives::{Address, B256, U256, uint};
+use alloy::primitives::{Address, B256};
 use revm::context::TxEnv;
 
 use super::rpc::RpcError;
+use crate::ecdsa;
 
 /// Largest transaction in bytes, as in other nodes' pools.
 pub(crate) const TX_BYTES_MAX: usize = 128 * 1024;
-
-/// Half the order of secp256k1: a signature's `s` above it is the malleable twin (EIP-2).
-const HALF_ORDER: U256 = uint!(0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0_U256);
 
 /// A transaction whose signature has been checked.
 #[derive(Debug, Clone)]
@@ -60,7 +58,8 @@ impl SignedTx {
                 envelope.max_fee_per_gas()
             )));
         }
-        let sender = recover(&envelope).ok_or_else(|| RpcError::refused("invalid sender".to_owned()))?;
+        let sender =
+            ecdsa::recover(envelope.signature(), envelope.signature_hash()).ok_or_else(|| RpcError::refused("invalid sender".to_owned()))?;
         let hash = *envelope.tx_hash();
         Ok(Self { envelope, sender, hash })
     }
@@ -99,18 +98,4 @@ impl SignedTx {
             authorization_list: Vec::new(),
         }
     }
-}
-
-/// The signer's address, by libsecp256k1, as the `ecrecover` precompile finds it.
-fn recover(envelope: &TxEnvelope) -> Option<Address> {
-    let signature = envelope.signature();
-    if signature.s() > HALF_ORDER || signature.r().is_zero() || signature.s().is_zero() {
-        return None;
-    }
-    let mut rs = [0u8; 64];
-    rs[..32].copy_from_slice(&signature.r().to_be_bytes::<32>());
-    rs[32..].copy_from_slice(&signature.s().to_be_bytes::<32>());
-    let hash = envelope.signature_hash();
-    let word = revm::precompile::crypto().secp256k1_ecrecover(&rs, u8::from(signature.v()), &hash.0).ok()?;
-    Some(Address::from_slice(&word[12..]))
 }

@@ -11,6 +11,7 @@
 
 mod batcher;
 mod client;
+mod groups;
 mod operations;
 mod outbox;
 mod reverts;
@@ -21,11 +22,14 @@ mod types;
 mod voucher;
 
 pub use client::{ChainClient, Claimable, EventPage};
-pub use operations::{Settlement, SettlementError};
+pub use groups::SettlementError;
+pub use operations::Settlement;
 pub use outbox::OutboxError;
 pub use rpc::ClientError;
+pub(crate) use rpc::Rpc;
 pub use sender::{SendError, SenderConfig, TxSender};
 pub use transaction::{Call, MinedTx, TxId, TxOutcome};
+pub(crate) use transaction::{Fees, sign};
 pub use types::{
     ChainEvent, LeaseOnChain, LeaseStatus, NodeKind, NodeOnChain, NodeStatus, OpenLease, Registration, SettleEntry,
     SettleResult, SkipReason,

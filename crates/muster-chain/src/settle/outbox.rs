@@ -190,7 +190,7 @@ impl Outbox {
                     return Err(self.foreign(&known, owner));
                 }
             } else {
-                let text = serde_json::to_vec(owner).expect("plain data is JSON");
+                let text = to_json(owner);
                 meta.insert("layout", LAYOUT.to_be_bytes().as_slice()).map_err(|e| self.failed(e))?;
                 meta.insert("owner", text.as_slice()).map_err(|e| self.failed(e))?;
             }
@@ -278,7 +278,7 @@ impl Outbox {
             let mut intents = txn.open_table(INTENTS).map_err(|e| self.failed(e))?;
             let mut newest = 0;
             for record in records {
-                let text = serde_json::to_vec(record).expect("plain data is JSON");
+                let text = to_json(record);
                 let mut sealed = checksum(record.nonce, &text).to_vec();
                 sealed.extend(text);
                 table.insert(record.nonce, sealed.as_slice()).map_err(|e| self.failed(e))?;
@@ -312,6 +312,10 @@ impl Outbox {
         }
         Ok(())
     }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data is JSON")
 }
 
 fn checksum(nonce: u64, text: &[u8]) -> [u8; 8] {

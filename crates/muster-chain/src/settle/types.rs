@@ -232,11 +232,11 @@ pub struct SettleEntry {
 /// What became of a lease that was to be settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SettleResult {
-    /// Closed, with so much redeemed in all and so much given back.
+    /// Closed for good, by this or by an earlier transaction.
     Closed {
         /// Redeemed over the lease's life, the network's fee included.
         redeemed: TokenAmount,
-        /// Given back to the consumer by this closing.
+        /// Given back to the consumer.
         refunded: TokenAmount,
     },
     /// The escrow skipped it; the lease is as it was.

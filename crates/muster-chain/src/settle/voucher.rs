@@ -1,11 +1,12 @@
 //! Vouchers as the escrow checks them: EIP-712 digests, compact signatures (EIP-2098).
 
-use alloy::primitives::{B256, Signature, U256, uint};
+use alloy::primitives::B256;
 use alloy::sol_types::{Eip712Domain, SolStruct, eip712_domain};
 use muster_core::ids::Address;
-use muster_core::voucher::{CompactSignature, SignedVoucher, Voucher};
+use muster_core::voucher::{SignedVoucher, Voucher};
 
-use crate::convert::{lease_word, to_evm};
+use crate::convert::{from_evm, lease_word, to_evm};
+use crate::ecdsa;
 use crate::keys::Wallet;
 
 mod typed {
@@ -18,9 +19,6 @@ mod typed {
         }
     }
 }
-
-/// Half the order of secp256k1; the escrow refuses signatures with a greater `s`.
-const HALF_ORDER: U256 = uint!(0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0_U256);
 
 /// Why a voucher's signature does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,11 +66,8 @@ impl VoucherDomain {
     /// Signs with the lease's session key.
     #[must_use]
     pub fn sign(&self, session_key: &Wallet, voucher: Voucher) -> SignedVoucher {
-        let signature = session_key.sign(B256::from(self.digest(&voucher))).normalized_s();
-        let compact = signature.as_erc2098();
-        let (r, vs) = compact.split_at(32);
-        let part = |bytes: &[u8]| <[u8; 32]>::try_from(bytes).expect("a compact signature has two halves of 32 bytes");
-        SignedVoucher { voucher, signature: CompactSignature { r: part(r), vs: part(vs) } }
+        let signature = ecdsa::compact(session_key.sign(B256::from(self.digest(&voucher))));
+        SignedVoucher { voucher, signature }
     }
 
     /// Who signed.
@@ -80,22 +75,8 @@ impl VoucherDomain {
     /// # Errors
     /// No signature that the escrow would accept.
     pub fn signer(&self, signed: &SignedVoucher) -> Result<Address, VoucherError> {
-        let mut compact = [0u8; 64];
-        compact[..32].copy_from_slice(&signed.signature.r);
-        compact[32..].copy_from_slice(&signed.signature.vs);
-        let signature = Signature::from_erc2098(&compact);
-        if signature.s() > HALF_ORDER || signature.s().is_zero() || signature.r().is_zero() {
-            return Err(VoucherError::Malformed);
-        }
-        let mut rs = [0u8; 64];
-        rs[..32].copy_from_slice(&signature.r().to_be_bytes::<32>());
-        rs[32..].copy_from_slice(&signature.s().to_be_bytes::<32>());
-        let word = revm::precompile::crypto()
-            .secp256k1_ecrecover(&rs, u8::from(signature.v()), &self.digest(&signed.voucher))
-            .map_err(|_| VoucherError::Malformed)?;
-        let mut address = [0u8; 20];
-        address.copy_from_slice(&word[12..]);
-        Ok(Address(address))
+        let digest = B256::from(self.digest(&signed.voucher));
+        ecdsa::recover(&ecdsa::expand(&signed.signature), digest).map(from_evm).ok_or(VoucherError::Malformed)
     }
 
     /// Checks that the session key signed.

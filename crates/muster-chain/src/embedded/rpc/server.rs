@@ -111,8 +111,8 @@ async fn only_post() -> Response {
 }
 
 async fn handle(State(service): State<Arc<Service>>, request: Request) -> Response {
-    if let Err(refusal) = check_headers(request.headers(), service.config.allow_remote) {
-        return refusal;
+    if let Some((status, reason)) = refusal(request.headers(), service.config.allow_remote) {
+        return (status, reason).into_response();
     }
     let work = async {
         let body = match axum::body::to_bytes(request.into_body(), service.config.body_bytes_max).await {
@@ -148,17 +148,17 @@ fn too_large(limit: usize) -> Response {
 
 /// Keeps web pages out: a foreign page cannot send JSON without asking first, and one that has
 /// rebound its name to this machine still carries that name in `Host`.
-fn check_headers(headers: &HeaderMap, allow_remote: bool) -> Result<(), Response> {
+fn refusal(headers: &HeaderMap, allow_remote: bool) -> Option<(StatusCode, &'static str)> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if !content_type.trim_start().to_ascii_lowercase().starts_with("application/json") {
         let text = "send the request with Content-Type: application/json\n";
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response());
+        return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
     let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("");
     if allow_remote || is_local_name(host) {
-        return Ok(());
+        return None;
     }
-    Err((StatusCode::FORBIDDEN, "this endpoint answers to localhost and loopback addresses only\n").into_response())
+    Some((StatusCode::FORBIDDEN, "this endpoint answers to localhost and loopback addresses only\n"))
 }
 
 fn is_local_name(host: &str) -> bool {

@@ -103,7 +103,7 @@ impl Driver {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), SendError> {
         let mut shutdown = pin!(shutdown);
-        let mut group = Vec::with_capacity(GROUP_MAX);
+        let mut group = Vec::new();
         loop {
             tokio::select! {
                 biased;
@@ -113,7 +113,7 @@ impl Driver {
                     if count == 0 {
                         return Ok(());
                     }
-                    self.accept(group.drain(..).collect())?;
+                    self.accept(std::mem::take(&mut group))?;
                 }
                 () = tokio::time::sleep_until(self.look_at), if !self.in_flight.is_empty() => self.tick(),
             }
