@@ -128,11 +128,7 @@ impl ChainLedger {
     }
 
     /// Does something with the wallet's sender, waiting for its turn.
-    async fn with_wallet<T, F>(
-        &self,
-        what: &'static str,
-        act: impl FnOnce(Settlement) -> F,
-    ) -> Result<T, LedgerError>
+    async fn with_wallet<T, F>(&self, what: &'static str, act: impl FnOnce(Settlement) -> F) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, SettlementError>>,
     {
@@ -224,9 +220,10 @@ fn refused_or_unknown(error: SettlementError) -> LedgerError {
 
 fn by_client(error: &ClientError, text: String) -> LedgerError {
     match error {
-        ClientError::BadUrl { .. } | ClientError::WrongChain { .. } | ClientError::Reverted(_) => {
-            LedgerError::Refused(text)
-        }
+        ClientError::BadUrl { .. }
+        | ClientError::WrongChain { .. }
+        | ClientError::NoContract { .. }
+        | ClientError::Reverted(_) => LedgerError::Refused(text),
         ClientError::Unreachable { .. } | ClientError::Refused { .. } | ClientError::BadAnswer { .. } => {
             LedgerError::Unknown(text)
         }

@@ -2,12 +2,16 @@
 //!
 //! [`Network`] is what a machine must know to take part; [`Renter`] is what all leases of a process share; [`seek`]
 //! finds a Container; [`Rental`](rental::Rental) drives one lease from the deposit to the refund, and
-//! [`store`] keeps its record so that any later process can go on with it.
+//! [`store`] keeps its record so that any later process can go on with it. Above them: [`job`] runs a command or an
+//! array of tasks, [`agent`] drives what commands leave behind, [`leases`] lists, stops, tops up and shows logs.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+pub mod agent;
 pub mod chain;
 mod durable;
 pub mod files;
+pub mod job;
+pub mod leases;
 pub mod ledger;
 pub mod network;
 pub mod rental;

@@ -542,7 +542,7 @@ impl Driver {
 impl Driver {
     fn open(&mut self) {
         let terms = self.lease_now().terms.clone();
-        if self.chain.opening || self.now() > terms.open_by || self.lease_now().phase != Phase::Accepted {
+        if self.chain.opening || self.now() > self.lease_now().open_by() || self.lease_now().phase != Phase::Accepted {
             return;
         }
         self.chain.opening = true;
@@ -604,7 +604,7 @@ impl Driver {
                 return Ok(());
             }
         };
-        let lapsed = self.now() > self.lease_now().terms.open_by.plus(OPEN_GRACE_MS);
+        let lapsed = self.now() > self.lease_now().open_by().plus(OPEN_GRACE_MS);
         if view.status == EscrowStatus::None
             && self.lease_now().phase == Phase::Accepted
             && lapsed
@@ -637,7 +637,10 @@ impl Driver {
     async fn on_closed(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
         self.chain.closing = false;
         match result {
-            Ok(()) => {}
+            Ok(()) => {
+                self.state.needs = None;
+                self.save().await?;
+            }
             Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
             // Its Container may have closed it meanwhile, which is as good.
             Err(why) => tracing::info!(lease = %self.lease.short(), %why, "closing on the chain"),

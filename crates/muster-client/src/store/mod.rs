@@ -8,6 +8,8 @@
 //!    /wishes/ID.stop     somebody wants the lease stopped; whoever drives it does so
 //!           /ID.look     the chain has news of the lease: its deposit grew
 //!    /networks/F.toml    the networks that leases belong to
+//!    /claims/JOB         which task of an array wrote which output first
+//!    /outbox/            transactions of the wallets
 //!    /agent.lock         held by the agent
 //! ```
 
@@ -235,6 +237,12 @@ impl ClientDir {
     /// No copy was kept, or it is damaged.
     pub fn network(&self, fingerprint: &str) -> Result<Network, StoreError> {
         Network::load(&self.network_path(fingerprint)).map_err(StoreError::Network)
+    }
+
+    /// Where the claims of an array's tasks on output names are kept.
+    #[must_use]
+    pub fn claims_path(&self, job: &str) -> PathBuf {
+        self.root.join("claims").join(job)
     }
 
     fn network_path(&self, fingerprint: &str) -> PathBuf {

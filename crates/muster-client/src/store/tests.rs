@@ -22,7 +22,7 @@ pub(crate) fn record(first_byte: u8) -> LeaseRecord {
         deposit: TokenAmount(u128::MAX >> 20),
         max_seconds: 60,
         interval_ms: 2000,
-        open_by: TimeMs(9),
+        open_within_ms: 15_000,
         allocation: Allocation::default(),
         egress: false,
     };

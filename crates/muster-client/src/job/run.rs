@@ -1,0 +1,391 @@
+//! Running a job: as many tasks at once as fit, each with its tries.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use muster_core::brain::consumer::Rented;
+use muster_core::ids::NodeId;
+use muster_core::lease::{End, Lease, Phase};
+use muster_core::protocol::Matched;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::request::{AttemptReport, JobError, JobEvent, JobReport, JobRequest, JobStep, TaskOutcome, TaskReport};
+use super::slots::{Slots, Wanted};
+use crate::files::{self, Claims, Placed};
+use crate::rental::{Command, Rental, RentalEnd, RentalEvent, Stdio};
+use crate::renter::Renter;
+use crate::session::SessionKey;
+use crate::store::{LeasePlan, LeaseRecord, LeaseState, TaskPlace};
+
+/// Events of one lease that wait for its task.
+const EVENTS_MAX: usize = 256;
+
+/// Gives the standard streams for a try of a task (`None`: a job that is no array; the second number counts tries
+/// from 1).
+pub type StdioFor = Box<dyn Fn(Option<u32>, u32) -> Stdio + Send + Sync>;
+
+/// How a running job is told to stop or to be let go.
+#[derive(Clone, Debug, Default)]
+pub struct JobControl {
+    stop: CancellationToken,
+    detach: CancellationToken,
+}
+
+impl JobControl {
+    /// Stops every lease of the job. [`Job::run`] returns when they are settled.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Lets go of every lease that runs, now or as soon as it does; the agent goes on with them.
+    pub fn detach(&self) {
+        self.detach.cancel();
+    }
+}
+
+/// A job that was checked and can run.
+pub struct Job {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("name", &self.inner.name).field("request", &self.inner.request).finish()
+    }
+}
+
+struct Inner {
+    name: String,
+    renter: Renter,
+    request: JobRequest,
+    stdio: StdioFor,
+    events: mpsc::Sender<JobEvent>,
+    control: JobControl,
+    claims: Claims,
+    slots: Slots,
+}
+
+impl Job {
+    /// Checks the request and its inputs, so that what is wrong is said before anything is rented.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do.
+    pub fn new(
+        renter: Renter,
+        mut request: JobRequest,
+        stdio: StdioFor,
+        events: mpsc::Sender<JobEvent>,
+    ) -> Result<Self, JobError> {
+        request.check()?;
+        for path in request.inputs.iter_mut().chain(&mut request.output) {
+            *path = absolute(path)?;
+        }
+        files::plan(&request.inputs)?;
+        let control = JobControl::default();
+        if request.detach {
+            control.detach();
+        }
+        let name = format!("{:016x}", rand::random::<u64>());
+        let claims = match (&request.array, &request.output) {
+            (Some(_), Some(_)) => Claims::shared(&renter.dir().claims_path(&name))?,
+            _ => Claims::alone(),
+        };
+        let inner = Inner { name, renter, request, stdio, events, control, claims, slots: Slots::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The job's name, as the records of its leases have it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// For stopping it, or letting it go.
+    #[must_use]
+    pub fn control(&self) -> JobControl {
+        self.inner.control.clone()
+    }
+
+    /// Runs every task to its end. What fails is in the report of the task it failed for.
+    pub async fn run(self) -> JobReport {
+        let count = u32::try_from(self.inner.request.tasks()).unwrap_or(u32::MAX);
+        let mut waiting: VecDeque<Option<TaskPlace>> = match self.inner.request.array.clone() {
+            Some(range) => range.map(|index| Some(TaskPlace { index, count })).collect(),
+            None => VecDeque::from([None]),
+        };
+        let most = usize::try_from(self.inner.request.parallel_max).unwrap_or(usize::MAX);
+        let mut running = JoinSet::new();
+        let mut tasks = Vec::new();
+        loop {
+            while running.len() < most
+                && let Some(place) = waiting.pop_front()
+            {
+                running.spawn(Task { job: Arc::clone(&self.inner), place }.run());
+            }
+            match running.join_next().await {
+                Some(Ok(report)) => tasks.push(report),
+                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Some(Err(_)) => {}
+                None => break,
+            }
+        }
+        tasks.sort_by_key(|t: &TaskReport| t.index);
+        JobReport { job: self.inner.name.clone(), tasks }
+    }
+}
+
+fn absolute(path: &std::path::Path) -> Result<std::path::PathBuf, JobError> {
+    let whole = std::path::absolute(path).map_err(|e| JobError::Request(format!("{}: {e}", path.display())))?;
+    // A slash at the end says that a folder's contents are meant; making the path absolute drops it.
+    let text = path.as_os_str().as_encoded_bytes();
+    let contents =
+        text.ends_with(b"/") || text == b"." || text.ends_with(b"/.") || text == b".." || text.ends_with(b"/..");
+    Ok(if contents { whole.join("") } else { whole })
+}
+
+struct Task {
+    job: Arc<Inner>,
+    place: Option<TaskPlace>,
+}
+
+/// How one try of a task came out.
+enum Tried {
+    /// The task is over.
+    Over(TaskOutcome),
+    /// Its Container failed it; another may do better.
+    Failed { why: String },
+}
+
+impl Task {
+    async fn run(self) -> TaskReport {
+        let mut report = TaskReport {
+            index: self.place.map(|p| p.index),
+            attempts: Vec::new(),
+            outputs: Vec::new(),
+            outcome: TaskOutcome::Stopped,
+        };
+        let mut excluded: Vec<NodeId> = self.job.request.demand.exclude.clone();
+        for attempt in 1..=self.job.request.retries.saturating_add(1) {
+            let tried = match self.attempt(attempt, &mut excluded, &mut report).await {
+                Ok(tried) => tried,
+                Err(JobError::Stopped) => Tried::Over(TaskOutcome::Stopped),
+                Err(error) => Tried::Over(TaskOutcome::Failed(error)),
+            };
+            match tried {
+                Tried::Over(outcome) => {
+                    report.outcome = outcome;
+                    break;
+                }
+                Tried::Failed { why } => {
+                    report.outcome = TaskOutcome::Ended(End::Interrupted(why.clone()));
+                    let last = attempt > self.job.request.retries;
+                    if last || self.job.control.stop.is_cancelled() {
+                        break;
+                    }
+                    self.tell(attempt, JobStep::Retrying { why });
+                }
+            }
+        }
+        let last = u32::try_from(report.attempts.len()).unwrap_or(u32::MAX);
+        self.tell(last, JobStep::Over { how: sentence(&report.outcome) });
+        report
+    }
+
+    fn tell(&self, attempt: u32, step: JobStep) {
+        let event = JobEvent { task: self.place.map(|p| p.index), attempt, step };
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.job.events.try_send(event) {
+            tracing::debug!(?event, "nobody took this event in time");
+        }
+    }
+
+    async fn attempt(
+        &self,
+        attempt: u32,
+        excluded: &mut Vec<NodeId>,
+        report: &mut TaskReport,
+    ) -> Result<Tried, JobError> {
+        let request = &self.job.request;
+        let mut demand = request.demand.clone();
+        demand.count = 1;
+        demand.exclude.clone_from(excluded);
+        let wanted = Wanted {
+            renter: &self.job.renter,
+            deposit_seconds: request.deposit_seconds.unwrap_or(demand.time_limit_s),
+            demand,
+            patience: request.busy_patience,
+            stop: &self.job.control.stop,
+        };
+        let (matched, key, alive) = self.job.slots.find(wanted, |step| self.tell(attempt, step)).await?;
+        let container = matched.terms.container;
+        self.tell(attempt, matched_step(&matched));
+        let record = self.record(attempt, matched, &key);
+        let dir = self.job.renter.dir().clone();
+        let created = tokio::task::spawn_blocking(move || dir.create(&record)).await;
+        let file = created.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+        let lease = file.record().id();
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let (commands, received) = mpsc::channel(4);
+        let rental = Rental::new(self.job.renter.clone(), file, sender, received)
+            .with_stdio((self.job.stdio)(self.place.map(|p| p.index), attempt))
+            .with_claims(self.job.claims.clone())
+            .with_top_up(request.top_up);
+        let mut watch =
+            Watch { task: self, lease, attempt, commands, outputs: Vec::new(), stuck: None, running: false };
+        let (end, record) = watch.over(rental, events).await?;
+        drop(alive);
+        report.attempts.push(AttemptReport::from(&record));
+        let (outputs, stuck) = (watch.outputs, watch.stuck);
+        report.outputs.extend(outputs);
+        let tried = judge(end, &record, stuck, self.job.control.stop.is_cancelled());
+        if matches!(tried, Tried::Failed { .. }) {
+            excluded.push(container);
+        }
+        Ok(tried)
+    }
+
+    fn record(&self, attempt: u32, matched: Matched, key: &SessionKey) -> LeaseRecord {
+        let (request, renter) = (&self.job.request, &self.job.renter);
+        let now = renter.now();
+        let plan = LeasePlan {
+            created_at: now,
+            network: renter.network().fingerprint(),
+            session_key: key.secret(),
+            spec: request.spec(self.place.map(|p| (p.index, p.count))),
+            inputs: request.inputs.clone(),
+            output: request.output.clone(),
+            keep_logs: request.keep_logs,
+            job: self.job.name.clone(),
+            task: self.place,
+            attempt,
+        };
+        let rented = Rented {
+            lease: Lease::accepted(matched.terms, now),
+            container: matched.container,
+            go_at: None,
+            stop_asked: false,
+            outputs_taken: false,
+            gone: None,
+            settle_tx: None,
+        };
+        LeaseRecord { plan, state: LeaseState::new(rented) }
+    }
+}
+
+fn matched_step(matched: &Matched) -> JobStep {
+    JobStep::Matched {
+        lease: matched.terms.lease,
+        container: matched.terms.container,
+        indexer: matched.terms.indexer,
+        rate_per_second: matched.terms.rate_per_second,
+        deposit: matched.terms.deposit,
+        considered: matched.considered,
+        turned_down: matched.turned_down.clone(),
+    }
+}
+
+/// Watches one lease: passes events on, and commands to it.
+struct Watch<'a> {
+    task: &'a Task,
+    lease: muster_core::ids::LeaseId,
+    attempt: u32,
+    commands: mpsc::Sender<Command>,
+    outputs: Vec<Placed>,
+    /// Outputs cannot be written here just now.
+    stuck: Option<String>,
+    running: bool,
+}
+
+impl Watch<'_> {
+    async fn over(
+        &mut self,
+        rental: Rental,
+        mut events: mpsc::Receiver<RentalEvent>,
+    ) -> Result<(RentalEnd, LeaseRecord), JobError> {
+        let control = self.task.job.control.clone();
+        let mut driving = std::pin::pin!(rental.run());
+        let (mut stopped, mut detached, mut open) = (false, false, true);
+        loop {
+            tokio::select! {
+                over = &mut driving => {
+                    while let Ok(event) = events.try_recv() {
+                        self.take(event);
+                    }
+                    return Ok(over?);
+                }
+                event = events.recv(), if open => match event {
+                    Some(event) => self.take(event),
+                    None => open = false,
+                },
+                () = control.stop.cancelled(), if !stopped => {
+                    stopped = true;
+                    self.command(Command::Stop);
+                }
+                () = control.detach.cancelled(), if self.running && !detached => {
+                    detached = true;
+                    self.command(Command::Detach);
+                }
+            }
+        }
+    }
+
+    fn command(&self, command: Command) {
+        // Four commands fit and at most four are ever sent, so only a driver that is over takes none.
+        if self.commands.try_send(command).is_err() {
+            tracing::debug!(?command, "the lease is over already");
+        }
+    }
+
+    fn take(&mut self, event: RentalEvent) {
+        match &event {
+            RentalEvent::Running | RentalEvent::Ended { .. } => self.running = true,
+            RentalEvent::Outputs(fetched) => {
+                self.stuck = None;
+                self.outputs.clone_from(&fetched.placed);
+            }
+            RentalEvent::OutputsFailed { why, again } => {
+                let first = self.stuck.replace(why.clone()).is_none();
+                if *again && first {
+                    // The person can free some space meanwhile; the agent goes on trying.
+                    self.command(Command::Detach);
+                }
+            }
+            _ => {}
+        }
+        self.task.tell(self.attempt, JobStep::Lease { lease: self.lease, event });
+    }
+}
+
+fn judge(end: RentalEnd, record: &LeaseRecord, stuck: Option<String>, stopping: bool) -> Tried {
+    let rented = &record.state.rented;
+    let ended = rented.lease.end.clone();
+    if let (Some(why), Some(end)) = (stuck.or_else(|| record.state.outputs_note.clone()), ended.clone()) {
+        return Tried::Over(TaskOutcome::OutputsMissing { end, why });
+    }
+    if end == RentalEnd::Detached {
+        return Tried::Over(TaskOutcome::Detached);
+    }
+    match ended {
+        Some(End::StoppedByConsumer) if stopping => Tried::Over(TaskOutcome::Stopped),
+        Some(End::Interrupted(why)) => Tried::Failed { why },
+        Some(End::NeverStarted) => Tried::Failed { why: End::NeverStarted.to_string() },
+        Some(end) => Tried::Over(TaskOutcome::Ended(end)),
+        None if stopping => Tried::Over(TaskOutcome::Stopped),
+        None => {
+            let why = rented.gone.clone().unwrap_or_else(|| "the lease never opened".to_owned());
+            debug_assert!(rented.lease.phase == Phase::Void, "a lease that opened has an end");
+            Tried::Failed { why }
+        }
+    }
+}
+
+fn sentence(outcome: &TaskOutcome) -> String {
+    match outcome {
+        TaskOutcome::Ended(end) => end.to_string(),
+        TaskOutcome::OutputsMissing { end, why } => format!("{end}, but its outputs are not all here: {why}"),
+        TaskOutcome::Detached => "it goes on without this process".to_owned(),
+        TaskOutcome::Stopped => "stopped on request".to_owned(),
+        TaskOutcome::Failed(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,139 @@
+//! Waiting for a free Container, one task at a time, so that a long array does not storm the Indexers.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use muster_core::demand::Demand;
+use muster_core::protocol::Matched;
+use muster_core::units::TokenAmount;
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+
+use super::request::{JobError, JobStep};
+use crate::renter::Renter;
+use crate::seek::{SeekError, seek};
+use crate::session::SessionKey;
+
+/// The shortest and longest pause before a busy network is asked again, in milliseconds.
+const PAUSE_MS: (u64, u64) = (200, 1_000);
+/// While no Indexer answers at all, patience is shorter.
+const UNREACHABLE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the tasks of one job share while they look for Containers.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// Whoever holds it asks; the others wait for their turn.
+    turn: Mutex<()>,
+    /// Leases of this job that live.
+    alive: AtomicUsize,
+    /// One of them is over: its Container may be free, and the rest of its deposit back.
+    freed: Notify,
+}
+
+/// A lease of the job lives as long as this.
+#[derive(Debug)]
+pub(super) struct Alive<'a>(&'a Slots);
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.alive.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
+    }
+}
+
+/// What a task asks with.
+pub(super) struct Wanted<'a> {
+    pub(super) renter: &'a Renter,
+    pub(super) demand: Demand,
+    pub(super) deposit_seconds: u64,
+    pub(super) patience: Duration,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Slots {
+    /// A Container that holds a slot, and a deposit that the wallet can pay. Waits while all that fit are busy, as
+    /// long as something of the job lives, and for `patience` while nothing does.
+    pub(super) async fn find(
+        &self,
+        mut wanted: Wanted<'_>,
+        tell: impl Fn(JobStep) + Send + Sync,
+    ) -> Result<(Matched, SessionKey, Alive<'_>), JobError> {
+        let _turn = tokio::select! {
+            turn = self.turn.lock() => turn,
+            () = wanted.stop.cancelled() => return Err(JobError::Stopped),
+        };
+        tell(JobStep::Matching);
+        let mut waiting_since = Instant::now();
+        loop {
+            let why = match self.try_once(&wanted).await {
+                Ok(found) => return Ok(found),
+                // Only the excluded ones fit: better one of those again than none.
+                Err(JobError::Seek(SeekError::NothingFits(_))) if !wanted.demand.exclude.is_empty() => {
+                    wanted.demand.exclude.clear();
+                    continue;
+                }
+                Err(JobError::Seek(error)) if error.may_pass() => {
+                    self.patience(&wanted, &error, &mut waiting_since)?;
+                    error.to_string()
+                }
+                // Running tasks give back what is left of their deposits.
+                Err(error @ JobError::TooLittle { .. }) if self.alive() > 0 => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            tell(JobStep::Waiting { why });
+            let pause = PAUSE_MS.0 + rand::random::<u64>() % (PAUSE_MS.1 - PAUSE_MS.0);
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+                () = self.freed.notified() => {}
+                () = wanted.stop.cancelled() => return Err(JobError::Stopped),
+            }
+        }
+    }
+
+    fn alive(&self) -> usize {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    fn patience(&self, wanted: &Wanted<'_>, error: &SeekError, since: &mut Instant) -> Result<(), JobError> {
+        if self.alive() > 0 {
+            *since = Instant::now();
+            return Ok(());
+        }
+        let unreachable = matches!(error, SeekError::Unreachable { .. });
+        let patience = if unreachable { wanted.patience.min(UNREACHABLE_PATIENCE) } else { wanted.patience };
+        if since.elapsed() < patience {
+            return Ok(());
+        }
+        Err(match error {
+            SeekError::Busy(f) | SeekError::Overloaded(f) => {
+                JobError::StayedBusy { after: patience, why: f.why.clone() }
+            }
+            SeekError::Unreachable { .. }
+            | SeekError::NothingFits(_)
+            | SeekError::Refused(_)
+            | SeekError::NoIndexers
+            | SeekError::NoWallet => JobError::Seek(error.clone()),
+        })
+    }
+
+    async fn try_once(&self, wanted: &Wanted<'_>) -> Result<(Matched, SessionKey, Alive<'_>), JobError> {
+        let ledger = wanted.renter.ledger();
+        let wallet = ledger.consumer().ok_or(SeekError::NoWallet)?;
+        let have = ledger.balance().await?;
+        if have == TokenAmount::ZERO {
+            return Err(JobError::TooLittle { wallet, have, need: TokenAmount(1) });
+        }
+        let key = SessionKey::random();
+        let matched = tokio::select! {
+            found = seek(wanted.renter, &wanted.demand, wanted.deposit_seconds, &key) => found?,
+            () = wanted.stop.cancelled() => return Err(JobError::Stopped),
+        };
+        let need = matched.terms.deposit;
+        if need > have {
+            // The slot lapses by itself when no deposit comes.
+            return Err(JobError::TooLittle { wallet, have, need });
+        }
+        self.alive.fetch_add(1, Ordering::Relaxed);
+        Ok((matched, key, Alive(self)))
+    }
+}
