@@ -47,8 +47,9 @@ pub struct LeaseTerms {
     pub max_seconds: u64,
     /// At most so much running time may be unpaid, in milliseconds.
     pub interval_ms: u64,
-    /// The Container holds the slot until here for the deposit to appear.
-    pub open_by: TimeMs,
+    /// So long the Container holds the slot for the deposit to appear, by its own clock: the clocks of
+    /// strangers may differ by hours.
+    pub open_within_ms: u64,
     /// What is set aside for the workload.
     pub allocation: Allocation,
     /// Whether the workload may reach the network.
@@ -288,6 +289,12 @@ impl Lease {
             redeemed: TokenAmount::ZERO,
             refunded: TokenAmount::ZERO,
         }
+    }
+
+    /// Until when, by this side's clock, the slot is held for the deposit.
+    #[must_use]
+    pub const fn open_by(&self) -> TimeMs {
+        self.accepted_at.plus(self.terms.open_within_ms)
     }
 
     /// Its name.

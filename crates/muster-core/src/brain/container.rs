@@ -369,7 +369,7 @@ impl Container {
             out.push(Effect::Answer { reply, result });
             return;
         }
-        if let Err(why) = self.check_terms(&terms, now) {
+        if let Err(why) = self.check_terms(&terms) {
             out.push(Effect::Answer { reply, result: Err(why) });
             return;
         }
@@ -385,7 +385,7 @@ impl Container {
         out.push(Effect::Prepare(id));
     }
 
-    fn check_terms(&self, terms: &LeaseTerms, now: TimeMs) -> Result<(), OfferRejected> {
+    fn check_terms(&self, terms: &LeaseTerms) -> Result<(), OfferRejected> {
         if let Some(problem) = &self.problem {
             return Err(OfferRejected::NotRegistered(problem.clone()));
         }
@@ -396,11 +396,8 @@ impl Container {
         if terms.container != self.config.id {
             return bad("they name another Container");
         }
-        if terms.open_by <= now {
-            return bad("the time to open has passed");
-        }
-        if terms.open_by > now.plus(self.config.params.open_timeout_ms.saturating_mul(2)) {
-            return bad("the slot would be held too long before the deposit comes");
+        if terms.open_within_ms == 0 || terms.open_within_ms > self.config.params.open_timeout_ms {
+            return bad("the slot would be held too long, or not at all, before the deposit comes");
         }
         if terms.interval_ms == 0 || terms.interval_ms > self.config.params.voucher_interval_ms {
             return bad("the voucher interval is longer than the network allows");
@@ -664,7 +661,7 @@ impl Container {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         match slot.held.lease.phase {
             Phase::Accepted => {
-                if now > slot.held.lease.terms.open_by {
+                if now > slot.held.lease.open_by() {
                     self.void(id, now, out);
                 } else if now.since(slot.asked_chain_at) >= CHAIN_POLL_MS {
                     slot.asked_chain_at = now;

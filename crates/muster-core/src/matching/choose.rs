@@ -8,7 +8,7 @@ use crate::ids::NodeId;
 use crate::pricing::UsdPerHour;
 use crate::units::TimeMs;
 
-use super::query::Query;
+use super::query::{Fit, Query, Rank};
 use super::record::{Class, Record};
 use super::search::{Found, Random, Search, Tally, mix};
 use super::tree::{Body, Node};
@@ -25,8 +25,11 @@ const NEAR_SAMPLE_MIN: usize = 4;
 const DRAWS_MAX: usize = 64;
 /// How finely the near-best are told from the rest before a sample is drawn.
 const BRANCHES_MAX: usize = 24;
+/// Once something fits, so many more branches are opened for more that are near the best, where the best was not
+/// promised to the last per cent.
+const NEAR_BRANCHES_MAX: u64 = 32;
 /// Once something fits, so many more branches are opened for more to fall back on.
-const FALLBACK_BRANCHES_MAX: u64 = 256;
+const FALLBACK_BRANCHES_MAX: u64 = 32;
 
 /// A Container that would serve a demand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,11 +68,13 @@ impl View {
         let mut near_worst = 0;
         while let Some(found) = search.next() {
             if near.is_empty() {
+                if demand.objective != Objective::Cheapest {
+                    search.branches_left = NEAR_BRANCHES_MAX;
+                }
                 near_worst = near_best(demand.objective, found.fit.badness);
             }
             if found.fit.badness <= near_worst {
                 near.push(found);
-                // The near-best are all wanted, so opening branches for them is not limited.
                 if near.len() >= choices_max {
                     search.worst = near_worst;
                 }
@@ -78,7 +83,7 @@ impl View {
                 }
             } else {
                 if beyond.is_empty() {
-                    search.branches_left = FALLBACK_BRANCHES_MAX;
+                    search.branches_left = search.branches_left.min(FALLBACK_BRANCHES_MAX);
                 }
                 beyond.push(found);
                 if near.len().saturating_add(beyond.len()) >= choices_max {
@@ -149,10 +154,13 @@ impl View {
         now: TimeMs,
         random: &mut Random,
     ) -> Vec<Found> {
-        let best = near.iter().map(|found| found.fit.badness).min().unwrap_or(0);
+        let best = Fit {
+            badness: near.iter().map(|found| found.fit.badness).min().unwrap_or(0),
+            price: near.iter().map(|found| found.fit.price).min().unwrap_or(0),
+        };
         let mut left: Vec<(u64, Found)> = near
             .into_iter()
-            .filter_map(|found| Some((self.weight(self.record(found.slot)?, &found, best, query, now), found)))
+            .filter_map(|found| Some((self.weight(self.record(found.slot)?, &found, &best, query, now), found)))
             .collect();
         let mut drawn = Vec::with_capacity(count);
         while drawn.len() < count && !left.is_empty() {
@@ -169,18 +177,23 @@ impl View {
         drawn
     }
 
-    /// A Container's odds: never zero, below 2^45.
-    fn weight(&self, record: &Record, found: &Found, best: u64, query: &Query, now: TimeMs) -> u64 {
+    /// A Container's odds: never zero, below 2^50.
+    fn weight(&self, record: &Record, found: &Found, best: &Fit, query: &Query, now: TimeMs) -> u64 {
         // Who has cards should be left for work that needs them.
         let by_match = if query.class == Class::Cpu && !record.total.cards.is_empty() { 250 } else { 1_000 };
         // Within the near-best, ten times the distance to the best is the share of the odds that is lost.
-        let behind = found.fit.badness.saturating_sub(best);
-        let lost = u128::from(behind).saturating_mul(10_000) / u128::from(best.max(1));
-        let by_rank = 1_000u64.saturating_sub(u64::try_from(lost).unwrap_or(u64::MAX).min(750));
+        let behind = found.fit.badness.saturating_sub(best.badness);
+        let lost = u128::from(behind).saturating_mul(10_000) / u128::from(best.badness.max(1));
+        let mut by_rank = 1_000u64.saturating_sub(u64::try_from(lost).unwrap_or(u64::MAX).min(750));
+        if query.rank == Rank::Objective(Objective::Best) && found.fit.price > 0 {
+            // The price has no part in the rank; at least it shall count among those who are about as good.
+            let share = u128::from(best.price).saturating_mul(1_000) / u128::from(found.fit.price);
+            by_rank = by_rank.saturating_mul(u64::try_from(share).unwrap_or(1_000).clamp(1, 1_000)) / 1_000;
+        }
         let by_quality = u64::from(record.quality_bps).saturating_add(1_000);
         let by_stake = u64::from(record.stake_weight);
         let recent = u64::from(record.recent_now(now, self.settings.recent_half_life_ms));
-        let weight = by_match * by_rank * by_quality * by_stake / 1_000;
+        let weight = by_match * by_rank.max(1) * by_quality * by_stake / 1_000;
         (weight.saturating_mul(256) / recent.saturating_add(256)).max(1)
     }
 
@@ -196,7 +209,8 @@ impl View {
                 *sum = sum.saturating_add(count);
             }
         };
-        let (everywhere, there) = (self.ready(None), self.ready(demand.region.as_ref()));
+        let region = demand.region.as_ref();
+        let (everywhere, there) = (self.ready(Class::Cpu, None), self.ready(Class::Cpu, region));
         let in_class: u64 = roots.iter().map(|root| u64::from(root.summary.count)).sum();
         add(Reason::NotReady, self.idle.values().sum());
         add(Reason::Forbidden, self.forbidden);

@@ -70,9 +70,10 @@ impl Around {
         squares.isqrt()
     }
 
-    /// No round trip to a point of the box is shorter than light in fibre allows.
-    pub(super) fn round_trip_us_min(&self, from: Point) -> u64 {
-        round_trip_us_least(self.chord_min(from))
+    /// No round trip to a point of the box is shorter: one that may be measured, than light in fibre allows.
+    pub(super) fn round_trip_us_min(&self, from: Point, may_be_measured: bool) -> u64 {
+        let least = round_trip_us_least(self.chord_min(from));
+        if may_be_measured { least } else { estimate_us(least) }
     }
 }
 
@@ -86,7 +87,11 @@ const fn round_trip_us_least(chord_units: u64) -> u64 {
 /// measured, a millisecond and twice what light needs.
 pub(super) fn round_trip_us(from: Point, to: Point, measured_us: Option<u64>) -> u64 {
     let least = round_trip_us_least(Around::point(to).chord_min(from));
-    measured_us.map_or(ROUND_TRIP_BASE_US + 2 * least, |measured| measured.max(least))
+    measured_us.map_or(estimate_us(least), |measured| measured.max(least))
+}
+
+const fn estimate_us(least_us: u64) -> u64 {
+    ROUND_TRIP_BASE_US + 2 * least_us
 }
 
 #[cfg(test)]
@@ -124,8 +129,8 @@ mod tests {
                 around.extend(&Around::point(at(*lat, *lon)));
             }
             for (lat, lon) in points {
-                prop_assert!(around.round_trip_us_min(from) <= round_trip_us(from, at(lat, lon), None));
-                prop_assert!(around.round_trip_us_min(from) <= round_trip_us(from, at(lat, lon), Some(0)));
+                prop_assert!(around.round_trip_us_min(from, false) <= round_trip_us(from, at(lat, lon), None));
+                prop_assert!(around.round_trip_us_min(from, true) <= round_trip_us(from, at(lat, lon), Some(0)));
             }
         }
     }

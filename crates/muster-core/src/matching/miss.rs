@@ -99,7 +99,7 @@ impl View {
         if self.is_empty() {
             return miss(None, "no Container is known here yet; try again once one has joined".to_owned());
         }
-        if self.ready(None) == 0 {
+        if self.ready(Class::Cpu, None) == 0 {
             let mut states: Vec<String> = self.idle.iter().map(|(state, count)| format!("{count} {state}")).collect();
             if self.forbidden > 0 {
                 states.push(format!("{} forbidden by policy", self.forbidden));
@@ -107,7 +107,7 @@ impl View {
             let sentence = format!("no Container takes work now: {}", states.join(", "));
             return miss(Some(Reason::NotReady), sentence);
         }
-        if self.ready(region) == 0 {
+        if self.ready(Class::Cpu, region) == 0 {
             let others = names(self.regions(Class::Cpu), "of no named region");
             return miss(
                 Some(Reason::Region),

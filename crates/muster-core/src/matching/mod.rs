@@ -34,9 +34,9 @@ pub use record::{ContainerState, Provider, QUALITY_BPS_MAX, SiteId};
 pub use view::{Explained, Policy, PolicyRule, Settings, View};
 pub use why::{Miss, Reason, Rejection, Report, Why};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::demand::NetworkId;
+use crate::demand::{NetworkId, Region};
 use crate::hardware::HardwareError;
 use crate::pricing::PricingError;
 
@@ -46,6 +46,8 @@ pub const SAMPLE_MAX: usize = 8;
 pub const EXACT_REPORT_MAX: usize = 64;
 /// The most pairs of networks of which a latency is kept.
 pub const LATENCIES_MAX: usize = 1_000_000;
+/// The most regions that Containers of one view can name.
+pub const REGIONS_MAX: usize = 512;
 /// The most rules of a policy.
 pub const POLICY_RULES_MAX: usize = 1_024;
 
@@ -64,6 +66,12 @@ pub enum MatchingError {
         /// How many it holds.
         have: usize,
     },
+    /// A region that is one too many: names of regions are the operator's to limit.
+    #[error("region {region} is not known here, and {REGIONS_MAX} others are, which is as many as are kept apart")]
+    TooManyRegions {
+        /// The region.
+        region: Region,
+    },
     /// Too many rules.
     #[error("the policy has {got} rules; at most {POLICY_RULES_MAX} are taken")]
     PolicyTooLong {
@@ -72,13 +80,18 @@ pub enum MatchingError {
     },
 }
 
-/// Round trips that were measured between networks, in microseconds.
+/// Round trips that were measured between networks, in microseconds; and those networks.
 #[derive(Clone, Debug, Default)]
-struct Latencies(BTreeMap<(NetworkId, NetworkId), u64>);
+struct Latencies(BTreeMap<(NetworkId, NetworkId), u64>, BTreeSet<NetworkId>);
 
 impl Latencies {
     fn get(&self, a: NetworkId, b: NetworkId) -> Option<u64> {
         self.0.get(&(a.min(b), a.max(b))).copied()
+    }
+
+    /// Whether anything is known of a network.
+    fn knows(&self, network: NetworkId) -> bool {
+        self.1.contains(&network)
     }
 
     /// Whether it was noted: a new pair is not once there are [`LATENCIES_MAX`].
@@ -88,6 +101,7 @@ impl Latencies {
             return false;
         }
         self.0.insert(pair, round_trip_us);
+        self.1.extend([a, b]);
         true
     }
 }

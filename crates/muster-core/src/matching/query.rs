@@ -4,13 +4,20 @@ use crate::demand::{ComplianceTier, Demand, NetworkId, Objective, Term};
 use crate::pricing::{Ask, UsdPerHour, mib_begun, share};
 
 use super::geo::{Point, round_trip_us};
-use super::record::{Basis, Card, Class, QUALITY_BPS_MAX, Record, Side};
+use super::record::{Basis, Card, Class, DEMERIT_SCALE, Order, QUALITY_BPS_MAX, Record, Side, quality_factor_bps};
 use super::summary::Summary;
 use super::why::Reason;
 use super::{Latencies, View};
 
 /// What an unknown round trip counts as when Containers are compared: that of the far side of the globe.
 const UNKNOWN_ROUND_TRIP_US: u64 = 300_000;
+
+/// The round trip that doubles a price under `balanced`.
+const BALANCED_US: u64 = 250_000;
+/// The round trip that doubles a demerit under `best`.
+const BEST_US: u64 = 50_000;
+/// Round trips are told apart by so much when Containers are compared.
+const STEP_US: u64 = 5_000;
 
 /// By what Containers are put in order; the least is the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +56,8 @@ pub(super) struct Query {
     priced_memory_mib: u64,
     priced_disk_mib: u64,
     origin_known: bool,
+    /// Whether a round trip may have been measured to be shorter than distance suggests.
+    may_be_measured: bool,
     point: Option<Point>,
     network: Option<NetworkId>,
 }
@@ -101,6 +110,7 @@ impl Query {
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
             priced_disk_mib: mib_begun(demand.disk),
+            may_be_measured: demand.origin.network.is_some_and(|network| view.latencies.knows(network)),
             origin_known: !demand.origin.is_unknown(),
             point: demand.origin.place.map(Point::of),
             network: demand.origin.network,
@@ -115,6 +125,15 @@ impl Query {
     /// The same query in another order.
     pub(super) fn by(&self, rank: Rank) -> Self {
         Self { rank, ..self.clone() }
+    }
+
+    /// The order of the trees that serve it best.
+    pub(super) const fn order(&self) -> Order {
+        match (self.basis, self.rank) {
+            (Basis::Free, Rank::Objective(Objective::Balanced)) => Order::Balanced,
+            (Basis::Free, Rank::Objective(Objective::Best)) => Order::Best,
+            _ => Order::Price,
+        }
     }
 
     /// Whether distances matter to it, so that Containers should be searched region by region.
@@ -171,11 +190,21 @@ impl Query {
         let (core, memory, disk) =
             (u64::from(all.core_hour), u64::from(all.memory_gib_hour), u64::from(all.disk_gib_hour));
         let price = self.price(core, memory, disk, reserved_bps, cards.hour);
-        if price > self.price_max {
+        // Under `balanced` the summary has no plain prices; each Container's own is checked.
+        if self.order() != Order::Balanced && price > self.price_max {
             return Err(Reason::Price);
         }
         Ok(match self.rank {
-            Rank::Objective(objective) => badness(objective, price, all.quality_bps, latency_us, cards.ob),
+            Rank::Objective(Objective::Cheapest) => price,
+            Rank::Objective(Objective::Balanced) => {
+                // Each item of the price was rounded up, which must not lift the bound above a Container's badness.
+                let rounded = u64::from(self.gpu_count).saturating_add(6);
+                farther(u128::from(price.saturating_sub(rounded)), latency_us, BALANCED_US)
+            }
+            Rank::Objective(Objective::Best) => {
+                let demerit = all.demerit / u64::from(self.gpu_count.max(1));
+                farther(u128::from(demerit), latency_us, BEST_US)
+            }
             Rank::Nearest(reason) => match reason {
                 Reason::Cpu => u64::MAX - u64::from(all.cpu),
                 Reason::Memory => u64::MAX - all.memory,
@@ -363,7 +392,7 @@ impl Query {
     fn latency_bound(&self, all: &Summary) -> u64 {
         match self.point {
             Some(from) if !all.unplaced && (self.latency_us_max.is_some() || self.minds_distance()) => {
-                all.around.round_trip_us_min(from)
+                all.around.round_trip_us_min(from, self.may_be_measured)
             }
             _ => 0,
         }
@@ -385,24 +414,28 @@ impl Query {
 /// How bad a Container is for an objective: falls with quality, rises with the round trip, and
 /// - `cheapest`: is the price;
 /// - `balanced`: is the price, times up to three for bad quality, times one more for each 250 ms of round trip;
-/// - `best`: is bad quality squared times the round trip (with 20 ms on top), divided by the speed of the cards.
+/// - `best`: is the square of what quality lacks (and a fifth on top) by the speed of the cards, times one more for
+///   each 50 ms of round trip.
 fn badness(objective: Objective, price: u64, quality_bps: u16, latency_us: u64, ob: u64) -> u64 {
-    let lacking = u64::from(QUALITY_BPS_MAX.saturating_sub(quality_bps));
     match objective {
         Objective::Cheapest => price,
         Objective::Balanced => {
-            let by_quality = u128::from(10_000 + 2 * lacking);
-            let by_latency = u128::from(latency_us.saturating_add(250_000));
             // One more, so that quality and distance count among Containers that cost nothing.
             let price = u128::from(price).saturating_add(1);
-            let product = price.saturating_mul(by_quality).saturating_mul(by_latency);
-            u64::try_from(product / (10_000 * 250_000)).unwrap_or(u64::MAX)
+            farther(price.saturating_mul(quality_factor_bps(quality_bps)) / 10_000, latency_us, BALANCED_US)
         }
         Objective::Best => {
-            let by_quality = u128::from(2_000 + lacking);
-            let by_latency = u128::from(latency_us.saturating_add(20_000));
-            let product = by_quality.saturating_mul(by_quality).saturating_mul(by_latency).saturating_mul(1 << 20);
-            u64::try_from(product / u128::from(ob.max(1)) / 1000).unwrap_or(u64::MAX)
+            let lacking = u128::from(QUALITY_BPS_MAX.saturating_sub(quality_bps)).saturating_add(2_000);
+            let scaled = lacking.saturating_mul(lacking).saturating_mul(u128::from(DEMERIT_SCALE));
+            farther(scaled / u128::from(ob.max(1)), latency_us, BEST_US)
         }
     }
+}
+
+/// Something bad, made worse by a round trip: doubled by `unit_us`. Round trips count in whole steps, so that those who
+/// are about as near are equal.
+fn farther(bad: u128, latency_us: u64, unit_us: u64) -> u64 {
+    let latency_us = u128::from(latency_us - latency_us % STEP_US);
+    let unit_us = u128::from(unit_us);
+    u64::try_from(bad.saturating_mul(latency_us.saturating_add(unit_us)) / unit_us).unwrap_or(u64::MAX)
 }

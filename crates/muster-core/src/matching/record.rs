@@ -19,6 +19,9 @@ const RECENT_ONE: u32 = 1 << 8;
 /// The recent count stays at this: some 4,000 times.
 const RECENT_MAX: u32 = 1 << 20;
 
+/// Keeps quotients by speed apart: 144,000,000 times this is below 2^60.
+pub(super) const DEMERIT_SCALE: u64 = 1 << 32;
+
 /// Where a Container stands in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -130,6 +133,14 @@ pub(super) enum Basis {
     Total,
 }
 
+/// By what a tree is ordered, so that the best come first: one order for each objective, distance left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Price,
+    Balanced,
+    Best,
+}
+
 /// A card that the policy lets be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Card {
@@ -173,6 +184,24 @@ pub(super) struct Record {
     /// Cards that the policy lets be used.
     pub(super) usable: GpuSet,
     pub(super) provider: Box<Provider>,
+}
+
+/// What a price counts as for the objective `balanced`: up to three times as much for bad quality; rounded down.
+pub(super) fn dearer(price: u64, quality_bps: u16) -> u64 {
+    let factor = quality_factor_bps(quality_bps);
+    u64::try_from(u128::from(price).saturating_mul(factor) / 10_000).unwrap_or(u64::MAX)
+}
+
+/// 10,000 for the best quality, 30,000 for the worst.
+pub(super) fn quality_factor_bps(quality_bps: u16) -> u128 {
+    10_000 + 2 * u128::from(QUALITY_BPS_MAX.saturating_sub(quality_bps))
+}
+
+/// How bad a Container is for the objective `best`, distance left out: the square of what its quality lacks (and a
+/// fifth of the best on top), divided by the speed of its cards; rounded down.
+pub(super) fn demerit(quality_bps: u16, ob: u32) -> u64 {
+    let lacking = u64::from(QUALITY_BPS_MAX.saturating_sub(quality_bps)).saturating_add(2_000);
+    lacking.saturating_mul(lacking).saturating_mul(DEMERIT_SCALE) / u64::from(ob.max(1))
 }
 
 /// The first sixteen bytes of BLAKE3, as numbers.
@@ -238,12 +267,18 @@ impl Record {
         }
     }
 
-    /// Where it stands in the trees of a class. What is free plays no part, so that a heartbeat moves nothing.
-    pub(super) fn key(&self, class: Class) -> Key {
+    /// Where it stands in a tree. What is free plays no part, so that a heartbeat moves nothing.
+    pub(super) fn key(&self, class: Class, order: Order) -> Key {
         const GIB: Bytes = Bytes(Bytes::GIB);
         let common = self.ask.amounts_hour(1000, GIB, GIB).0;
-        let card = self.total.cards.iter().filter(|card| class.counts(card)).map(|card| card.hour).min();
-        Key { price: common.saturating_add(card.unwrap_or(0)), hash: self.hash }
+        let cards = || self.total.cards.iter().filter(|card| class.counts(card));
+        let price = common.saturating_add(cards().map(|card| card.hour).min().unwrap_or(0));
+        let place = match order {
+            Order::Price => price,
+            Order::Balanced => dearer(price, self.quality_bps),
+            Order::Best => demerit(self.quality_bps, cards().map(|card| card.ob).max().unwrap_or(0)),
+        };
+        Key { place, hash: self.hash }
     }
 
     /// The classes in whose trees it stands: without cards, with any, and each model that it has.
@@ -259,9 +294,10 @@ impl Record {
         classes
     }
 
-    pub(super) fn summary(&self, class: Class, basis: Basis) -> Summary {
+    pub(super) fn summary(&self, class: Class, basis: Basis, order: Order) -> Summary {
         let side = self.side(basis);
-        let ask = |usd: u64| u32::try_from(usd).unwrap_or(u32::MAX);
+        let priced = |usd: u64| if order == Order::Balanced { dearer(usd, self.quality_bps) } else { usd };
+        let ask = |usd: u64| u32::try_from(priced(usd)).unwrap_or(u32::MAX);
         let mut summary = Summary {
             count: 1,
             cpu: side.cpu,
@@ -274,7 +310,6 @@ impl Record {
             memory_gib_hour: ask(self.ask.memory_gib_hour.0),
             disk_gib_hour: ask(self.ask.disk_gib_hour.0),
             kinds: self.kinds.bits(),
-            quality_bps: self.quality_bps,
             reserved_bps: self.ask.reserved_bps.unwrap_or(u16::MAX),
             compliance: self.compliance,
             egress: self.egress,
@@ -288,9 +323,10 @@ impl Record {
             for card in group {
                 summary.vram = summary.vram.max(card.vram);
                 summary.ob = summary.ob.max(card.ob);
-                summary.card_hour = summary.card_hour.min(card.hour);
+                summary.card_hour = summary.card_hour.min(priced(card.hour));
             }
         }
+        summary.demerit = demerit(self.quality_bps, summary.ob);
         summary
     }
 

@@ -142,8 +142,10 @@ impl<'v, 'q> Search<'v, 'q> {
             }
             match target {
                 Target::Container(found) => return Some(found),
+                // Once no more may be opened, Containers that were met already still count.
+                Target::Branch(_) if self.branches_left == 0 => {}
                 Target::Branch(node) => {
-                    self.branches_left = self.branches_left.checked_sub(1)?;
+                    self.branches_left = self.branches_left.saturating_sub(1);
                     self.open(node);
                 }
             }

@@ -5,7 +5,8 @@ use crate::demand::ComplianceTier;
 use super::geo::Around;
 
 /// The best value of each property over a set of Containers, for one class of demand. A demand that the summary
-/// cannot meet, none of them can; the price of the summary is at most the price of each of them.
+/// cannot meet, none of them can; the price of the summary is at most the price of each of them. In trees of the order
+/// [`super::record::Order::Balanced`], prices are what they count as for that objective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
     /// How many Containers.
@@ -34,10 +35,10 @@ pub(super) struct Summary {
     pub(super) disk_gib_hour: u32,
     /// Least price of a card of the class.
     pub(super) card_hour: u64,
+    /// Least demerit, see [`super::record::demerit`].
+    pub(super) demerit: u64,
     /// Kinds of work that any of them runs, a bit each.
     pub(super) kinds: u16,
-    /// Highest quality.
-    pub(super) quality_bps: u16,
     /// Least share for a reserved term; `u16::MAX` when none offers it.
     pub(super) reserved_bps: u16,
     /// Most cards of one model of the class.
@@ -68,8 +69,8 @@ impl Summary {
         memory_gib_hour: u32::MAX,
         disk_gib_hour: u32::MAX,
         card_hour: u64::MAX,
+        demerit: u64::MAX,
         kinds: 0,
-        quality_bps: 0,
         reserved_bps: u16::MAX,
         cards: 0,
         compliance: ComplianceTier::Open,
@@ -94,7 +95,7 @@ impl Summary {
         self.disk_gib_hour = self.disk_gib_hour.min(other.disk_gib_hour);
         self.card_hour = self.card_hour.min(other.card_hour);
         self.kinds |= other.kinds;
-        self.quality_bps = self.quality_bps.max(other.quality_bps);
+        self.demerit = self.demerit.min(other.demerit);
         self.reserved_bps = self.reserved_bps.min(other.reserved_bps);
         self.cards = self.cards.max(other.cards);
         self.compliance = self.compliance.max(other.compliance);

@@ -12,10 +12,10 @@ const LEVEL_BITS: u32 = 3;
 /// Nodes at this height are never split: at most `8^12` items keep the mean size.
 const LEVEL_MAX: u32 = 12;
 
-/// Where an item stands: by price, then by the hash of its name.
+/// Where an item stands: by what the tree is ordered by, then by the hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    pub(super) price: u64,
+    pub(super) place: u64,
     pub(super) hash: [u64; 2],
 }
 
@@ -115,7 +115,7 @@ impl Tree {
 
 impl Node {
     fn new(body: Body, of: &impl Fn(u32) -> Summary) -> Self {
-        let first = Key { price: 0, hash: [0; 2] };
+        let first = Key { place: 0, hash: [0; 2] };
         let mut node = Self { first, summary: Summary::EMPTY, body };
         node.summarise(of);
         node
@@ -255,7 +255,7 @@ mod tests {
     /// Names whose hashes have high levels often, so that small trees are tall.
     fn item(name: u64) -> Item {
         let level = (name.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61) % 4;
-        let key = Key { price: name % 7, hash: [(name << 16 | 1 << 15) & !0 << (level * 3) | 1 << (level * 3), name] };
+        let key = Key { place: name % 7, hash: [(name << 16 | 1 << 15) & !0 << (level * 3) | 1 << (level * 3), name] };
         Item { key, slot: u32::try_from(name).unwrap() }
     }
 

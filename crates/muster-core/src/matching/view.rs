@@ -11,14 +11,11 @@ use crate::units::{Bytes, Ob, TimeMs};
 
 use super::choose::{Choice, choice_of};
 use super::query::Query;
-use super::record::{Basis, Class, ContainerState, Provider, Record};
+use super::record::{Basis, Class, ContainerState, Order, Provider, Record};
 use super::summary::Summary;
 use super::tree::{Item, Node, Tree};
 use super::why::Why;
-use super::{Latencies, MatchingError, POLICY_RULES_MAX};
-
-/// More regions than this are not searched one by one for a demand that minds distances.
-const REGIONS_MAX: usize = 256;
+use super::{Latencies, MatchingError, POLICY_RULES_MAX, REGIONS_MAX};
 
 /// What may not be used where.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +63,37 @@ impl Default for Settings {
 /// The trees of one class.
 #[derive(Clone, Debug, Default)]
 struct Forest {
-    all: Tree,
-    by_region: BTreeMap<Option<Region>, Tree>,
+    /// Everywhere, by price.
+    everywhere: Tree,
+    regions: BTreeMap<Option<Region>, Grove>,
+}
+
+/// The trees of one class in one region.
+#[derive(Clone, Debug, Default)]
+struct Grove {
+    /// By price, by what is free.
+    price: Tree,
+    /// As the objective `balanced` has it, but for distance, by what is free.
+    balanced: Tree,
+    /// As the objective `best` has it, but for distance, by what is free.
+    best: Tree,
+    /// By price, by all that there is.
+    total: Tree,
+}
+
+impl Grove {
+    fn of(&self, query: &Query) -> &Tree {
+        match (query.basis, query.order()) {
+            (Basis::Total, _) => &self.total,
+            (Basis::Free, Order::Price) => &self.price,
+            (Basis::Free, Order::Balanced) => &self.balanced,
+            (Basis::Free, Order::Best) => &self.best,
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.price.root().map_or(0, |root| u64::from(root.summary.count))
+    }
 }
 
 /// What is known of all Containers.
@@ -80,8 +106,9 @@ pub struct View {
     records: Vec<Option<Record>>,
     spare: Vec<u32>,
     by_node: BTreeMap<NodeId, u32>,
-    free: BTreeMap<Class, Forest>,
-    total: BTreeMap<Class, Forest>,
+    forests: BTreeMap<Class, Forest>,
+    /// How many Containers name each region.
+    places: BTreeMap<Region, u64>,
     /// Known but not in the trees.
     pub(super) idle: BTreeMap<ContainerState, u64>,
     pub(super) forbidden: u64,
@@ -114,8 +141,8 @@ impl View {
             records: Vec::new(),
             spare: Vec::new(),
             by_node: BTreeMap::new(),
-            free: BTreeMap::new(),
-            total: BTreeMap::new(),
+            forests: BTreeMap::new(),
+            places: BTreeMap::new(),
             idle: BTreeMap::new(),
             forbidden: 0,
             models: BTreeMap::new(),
@@ -149,11 +176,17 @@ impl View {
     /// Takes a Container in, or replaces what was known of it; how often it was chosen lately stays.
     ///
     /// # Errors
-    /// Its hardware or ask is out of bounds, or the view is full; then nothing changed.
+    /// Its hardware or ask is out of bounds, it names one region too many, or the view is full; then nothing changed.
     pub fn upsert(&mut self, provider: Provider) -> Result<(), MatchingError> {
         provider.capacity.check()?;
         provider.ask.check()?;
         let node = provider.node;
+        if let Some(region) = &provider.region
+            && !self.places.contains_key(region)
+            && self.places.len() >= REGIONS_MAX
+        {
+            return Err(MatchingError::TooManyRegions { region: region.clone() });
+        }
         let usable = self.usable(&provider);
         let mut record = Record::new(provider, usable);
         let slot = if let Some(slot) = self.slot(&node) {
@@ -228,11 +261,16 @@ impl View {
     /// Notes what Checkers found of a Container, in ten-thousandths; whether it is known.
     pub fn set_quality(&mut self, node: &NodeId, quality_bps: u16) -> bool {
         let Some(slot) = self.slot(node) else { return false };
-        if let Some(record) = self.at_mut(slot).and_then(Option::as_mut) {
-            record.quality_bps = quality_bps.min(super::QUALITY_BPS_MAX);
-            record.provider.quality_bps = record.quality_bps;
+        let quality_bps = quality_bps.min(super::QUALITY_BPS_MAX);
+        if self.record(slot).is_some_and(|record| record.quality_bps != quality_bps) {
+            // Quality decides where it stands in the trees.
+            self.detach(slot);
+            if let Some(record) = self.at_mut(slot).and_then(Option::as_mut) {
+                record.quality_bps = quality_bps;
+                record.provider.quality_bps = quality_bps;
+            }
+            self.attach(slot);
         }
-        self.refresh(slot);
         true
     }
 
@@ -296,39 +334,39 @@ impl View {
 
     /// The trees in which a query's answers are, the demand's region being `region`.
     pub(super) fn roots(&self, query: &Query, region: Option<&Region>) -> Vec<&Node> {
-        let forests = match query.basis {
-            Basis::Free => &self.free,
-            Basis::Total => &self.total,
-        };
-        let Some(forest) = forests.get(&query.class) else { return Vec::new() };
+        let Some(forest) = self.forests.get(&query.class) else { return Vec::new() };
         match region {
-            Some(region) => forest.within(region).filter_map(|(_, tree)| tree.root()).collect(),
-            None if query.minds_distance() && forest.by_region.len() <= REGIONS_MAX => {
-                forest.by_region.values().filter_map(Tree::root).collect()
+            Some(region) => forest.within(region).filter_map(|grove| grove.of(query).root()).collect(),
+            None if query.basis == Basis::Free && query.order() == Order::Price && !query.minds_distance() => {
+                forest.everywhere.root().into_iter().collect()
             }
-            None => forest.all.root().into_iter().collect(),
+            None => forest.regions.values().filter_map(|grove| grove.of(query).root()).collect(),
         }
     }
 
-    /// How many Containers take work, in a region or anywhere.
-    pub(super) fn ready(&self, region: Option<&Region>) -> u64 {
-        let count = |tree: &Tree| tree.root().map_or(0, |root| u64::from(root.summary.count));
-        let Some(forest) = self.free.get(&Class::Cpu) else { return 0 };
+    /// How many Containers of a class take work, in a region or anywhere.
+    pub(super) fn ready(&self, class: Class, region: Option<&Region>) -> u64 {
+        let Some(forest) = self.forests.get(&class) else { return 0 };
         match region {
-            Some(region) => forest.within(region).map(|(_, tree)| count(tree)).sum(),
-            None => count(&forest.all),
+            Some(region) => forest.within(region).map(Grove::count).sum(),
+            None => forest.everywhere.root().map_or(0, |root| u64::from(root.summary.count)),
         }
     }
 
     /// The named regions in which Containers of a class take work.
     pub(super) fn regions(&self, class: Class) -> impl Iterator<Item = &Region> {
-        self.free.get(&class).into_iter().flat_map(|forest| forest.by_region.keys().flatten())
+        self.forests.get(&class).into_iter().flat_map(|forest| forest.regions.keys().flatten())
     }
 
     /// Puts a Container in the trees of its classes, or counts why it is in none.
     fn attach(&mut self, slot: u32) {
         let Some(record) = self.record(slot) else { return };
         let state = record.provider.state;
+        if let Some(region) = record.provider.region.clone() {
+            let count = self.places.entry(region).or_insert(0);
+            *count = count.saturating_add(1);
+        }
+        let Some(record) = self.record(slot) else { return };
         if !state.takes_work() {
             let count = self.idle.entry(state).or_insert(0);
             *count = count.saturating_add(1);
@@ -339,7 +377,7 @@ impl View {
                 let count = self.models.entry(model).or_insert(0);
                 *count = count.saturating_add(1);
             }
-            self.in_trees(slot, |tree, item, of| tree.insert(item, &of));
+            self.in_trees(slot, true, |tree, item, of| tree.insert(item, &of));
         }
     }
 
@@ -347,6 +385,11 @@ impl View {
     fn detach(&mut self, slot: u32) {
         let Some(record) = self.record(slot) else { return };
         let state = record.provider.state;
+        if let Some(count) = record.provider.region.clone().and_then(|region| self.places.get_mut(&region)) {
+            *count = count.saturating_sub(1);
+            self.places.retain(|_, count| *count > 0);
+        }
+        let Some(record) = self.record(slot) else { return };
         if !state.takes_work() {
             self.idle.entry(state).and_modify(|count| *count = count.saturating_sub(1));
             self.idle.retain(|_, count| *count > 0);
@@ -357,47 +400,54 @@ impl View {
                 self.models.entry(model).and_modify(|count| *count = count.saturating_sub(1));
             }
             self.models.retain(|_, count| *count > 0);
-            self.in_trees(slot, |tree, item, of| {
+            self.in_trees(slot, true, |tree, item, of| {
                 let was_there = tree.remove(&item.key, &of);
                 debug_assert!(was_there, "a Container that takes work is in its trees");
             });
         }
     }
 
-    /// Brings the summaries above a Container up to date with what is free and with its quality.
+    /// Brings the summaries above a Container up to date with what is free.
     fn refresh(&mut self, slot: u32) {
         let Some(record) = self.record(slot) else { return };
         if record.provider.state.takes_work() && !self.region_forbidden(record.provider.region.as_ref()) {
-            self.in_trees(slot, |tree, item, of| {
+            self.in_trees(slot, false, |tree, item, of| {
                 let was_there = tree.refresh(&item.key, &of);
                 debug_assert!(was_there, "a Container that takes work is in its trees");
             });
         }
     }
 
-    /// Does something to each tree that a Container belongs to, and drops trees that became empty.
-    fn in_trees(&mut self, slot: u32, mut act: impl FnMut(&mut Tree, Item, &dyn Fn(u32) -> Summary)) {
+    /// Does something to each tree that a Container belongs to, or only to those that tell what is free; and drops
+    /// trees that became empty.
+    fn in_trees(&mut self, slot: u32, total_too: bool, mut act: impl FnMut(&mut Tree, Item, &dyn Fn(u32) -> Summary)) {
         let records = &self.records;
         let record_at = |slot: u32| usize::try_from(slot).ok().and_then(|at| records.get(at)?.as_ref());
         let Some(record) = record_at(slot) else { return };
-        for (basis, forests) in [(Basis::Free, &mut self.free), (Basis::Total, &mut self.total)] {
-            for class in record.classes() {
-                let of = |slot: u32| record_at(slot).map_or(Summary::EMPTY, |record| record.summary(class, basis));
-                let item = Item { key: record.key(class), slot };
-                let forest = forests.entry(class).or_default();
-                act(&mut forest.all, item, &of);
-                let region = &record.provider.region;
-                let tree = match forest.by_region.get_mut(region) {
-                    Some(tree) => tree,
-                    None => forest.by_region.entry(region.clone()).or_default(),
-                };
-                act(tree, item, &of);
-                if tree.root().is_none() {
-                    forest.by_region.remove(region);
-                }
-                if forest.all.root().is_none() {
-                    forests.remove(&class);
-                }
+        let region = &record.provider.region;
+        for class in record.classes() {
+            let mut act = |tree: &mut Tree, basis: Basis, order: Order| {
+                let of =
+                    |slot: u32| record_at(slot).map_or(Summary::EMPTY, |record| record.summary(class, basis, order));
+                act(tree, Item { key: record.key(class, order), slot }, &of);
+            };
+            let forest = self.forests.entry(class).or_default();
+            act(&mut forest.everywhere, Basis::Free, Order::Price);
+            let grove = match forest.regions.get_mut(region) {
+                Some(grove) => grove,
+                None => forest.regions.entry(region.clone()).or_default(),
+            };
+            act(&mut grove.price, Basis::Free, Order::Price);
+            act(&mut grove.balanced, Basis::Free, Order::Balanced);
+            act(&mut grove.best, Basis::Free, Order::Best);
+            if total_too {
+                act(&mut grove.total, Basis::Total, Order::Price);
+            }
+            if grove.price.root().is_none() {
+                forest.regions.remove(region);
+            }
+            if forest.everywhere.root().is_none() {
+                self.forests.remove(&class);
             }
         }
     }
@@ -476,13 +526,14 @@ impl View {
 }
 
 impl Forest {
-    /// The trees of the regions inside `region`.
-    fn within(&self, region: &Region) -> impl Iterator<Item = (&Option<Region>, &Tree)> {
+    /// The groves of the regions inside `region`.
+    fn within(&self, region: &Region) -> impl Iterator<Item = &Grove> {
         // Names that begin with the region's own stand together; `eur` may stand among those of `eu`.
-        self.by_region
+        self.regions
             .range(Some(region.clone())..)
             .take_while(move |(name, _)| name.as_ref().is_some_and(|n| n.as_str().starts_with(region.as_str())))
             .filter(move |(name, _)| name.as_ref().is_some_and(|name| region.contains(name)))
+            .map(|(_, grove)| grove)
     }
 }
 
@@ -509,7 +560,7 @@ fn gpu_whys(record: &Record, demand: &Demand, query: &Query) -> Vec<Why> {
         }];
     }
     let mut whys = Vec::new();
-    let all = record.summary(query.class, Basis::Free);
+    let all = record.summary(query.class, Basis::Free, Order::Price);
     if all.vram < demand.vram.0 {
         whys.push(Why::VramShort { need: demand.vram, have: Bytes(all.vram) });
     }

@@ -1,0 +1,209 @@
+//! A model of the escrow: the rules of the contract, without the machine that runs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_core::ids::{Address, LeaseId, NodeId};
+use muster_core::protocol::{EscrowLease, EscrowStatus};
+use muster_core::units::{TimeMs, TokenAmount};
+use muster_core::voucher::SignedVoucher;
+
+/// Something that a node wants done on the chain, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Open a lease.
+    Open(EscrowLease),
+    /// Pay with the last voucher and close, as the Container.
+    Settle(Option<SignedVoucher>),
+    /// Ask to close, as the consumer.
+    Close,
+    /// Close after the challenge window.
+    Finalize,
+    /// Add to the deposit.
+    TopUp(TokenAmount),
+}
+
+impl Op {
+    /// Which kind, for the name of the intent.
+    #[must_use]
+    pub(crate) const fn kind(&self) -> u8 {
+        match self {
+            Self::Open(_) => 0,
+            Self::Settle(_) => 1,
+            Self::Close => 2,
+            Self::Finalize => 3,
+            Self::TopUp(_) => 4,
+        }
+    }
+}
+
+/// The escrow and the balances around it.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    leases: BTreeMap<LeaseId, (EscrowLease, Option<TimeMs>)>,
+    balances: BTreeMap<Address, u128>,
+    /// What Containers have earned, by their key.
+    pub earned: BTreeMap<NodeId, u128>,
+    /// What the network kept.
+    pub fees: u128,
+    escrow: u128,
+    supply: u128,
+    done: BTreeSet<(Address, LeaseId, u8, u64)>,
+    challenge_ms: u64,
+    fee_bps: u128,
+}
+
+impl Chain {
+    /// A chain on which each of these accounts has `balance`.
+    #[must_use]
+    pub(crate) fn new(accounts: &[Address], balance: u128, challenge_ms: u64, fee_bps: u16) -> Self {
+        let balances: BTreeMap<Address, u128> = accounts.iter().map(|a| (*a, balance)).collect();
+        let supply = balances.values().sum();
+        Self {
+            leases: BTreeMap::new(),
+            balances,
+            earned: BTreeMap::new(),
+            fees: 0,
+            escrow: 0,
+            supply,
+            done: BTreeSet::new(),
+            challenge_ms,
+            fee_bps: u128::from(fee_bps),
+        }
+    }
+
+    /// A lease as anybody reads it.
+    #[must_use]
+    pub(crate) fn read(&self, lease: LeaseId) -> EscrowLease {
+        self.leases.get(&lease).map_or(
+            EscrowLease {
+                status: EscrowStatus::None,
+                consumer: Address::ZERO,
+                session_key: Address::ZERO,
+                container: NodeId::ZERO,
+                deposit: TokenAmount::ZERO,
+                redeemed: TokenAmount::ZERO,
+                rate_per_second: TokenAmount::ZERO,
+                max_seconds: 0,
+            },
+            |(l, _)| l.clone(),
+        )
+    }
+
+    /// All leases that were ever opened.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = (LeaseId, &EscrowLease)> {
+        self.leases.iter().map(|(id, (l, _))| (*id, l))
+    }
+
+    /// Executes an intent; the same intent of the same sender never twice. `false`: reverted.
+    pub(crate) fn execute(&mut self, from: Address, lease: LeaseId, op: &Op, attempt: u64, now: TimeMs) -> bool {
+        if !self.done.insert((from, lease, op.kind(), attempt)) {
+            return true;
+        }
+        match op {
+            Op::Open(terms) => self.open(lease, terms),
+            Op::Settle(voucher) => self.settle(lease, voucher.as_ref()),
+            Op::Close => self.close(lease, now),
+            Op::Finalize => self.finalize(lease, now),
+            Op::TopUp(amount) => self.top_up(from, lease, *amount),
+        }
+    }
+
+    fn pay_in(&mut self, from: Address, amount: u128) -> bool {
+        let balance = self.balances.entry(from).or_default();
+        let Some(rest) = balance.checked_sub(amount) else { return false };
+        *balance = rest;
+        self.escrow += amount;
+        true
+    }
+
+    fn open(&mut self, lease: LeaseId, terms: &EscrowLease) -> bool {
+        if self.leases.contains_key(&lease) || !self.pay_in(terms.consumer, terms.deposit.0) {
+            return false;
+        }
+        let opened = EscrowLease { status: EscrowStatus::Open, redeemed: TokenAmount::ZERO, ..terms.clone() };
+        self.leases.insert(lease, (opened, None));
+        true
+    }
+
+    fn top_up(&mut self, from: Address, lease: LeaseId, amount: TokenAmount) -> bool {
+        if self.read(lease).status != EscrowStatus::Open || !self.pay_in(from, amount.0) {
+            return false;
+        }
+        if let Some((l, _)) = self.leases.get_mut(&lease) {
+            l.deposit = l.deposit.saturating_add(amount);
+        }
+        true
+    }
+
+    fn settle(&mut self, lease: LeaseId, voucher: Option<&SignedVoucher>) -> bool {
+        let Some((l, _)) = self.leases.get_mut(&lease) else { return false };
+        if l.status == EscrowStatus::Closed {
+            return false;
+        }
+        if let Some(v) = voucher {
+            let signer_ok = v.signature.r[..20] == l.session_key.0;
+            if !signer_ok || v.voucher.lease != lease || v.voucher.amount > l.deposit || v.voucher.amount < l.redeemed {
+                return false;
+            }
+            let delta = v.voucher.amount.0 - l.redeemed.0;
+            let fee = delta * self.fee_bps / 10_000;
+            l.redeemed = v.voucher.amount;
+            self.fees += fee;
+            *self.earned.entry(l.container).or_default() += delta - fee;
+            self.escrow -= delta;
+        }
+        self.end(lease);
+        true
+    }
+
+    fn close(&mut self, lease: LeaseId, now: TimeMs) -> bool {
+        match self.leases.get_mut(&lease) {
+            Some((l, at)) if l.status == EscrowStatus::Open => {
+                l.status = EscrowStatus::Closing;
+                *at = Some(now.plus(self.challenge_ms));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn finalize(&mut self, lease: LeaseId, now: TimeMs) -> bool {
+        match self.leases.get(&lease) {
+            Some((l, Some(at))) if l.status == EscrowStatus::Closing && *at <= now => {
+                self.end(lease);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn end(&mut self, lease: LeaseId) {
+        if let Some((l, _)) = self.leases.get_mut(&lease) {
+            let rest = l.deposit.0 - l.redeemed.0;
+            l.status = EscrowStatus::Closed;
+            self.escrow -= rest;
+            *self.balances.entry(l.consumer).or_default() += rest;
+        }
+    }
+
+    /// Whether every unit is where it can be accounted for.
+    ///
+    /// # Errors
+    /// The difference, as a sentence.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let held: u128 = self
+            .leases
+            .values()
+            .filter(|(l, _)| l.status != EscrowStatus::Closed)
+            .map(|(l, _)| l.deposit.0 - l.redeemed.0)
+            .sum();
+        if held != self.escrow {
+            return Err(format!("the escrow holds {}, its leases {held}", self.escrow));
+        }
+        let all = self.balances.values().sum::<u128>() + self.earned.values().sum::<u128>() + self.fees + self.escrow;
+        if all != self.supply {
+            return Err(format!("{all} units exist, {} were made", self.supply));
+        }
+        Ok(())
+    }
+}

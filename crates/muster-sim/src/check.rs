@@ -1,0 +1,107 @@
+//! What must never happen, checked at each step and at the end of a run.
+
+use muster_core::lease::Phase;
+use muster_core::protocol::EscrowStatus;
+
+use crate::container::container_index;
+use crate::world::World;
+
+impl World {
+    pub(crate) fn check_step(&mut self) {
+        // Checking every Container at each step of a large world would be most of the work: take turns.
+        let count = self.containers.len();
+        if count > 0 {
+            let turn = usize::try_from(self.outcome.steps).unwrap_or(0) % count;
+            self.check_container(turn);
+        }
+        if self.outcome.steps.is_multiple_of(256) {
+            if let Err(why) = self.chain.audit() {
+                self.violated(why);
+            }
+            self.check_payments();
+        }
+    }
+
+    /// Nobody pays for time in which nothing ran.
+    fn check_payments(&mut self) {
+        let mut found = None;
+        for (lease, on_chain) in self.chain.leases() {
+            let Some(container) = container_index(on_chain.container).and_then(|i| self.containers.get(i)) else {
+                continue;
+            };
+            let mut ran = container.ran.get(&lease).copied().unwrap_or(0);
+            if let Some(since) = container.jobs.get(&lease).and_then(|j| j.since) {
+                ran += self.now - since;
+            }
+            if on_chain.redeemed > on_chain.deposit {
+                found = Some(format!("{lease:?} paid {} of a deposit of {}", on_chain.redeemed.0, on_chain.deposit.0));
+            }
+            // A liar is believed at most for the time since the go: that is a start of a workload and two delays.
+            let start_ms = if container.lie == 1 { 1 } else { 400 + 6 * self.config.faults.delay_ms.1 + 3_200 };
+            let most = on_chain.rate_per_second.per_second_for_ms(ran + ran / 5_000 + start_ms);
+            if on_chain.redeemed > most {
+                found = Some(format!(
+                    "{lease:?} paid {} for {ran} ms, which cost {} at most (claims are multiplied by {})",
+                    on_chain.redeemed.0, most.0, container.lie
+                ));
+            }
+        }
+        if let Some(what) = found {
+            self.violated(what);
+        }
+    }
+
+    /// After a calm time nothing hangs: every lease is settled, every slot free, every task answered.
+    pub(crate) fn check_end(&mut self) {
+        let mut found = Vec::new();
+        if let Err(why) = self.chain.audit() {
+            found.push(why);
+        }
+        for (lease, l) in self.chain.leases() {
+            if l.status != EscrowStatus::Closed {
+                found.push(format!("{lease:?} is {:?} on the chain for ever", l.status));
+            }
+        }
+        for (i, node) in self.containers.iter().enumerate() {
+            if node.brain.busy() > 0 {
+                let ghosts: Vec<String> = node
+                    .brain
+                    .all()
+                    .filter(|h| h.lease.phase.holds_capacity())
+                    .map(|h| format!("{:?} {}", h.lease.id(), h.lease.phase))
+                    .collect();
+                found.push(format!("Container {i} holds ghosts: {}", ghosts.join(", ")));
+            }
+            if !node.jobs.is_empty() {
+                found.push(format!("Container {i} still runs something"));
+            }
+            for held in node.brain.all() {
+                let on_chain = self.chain.read(held.lease.id());
+                if held.lease.phase == Phase::Closed && on_chain.redeemed < held.lease.paid() {
+                    found.push(format!(
+                        "Container {i} held a voucher of {} for {:?} and was paid {}",
+                        held.lease.paid().0,
+                        held.lease.id(),
+                        on_chain.redeemed.0
+                    ));
+                }
+            }
+        }
+        for (i, node) in self.consumers.iter().enumerate() {
+            if node.tasks_left > 0 {
+                found.push(format!(
+                    "consumer {i} waits for {} tasks (present lease {:?}, {} misses)",
+                    node.tasks_left, node.current, node.misses
+                ));
+            }
+            for rented in node.records() {
+                if !rented.lease.phase.is_final() && self.chain.read(rented.lease.id()).status != EscrowStatus::None {
+                    found.push(format!("consumer {i} left {:?} at {}", rented.lease.id(), rented.lease.phase));
+                }
+            }
+        }
+        for what in found {
+            self.violated(what);
+        }
+    }
+}
