@@ -61,36 +61,20 @@ impl View {
     #[must_use]
     pub fn match_one(&self, demand: &Demand, seed: u64, now: TimeMs) -> MatchResult {
         let query = Query::new(demand, self);
-        let roots = self.roots(&query, demand.region.as_ref());
-        let choices_max = self.settings.choices_max.max(1);
-        let mut search = Search::new(self, &query, &roots, seed);
-        let (mut near, mut beyond) = (Vec::new(), Vec::new());
-        let mut near_worst = 0;
-        while let Some(found) = search.next() {
-            if near.is_empty() {
-                if demand.objective != Objective::Cheapest {
-                    search.branches_left = NEAR_BRANCHES_MAX;
-                }
-                near_worst = near_best(demand.objective, found.fit.badness);
-            }
-            if found.fit.badness <= near_worst {
-                near.push(found);
-                if near.len() >= choices_max {
-                    search.worst = near_worst;
-                }
-                if near.len() > NEAR_ALL_MAX {
-                    break;
-                }
-            } else {
-                if beyond.is_empty() {
-                    search.branches_left = search.branches_left.min(FALLBACK_BRANCHES_MAX);
-                }
-                beyond.push(found);
-                if near.len().saturating_add(beyond.len()) >= choices_max {
-                    break;
-                }
+        let region = demand.region.as_ref();
+        if demand.objective == Objective::Balanced && demand.price_max.is_some() {
+            // The trees of this objective tell no plain prices, so whether anybody is cheap enough is asked elsewhere.
+            let by_price = query.by(Rank::Objective(Objective::Cheapest));
+            let roots = self.roots(&by_price, region);
+            let mut search = Search::new(self, &by_price, &roots, seed);
+            if search.next().is_none() {
+                return self.result(Vec::new(), demand, &query, search.tally, &roots);
             }
         }
+        let roots = self.roots(&query, region);
+        let choices_max = self.settings.choices_max.max(1);
+        let mut search = Search::new(self, &query, &roots, seed);
+        let Gathered { mut near, beyond, near_worst } = gather(&mut search, demand.objective, choices_max);
         let mut random = Random::new(mix(seed ^ 0x6d61_7463_6869_6e67));
         if near.len() > NEAR_ALL_MAX {
             let mut sample = self.sample(&query, &roots, near_worst, &mut random);
@@ -102,14 +86,18 @@ impl View {
         }
         let mut picked = self.draw(near, &query, choices_max, now, &mut random);
         picked.extend(beyond);
+        picked.truncate(choices_max);
+        self.result(picked, demand, &query, search.tally, &roots)
+    }
+
+    fn result(&self, picked: Vec<Found>, demand: &Demand, query: &Query, tally: Tally, roots: &[&Node]) -> MatchResult {
         let choices: Vec<Choice> = picked
             .iter()
-            .take(choices_max)
-            .filter_map(|found| choice_of(self.record(found.slot)?, demand, &query, &self.latencies))
+            .filter_map(|found| choice_of(self.record(found.slot)?, demand, query, &self.latencies))
             .collect();
-        let mut report = self.report(demand, &query, search.tally, &roots);
+        let mut report = self.report(demand, query, tally, roots);
         if choices.is_empty() {
-            report.nearest_miss = Some(self.nearest_miss(demand, &query));
+            report.nearest_miss = Some(self.nearest_miss(demand, query));
         }
         MatchResult { choices, report }
     }
@@ -253,6 +241,46 @@ impl View {
         report.turned_down = Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
         report
     }
+}
+
+/// What a search gave, from the best on.
+struct Gathered {
+    near: Vec<Found>,
+    beyond: Vec<Found>,
+    near_worst: u64,
+}
+
+/// Takes the near-best, until it is clear that they are more than take part in a draw, and if they are few, some
+/// beyond them to fall back on.
+fn gather(search: &mut Search<'_, '_>, objective: Objective, choices_max: usize) -> Gathered {
+    let (mut near, mut beyond) = (Vec::new(), Vec::new());
+    let mut near_worst = 0;
+    while let Some(found) = search.next() {
+        if near.is_empty() {
+            if objective != Objective::Cheapest {
+                search.branches_left = NEAR_BRANCHES_MAX;
+            }
+            near_worst = near_best(objective, found.fit.badness);
+        }
+        if found.fit.badness <= near_worst {
+            near.push(found);
+            if near.len() >= choices_max {
+                search.worst = near_worst;
+            }
+            if near.len() > NEAR_ALL_MAX {
+                break;
+            }
+        } else {
+            if beyond.is_empty() {
+                search.branches_left = search.branches_left.min(FALLBACK_BRANCHES_MAX);
+            }
+            beyond.push(found);
+            if near.len().saturating_add(beyond.len()) >= choices_max {
+                break;
+            }
+        }
+    }
+    Gathered { near, beyond, near_worst }
 }
 
 /// The worst badness that still counts as near the best.
