@@ -9,7 +9,7 @@ pub enum BaseFee {
     Fixed(u64),
     /// As on Ethereum (EIP-1559), beginning with this many wei.
     Eip1559 {
-        /// Base fee of the genesis block, from which the following ones are computed.
+        /// Base fee of the genesis block and of the first block after it.
         initial: u64,
     },
 }

@@ -11,8 +11,9 @@ use alloy::primitives::{B256, Bloom, Bytes, U256, b256};
 use redb::Database as Redb;
 use revm::context::result::{EVMError, ExecutionResult, InvalidTransaction};
 use revm::context::{BlockEnv, CfgEnv, Context};
+use revm::context_interface::ContextTr;
 use revm::primitives::hardfork::SpecId;
-use revm::{ExecuteCommitEvm, MainBuilder, MainContext};
+use revm::{Database, ExecuteCommitEvm, MainBuilder, MainContext};
 
 use super::codec::{OUTPUT_KEPT_MAX, TxRecord};
 use super::config::{BaseFee, ChainConfig};
@@ -66,6 +67,7 @@ pub(crate) fn block_time(parent: u64) -> u64 {
 pub(crate) fn next_base_fee(policy: BaseFee, parent: &Header) -> u64 {
     match policy {
         BaseFee::Fixed(fee) => fee,
+        BaseFee::Eip1559 { initial } if parent.number == 0 => initial,
         BaseFee::Eip1559 { initial } => calc_next_block_base_fee(
             parent.gas_used,
             parent.gas_limit,
@@ -156,7 +158,12 @@ fn execute(
                     }
                     outcome.mined.push(pending);
                 }
-                Err(EVMError::Transaction(InvalidTransaction::NonceTooHigh { .. })) => parking.park(pending),
+                Err(EVMError::Transaction(InvalidTransaction::NonceTooHigh { .. })) => {
+                    match affordable(evm.ctx.db_mut(), &pending.tx)? {
+                        Ok(()) => parking.park(pending),
+                        Err(answer) => outcome.refused.push((pending, answer)),
+                    }
+                }
                 Err(EVMError::Transaction(error)) => {
                     let answer = invalid_transaction(&error, &pending.tx, block.basefee);
                     outcome.refused.push((pending, answer));
@@ -179,6 +186,14 @@ fn execute(
     let changes = std::mem::take(&mut working.changes);
     let header = progress.header(config, &parent.head, &block, &changes);
     Ok(Some(Draft { header, records: progress.records, changes }))
+}
+
+/// Whether the sender could pay for a transaction whose turn has not come: those who cannot fill no pool.
+fn affordable(state: &mut WorkingState<'_>, tx: &SignedTx) -> Result<Result<(), RpcError>, StoreError> {
+    let balance = state.basic(tx.sender)?.map_or(U256::ZERO, |account| account.balance);
+    let gas = U256::from(tx.envelope.gas_limit()).saturating_mul(U256::from(tx.envelope.max_fee_per_gas()));
+    let cost = gas.saturating_add(tx.envelope.value());
+    Ok(if cost <= balance { Ok(()) } else { Err(RpcError::insufficient_funds(balance, cost)) })
 }
 
 /// What has been executed into the block so far.

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use alloy::primitives::B256;
 use revm::primitives::KECCAK_EMPTY;
+use tokio::task::JoinHandle;
 
 pub use config::{BaseFee, ChainConfig};
 pub use error::ChainError;
@@ -56,6 +57,8 @@ struct Shared {
     snapshot: RwLock<Arc<Snapshot>>,
     pool: Mutex<Pool>,
     hot: Mutex<HotCache>,
+    /// Whoever makes blocks now, or did last.
+    maker: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -101,8 +104,20 @@ impl Chain {
                 snapshot: RwLock::new(Arc::new(snapshot)),
                 pool: Mutex::new(Pool::default()),
                 hot: Mutex::new(HotCache::default()),
+                maker: Mutex::new(None),
             }),
         })
+    }
+
+    /// Waits until everything that was submitted has been decided, and releases this handle. When it
+    /// was the last one, the folder is free afterwards.
+    pub async fn close(self) {
+        loop {
+            let maker = lock(&self.shared.maker).take();
+            let Some(maker) = maker else { return };
+            // A maker that panicked has ended as well; its askers were told.
+            let _ = maker.await;
+        }
     }
 
     /// EIP-155 chain id.
@@ -148,7 +163,8 @@ impl Chain {
             if !pool.busy && !pool.is_idle() {
                 pool.busy = true;
                 let shared = Arc::clone(&self.shared);
-                tokio::task::spawn_blocking(move || shared.make_blocks());
+                let maker = tokio::task::spawn_blocking(move || shared.make_blocks());
+                *lock(&self.shared.maker) = Some(maker);
             }
         }
         let mut answers = Vec::with_capacity(tickets.len());

@@ -58,8 +58,8 @@ impl SignedTx {
                 envelope.max_fee_per_gas()
             )));
         }
-        let sender =
-            ecdsa::recover(envelope.signature(), envelope.signature_hash()).ok_or_else(|| RpcError::refused("invalid sender".to_owned()))?;
+        let sender = ecdsa::recover(envelope.signature(), envelope.signature_hash())
+            .ok_or_else(|| RpcError::refused("invalid sender".to_owned()))?;
         let hash = *envelope.tx_hash();
         Ok(Self { envelope, sender, hash })
     }

@@ -244,6 +244,15 @@ impl Settlement {
         self.core.once(&format!("unbond {intent}"), self.core.registry(&call)).await
     }
 
+    /// Puts what is unbonding back to stake: a node that was leaving stays.
+    ///
+    /// # Errors
+    /// See [`SettlementError`].
+    pub async fn cancel_unbond(&self, node: NodeId) -> Result<MinedTx, SettlementError> {
+        let call = Registry::cancelUnbondCall { nodeKey: node_word(node) };
+        self.core.once(&fresh("cancel unbond"), self.core.registry(&call)).await
+    }
+
     /// Takes stake out whose unbonding is over.
     ///
     /// # Errors

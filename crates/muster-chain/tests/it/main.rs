@@ -1,5 +1,16 @@
 //! The embedded chain and the settlement client, over real sockets.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod blocks;
+mod crash;
+mod differential;
+mod flaky;
+mod folder;
+mod keystores;
+mod programs;
+mod rpc;
+mod sending;
 mod settlement;
+mod tools;
+mod txs;
 mod world;

@@ -60,6 +60,13 @@ impl RpcError {
         Self::refused(format!("nonce too low: next nonce {next}, tx nonce {nonce}"))
     }
 
+    pub(crate) fn insufficient_funds(balance: U256, cost: U256) -> Self {
+        let overshot = cost.saturating_sub(balance);
+        Self::refused(format!(
+            "insufficient funds for gas * price + value: balance {balance}, tx cost {cost}, overshot {overshot}"
+        ))
+    }
+
     /// A call that reverted, with its reason in words where it has one.
     pub(crate) fn reverted(output: &Bytes) -> Self {
         let message = match revert_reason(output) {
@@ -107,10 +114,7 @@ pub(crate) fn invalid_transaction(error: &InvalidTransaction, tx: &SignedTx, bas
         E::NonceTooLow { tx, state } => return RpcError::nonce_too_low(*state, *tx),
         E::NonceTooHigh { tx, state } => format!("nonce too high: next nonce {state}, tx nonce {tx}"),
         E::NonceOverflowInTransaction => "nonce has max value".to_owned(),
-        E::LackOfFundForMaxFee { fee, balance } => format!(
-            "insufficient funds for gas * price + value: balance {balance}, tx cost {fee}, overshot {}",
-            fee.saturating_sub(**balance)
-        ),
+        E::LackOfFundForMaxFee { fee, balance } => return RpcError::insufficient_funds(**balance, **fee),
         E::OverflowPaymentInTransaction => format!(
             "insufficient funds for gas * price + value: gas {} at {} wei is more than can exist",
             env.gas_limit(),
