@@ -49,13 +49,12 @@ const SYS_FOR_DEVICES: [&str; 4] = ["/sys/bus", "/sys/class", "/sys/dev", "/sys/
 /// Everything the arguments depend on.
 #[derive(Debug)]
 pub(super) struct View<'a> {
-    pub(super) state_dir: &'a Path,
-    pub(super) job_dir: &'a Path,
     pub(super) work: &'a Path,
     pub(super) tmp: &'a Path,
     pub(super) init_exe: &'a Path,
     pub(super) root: bool,
-    pub(super) egress: bool,
+    /// Files of the Sandbox's own: descriptor with the content, and path.
+    pub(super) files: &'a [(i32, &'static str)],
     pub(super) memory_bytes: u64,
     pub(super) devices: &'a [PathBuf],
     pub(super) info_fd: i32,
@@ -69,7 +68,7 @@ pub(super) fn options(view: &View<'_>) -> Vec<OsString> {
         args.push([format!("--unshare-{namespace}")]);
     }
     if view.root {
-        // The helper changes to the job's own user and drops these two with it.
+        // The helper starts the command as the job's own user with these two, and then drops them.
         args.push(["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]);
     } else {
         let uid = INNER_UID.to_string();
@@ -86,9 +85,13 @@ pub(super) fn options(view: &View<'_>) -> Vec<OsString> {
     args.bind("--bind", view.work, "/work");
     args.bind("--bind", view.tmp, "/tmp");
     for device in view.devices {
+        if let Some(parent) = device.parent().filter(|parent| *parent != Path::new("/dev")) {
+            args.push([OsString::from("--perms"), "0755".into(), "--dir".into(), parent.into()]);
+        }
         args.bind("--dev-bind", device, device);
     }
     if !view.devices.is_empty() {
+        args.push(["--perms", "0755", "--dir", "/sys"]);
         for dir in SYS_FOR_DEVICES {
             args.bind("--ro-bind-try", dir, dir);
         }
@@ -119,14 +122,9 @@ fn etc(args: &mut Args, view: &View<'_>) {
             args.bind("--ro-bind", &path, &path);
         }
     }
-    for name in ["hosts", "nsswitch.conf", "hostname"] {
-        args.bind("--ro-bind", view.state_dir.join("etc").join(name), Path::new("/etc").join(name));
-    }
-    for name in ["passwd", "group"] {
-        args.bind("--ro-bind", view.job_dir.join(name), Path::new("/etc").join(name));
-    }
-    if view.egress {
-        args.bind("--ro-bind", view.state_dir.join("etc/resolv.conf"), "/etc/resolv.conf");
+    // Copied, not mounted: a job can read where its mounts come from, and these would tell the provider's folders.
+    for (fd, path) in view.files {
+        args.push(["--perms", "0444", "--file", &fd.to_string(), path]);
     }
 }
 

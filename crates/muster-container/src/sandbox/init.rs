@@ -1,8 +1,8 @@
 //! The helper inside the Sandbox: process 1 of the job's own process namespace.
 //!
 //! Bubblewrap has made the namespaces and runs this as its command. The helper takes its orders from a descriptor (so that
-//! neither command nor environment show in the host's process list), gives up root, sets the limits of a process, fences
-//! itself in with Landlock and seccomp, starts the command under the same fences, and reports to the Container in lines of
+//! neither command nor environment show in the host's process list), sets the limits of a process, fences itself in with
+//! Landlock and seccomp, starts the command under the same fences as the job's own user, and reports to the Container in lines of
 //! JSON: that it runs, then how it ended. When the helper ends, the kernel ends every process of the namespace with it.
 
 use std::ffi::OsString;
@@ -10,10 +10,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, WaitOptions, setrlimit};
+use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, WaitOptions, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
@@ -28,6 +28,11 @@ pub const SANDBOX_INIT: &str = "__sandbox-init";
 
 /// Longest orders that are read: arguments and environment are bounded to 1 MiB, JSON may double them.
 const ORDERS_BYTES_MAX: u64 = 8 << 20;
+const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
+    effective: CapabilitySet::empty(),
+    permitted: CapabilitySet::empty(),
+    inheritable: CapabilitySet::empty(),
+};
 /// Exit code of the helper when it could not start the command; the report says why.
 const NOT_STARTED: i32 = 125;
 
@@ -74,7 +79,7 @@ pub(super) enum Report {
 
 /// Body of the helper; `args` are the program's arguments after [`SANDBOX_INIT`]. Never returns.
 ///
-/// Call it first thing in `main`, before threads, logging or a runtime exist: it changes its user, limits and filters
+/// Call it first thing in `main`, before threads, logging or a runtime exist: it sets limits and filters
 /// for the calling thread.
 pub fn sandbox_init_main(args: impl IntoIterator<Item = OsString>) -> ! {
     let mut args = args.into_iter().map(|arg| arg.to_str().and_then(|text| text.parse::<RawFd>().ok()));
@@ -112,9 +117,12 @@ fn take(number: RawFd) -> Option<OwnedFd> {
 
 fn run(orders: File, report: &mut File) -> Result<i32, Report> {
     let orders = read_orders(orders).map_err(|error| broken("read the orders", &error))?;
-    drop_root(&orders).map_err(|error| broken("become the job's user", &error))?;
+    // The end of bubblewrap, which ends with the Container, is the end of the namespace. Had it ended before this line,
+    // telling would fail below.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| broken("bind its life", &error))?;
     set_limits(&orders).map_err(|error| broken("set the limits", &error))?;
-    // Shuts /proc/1 to the job, which runs as the same user: its report is not the job's to write.
+    // Shuts /proc/1 to a job that runs as the same user: the report is not the job's to write.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| broken("hide", &error))?;
     std::env::set_current_dir("/work").map_err(|error| broken("enter the work folder", &error))?;
     rustix::thread::set_no_new_privs(true).map_err(|error| broken("renounce privileges", &error))?;
@@ -126,8 +134,12 @@ fn run(orders: File, report: &mut File) -> Result<i32, Report> {
     for program in seccomp::programs().map_err(|error| broken("build the system call filter", &error))? {
         seccompiler::apply_filter(&program).map_err(|error| broken("apply the system call filter", &error))?;
     }
+    keep_capabilities(&orders).map_err(|error| broken("renounce capabilities", &error))?;
     let pid = start(&orders)?;
-    tell(report, &Report::Running);
+    set_capabilities(None, NO_CAPABILITIES).map_err(|error| broken("renounce capabilities", &error))?;
+    if !tell(report, &Report::Running) {
+        return Err(Report::SetupFailed { reason: "the Container is gone".into() });
+    }
     Ok(supervise(pid, report))
 }
 
@@ -138,16 +150,12 @@ fn read_orders(mut file: File) -> io::Result<Orders> {
     serde_json::from_slice(&text).map_err(io::Error::from)
 }
 
-fn drop_root(orders: &Orders) -> rustix::io::Result<()> {
-    let Some(id) = orders.uid else { return Ok(()) };
-    let groups: Vec<_> = orders.device_groups.iter().map(|group| rustix::process::Gid::from_raw(*group)).collect();
-    set_thread_groups(&groups)?;
-    let (gid, uid) = (rustix::process::Gid::from_raw(id), rustix::process::Uid::from_raw(id));
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)?;
-    // The change of user has cleared the others; what could be inherited would stay.
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+/// Keeps what it takes to start the command as another user, and only if that is to be done; nothing can be inherited.
+fn keep_capabilities(orders: &Orders) -> rustix::io::Result<()> {
+    let change_user = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let kept = if orders.uid.is_some() { change_user } else { CapabilitySet::empty() };
+    let inheritable = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
 }
 
 fn set_limits(orders: &Orders) -> rustix::io::Result<()> {
@@ -177,8 +185,19 @@ fn start(orders: &Orders) -> Result<i32, Report> {
     let Some((program, args)) = orders.command.split_first() else {
         return Err(Report::NotStarted { reason: "the command is empty".into() });
     };
+    if let Some(found) = find(program, &orders.env)
+        && !is_program(&found)
+    {
+        let reason = format!(
+            "{program} is not a program for this machine: check its architecture, or add a first line such as #!/bin/sh"
+        );
+        return Err(Report::NotStarted { reason });
+    }
     let mut command = Command::new(program);
     command.arg0(program).args(args).env_clear().envs(orders.env.iter().map(|(name, value)| (name, value)));
+    if let Some(id) = orders.uid {
+        become_user(&mut command, id, &orders.device_groups);
+    }
     match command.spawn() {
         // Waited for by `supervise`, which reaps every process of the namespace.
         Ok(child) => i32::try_from(child.id()).map_err(|error| broken("read the process id", &error)),
@@ -186,14 +205,50 @@ fn start(orders: &Orders) -> Result<i32, Report> {
     }
 }
 
+/// Has the command run as a user of its own. The helper itself stays what bubblewrap is, root without power: the job can
+/// neither signal nor trace it, and bubblewrap's end can end it, which the kernel refuses across users.
+fn become_user(command: &mut Command, id: u32, device_groups: &[u32]) {
+    let groups: Vec<Gid> = device_groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    let change = move || {
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes three bare system calls on values made before the fork; it neither
+    // allocates nor takes a lock.
+    #[allow(unsafe_code, reason = "the standard library's own change of user clears the groups of devices")]
+    unsafe {
+        command.pre_exec(change)
+    };
+}
+
+/// The file a program's name stands for, as the system looks it up.
+fn find(program: &str, env: &[(String, String)]) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(|path| path.exists());
+    }
+    let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
+    path.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
+}
+
+/// Whether a file is a script that names its interpreter, or a program of the kind this helper is. The system would hand
+/// anything else to a shell, whose complaints help nobody. A file that cannot be read is left to the system's judgement.
+fn is_program(path: &Path) -> bool {
+    let head = |path: &Path| {
+        let mut head = Vec::new();
+        File::open(path).and_then(|file| file.take(20).read_to_end(&mut head)).is_ok().then_some(head)
+    };
+    let (Some(theirs), Some(ours)) = (head(path), head(Path::new("/proc/self/exe"))) else { return true };
+    // ELF: the first six bytes are the mark, the word size and the byte order; bytes 18 and 19 name the processor.
+    theirs.starts_with(b"#!") || (theirs.get(..6) == ours.get(..6) && theirs.get(18..20) == ours.get(18..20))
+}
+
 /// Why a program could not be run, and what to do.
 fn explain(program: &str, error: &io::Error, env: &[(String, String)]) -> String {
     let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
-    let there = if program.contains('/') {
-        Path::new(program).exists()
-    } else {
-        path.split(':').any(|dir| Path::new(dir).join(program).exists())
-    };
+    let there = find(program, env).is_some();
     match error.raw_os_error() {
         Some(libc::ENOENT) if there => format!(
             "the interpreter that {program} names in its first line (or its program loader) does not exist in the sandbox"
@@ -206,11 +261,6 @@ fn explain(program: &str, error: &io::Error, env: &[(String, String)]) -> String
         ),
         Some(libc::EACCES) => {
             format!("{program} is not executable: set its mode (chmod +x) before giving it as an input")
-        }
-        Some(libc::ENOEXEC) => {
-            format!(
-                "{program} is not a program for this machine: check its architecture, or add a first line such as #!/bin/sh"
-            )
         }
         Some(libc::E2BIG) => "the command and its environment are too long: put long data into an input file".into(),
         Some(libc::EAGAIN) => "the process limit leaves no room for the command: ask for more processes".into(),
@@ -245,9 +295,9 @@ fn broken(step: &str, error: &dyn std::error::Error) -> Report {
     Report::SetupFailed { reason: format!("could not {step}: {}", chain(error)) }
 }
 
-fn tell(report: &mut File, what: &Report) {
+/// Says whether anybody listens.
+fn tell(report: &mut File, what: &Report) -> bool {
     let mut line = serde_json::to_vec(what).expect("a report of plain fields serialises");
     line.push(b'\n');
-    // Nobody to tell means the Container is gone, and then this process is being killed.
-    let _ = report.write_all(&line);
+    report.write_all(&line).is_ok()
 }

@@ -89,7 +89,6 @@ impl Sandbox {
         if !missing.is_empty() {
             return Err(SandboxError::Unsafe { missing });
         }
-        system::write_etc(&config.state_dir)?;
         let instance = system::instance_of(&config.state_dir);
         let launcher = Launcher::new();
         Ok(Self {

@@ -87,6 +87,7 @@ pub(super) fn recover(inner: &Inner) -> Result<Vec<RecoveredJob>, SandboxError> 
         recovered.push(RecoveredJob { id, started_at_unix_ms, remains });
     }
     clear_stray_groups(inner);
+    workdir::remove_probes(&inner.config.state_dir);
     recovered.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(recovered)
 }

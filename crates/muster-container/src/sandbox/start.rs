@@ -130,18 +130,24 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
     }
     let orders = serde_json::to_vec(&orders(inner, work, spec)).expect("orders of plain fields serialise");
     let orders = memory_file("muster-orders", &orders)?;
+    let mut inherited = vec![info_write, block_read, report_write, orders];
+    let mut files = Vec::new();
+    for (path, text) in system::etc_files(work.uid().unwrap_or(bwrap::INNER_UID), spec.egress) {
+        let file = memory_file("muster-etc", text.as_bytes())?;
+        files.push((file.as_raw_fd(), path));
+        inherited.push(file);
+    }
+    let [info_fd, block_fd, report_fd, orders_fd] = [0, 1, 2, 3].map(|n: usize| inherited[n].as_raw_fd());
     let options = bwrap::options(&bwrap::View {
-        state_dir: &inner.config.state_dir,
-        job_dir: work.dir(),
         work: &work.path(),
         tmp: &work.tmp(),
         init_exe: &inner.config.init_exe,
         root: work.uid().is_some(),
-        egress: spec.egress,
+        files: &files,
         memory_bytes: spec.limits.memory_bytes,
         devices: &spec.devices,
-        info_fd: info_write.as_raw_fd(),
-        block_fd: block_read.as_raw_fd(),
+        info_fd,
+        block_fd,
     });
     let options =
         options.iter().flat_map(|arg| arg.as_encoded_bytes().iter().chain([&0])).copied().collect::<Vec<u8>>();
@@ -152,8 +158,8 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
         .arg("--args")
         .arg(options.as_raw_fd().to_string())
         .args(["--", bwrap::HELPER, SANDBOX_INIT])
-        .arg(orders.as_raw_fd().to_string())
-        .arg(report_write.as_raw_fd().to_string())
+        .arg(orders_fd.to_string())
+        .arg(report_fd.to_string())
         .env_clear()
         .current_dir("/")
         .stdout(Stdio::from(stdout_write))
@@ -164,7 +170,7 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
         None => (None, Stdio::null()),
     };
     command.stdin(stdin_theirs);
-    let inherited = vec![info_write, block_read, report_write, orders, options];
+    inherited.push(options);
     let child = inner.launcher.start(command, inherited).await?;
     let receiver = |end| Receiver::from_owned_fd(end).map_err(|error| SandboxError::setup("make pipes", error));
     let stdin =
@@ -269,7 +275,7 @@ fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Orders {
             .collect();
     env.extend(spec.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     let mut read = text(&bwrap::SYSTEM_DIRS);
-    read.extend(text(&["/etc", "/sys"]));
+    read.extend(text(&["/etc", "/sys", "/.muster"]));
     // The control group is the limit, and counts refusals; the system's own only stands behind it, or in for it.
     let spare = if inner.hierarchy.find(Controller::Pids).is_some() { 16 } else { 1 };
     let device_groups = spec.devices.iter().filter_map(|device| fs::metadata(device).ok()).map(|meta| meta.gid());

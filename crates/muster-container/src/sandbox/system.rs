@@ -1,8 +1,7 @@
 //! Small dealings with the operating system that several parts of the Sandbox share.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,7 +17,6 @@ pub(super) fn open_state_dir(path: &Path) -> Result<(PathBuf, File), SandboxErro
     make_private_dir(path)?;
     let path = path.canonicalize().map_err(SandboxError::io("resolve", path))?;
     make_private_dir(&path.join("jobs"))?;
-    make_private_dir(&path.join("etc"))?;
     let lock_path = path.join("sandbox.lock");
     let lock = OpenOptions::new()
         .create(true)
@@ -52,35 +50,26 @@ pub(super) fn job_uid(instance: &str, job: &str) -> u32 {
     0x7000_0000 | u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0])
 }
 
-/// Writes the files of the Sandbox's `/etc` that are the same for every job.
-pub(super) fn write_etc(state_dir: &Path) -> Result<(), SandboxError> {
-    let etc = state_dir.join("etc");
-    let files = [
-        ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
-        ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"),
-        ("hostname", "sandbox\n"),
-        ("resolv.conf", "nameserver 10.0.2.3\noptions timeout:3 attempts:2\n"),
-    ];
-    for (name, text) in files {
-        write_public(&etc.join(name), text)?;
-    }
-    Ok(())
-}
-
-/// Writes the user list a job sees: root (who is nobody here), the job's own user and nobody.
-pub(super) fn write_users(dir: &Path, uid: u32) -> Result<(), SandboxError> {
+/// The files of a job's `/etc` that are not the host's. Its users: root (who is nobody here), its own, and nobody.
+pub(super) fn etc_files(uid: u32, egress: bool) -> Vec<(&'static str, String)> {
+    let nowhere = "/nonexistent:/usr/sbin/nologin";
     let passwd = format!(
-        "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\njob:x:{uid}:{uid}:job:/work:/bin/sh\n\
-         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        "root:x:0:0:root:{nowhere}\njob:x:{uid}:{uid}:job:/work:/bin/sh\nnobody:x:65534:65534:nobody:{nowhere}\n"
     );
-    write_public(&dir.join("passwd"), &passwd)?;
-    write_public(&dir.join("group"), &format!("root:x:0:\njob:x:{uid}:\nnogroup:x:65534:\n"))
-}
-
-fn write_public(path: &Path, text: &str) -> Result<(), SandboxError> {
-    let mut file = File::create(path).map_err(SandboxError::io("create", path))?;
-    file.write_all(text.as_bytes()).map_err(SandboxError::io("write", path))?;
-    file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(SandboxError::io("set the mode of", path))
+    let mut files = vec![
+        ("/etc/passwd", passwd),
+        ("/etc/group", format!("root:x:0:\njob:x:{uid}:\nnogroup:x:65534:\n")),
+        ("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n".into()),
+        ("/etc/hostname", "sandbox\n".into()),
+        (
+            "/etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n".into(),
+        ),
+    ];
+    if egress {
+        files.push(("/etc/resolv.conf", "nameserver 10.0.2.3\noptions timeout:3 attempts:2\n".into()));
+    }
+    files
 }
 
 /// Finds a program in the usual folders, whatever the environment's `PATH` says.

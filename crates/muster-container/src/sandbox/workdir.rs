@@ -7,7 +7,6 @@
 //! ```text
 //! jobs/ID/           0700, the Container's alone
 //!   job.json         the record for recovery
-//!   passwd, group    what the job sees in /etc
 //!   disk.img         the file system (image mode)
 //!   data/            its mount point, or the plain folder
 //!     work/          /work in the Sandbox
@@ -35,6 +34,8 @@ use super::{Inner, outputs, system};
 
 const NAME_LEN_MAX: usize = 4096;
 const DEPTH_MAX: usize = 64;
+/// How the folders of [`try_image`] are named.
+const PROBE: &str = "probe-";
 /// Magic number of tmpfs, where reserving room would take memory at once.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -68,7 +69,6 @@ impl WorkDir {
             Self { id: id.clone(), dir, uid, disk_bytes, mounted: false, gone: false, inner: Arc::clone(inner) };
         inner.active().insert(id.clone());
         Record::prepared(id).write(&work.dir)?;
-        system::write_users(&work.dir, uid.unwrap_or(super::bwrap::INNER_UID))?;
         let data = work.dir.join("data");
         fs::create_dir(&data).map_err(SandboxError::io("create the folder", &data))?;
         if inner.capabilities.disk_limit == DiskLimit::Image {
@@ -370,13 +370,25 @@ fn is_mount_point(path: &Path) -> bool {
 
 /// Tries the whole way of an image once, to know whether this machine can do it.
 pub(super) fn try_image(state_dir: &Path) -> Result<(), SandboxError> {
-    let dir = state_dir.join(format!("probe-{}", std::process::id()));
+    let dir = state_dir.join(format!("{PROBE}{}", std::process::id()));
     let tried = (|| {
         system::make_private_dir(&dir.join("data"))?;
         mount_image(&dir, 8 << 20)
     })();
     let removed = remove_job_dir(&dir);
     tried.and(removed)
+}
+
+/// Removes what attempts that were cut short have left. One that is going on in another process fails, at worst: this
+/// process has the state folder's lock.
+pub(super) fn remove_probes(state_dir: &Path) {
+    for entry in fs::read_dir(state_dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PROBE)
+            && let Err(error) = remove_job_dir(&entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), error = %chain(&error), "a leftover stays");
+        }
+    }
 }
 
 #[cfg(test)]

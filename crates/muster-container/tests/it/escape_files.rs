@@ -28,6 +28,9 @@ async fn the_hosts_files_do_not_exist_inside() {
             ["bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr", "work", ".muster"];
         assert!(known.contains(&name), "{name} is visible: {top}");
     }
+    let mounts = host.run(script("cat /proc/self/mountinfo")).await.stdout;
+    let state = host.state.path().display().to_string();
+    assert!(mounts.contains("/work") && !mounts.contains(&state), "the provider's folders are told: {mounts}");
     let users = host.run(script("cut -d: -f1 /etc/passwd | tr '\\n' ' '; ls /etc/ssl | tr '\\n' ' '")).await;
     assert!(users.stdout.starts_with("root job nobody "), "{users:?}");
     assert!(!users.stdout.contains("private"), "{users:?}");

@@ -45,7 +45,7 @@ async fn a_fork_bomb_stays_inside() {
     let ProcessEnd::Limited = ProcessEnd::of(&ran.end, 40) else { panic!("{ran:?}") };
     assert!(ran.end.to_string().contains("another process"), "{}", ran.end);
     // One that never gives up is ended with its lease, all of it.
-    let mut job = script(":() { : | : & }; while true; do : ; done");
+    let mut job = perl("while (1) { fork }");
     job.limits.processes_max = 30;
     let work = host.prepare("bomb", &job).await;
     let running = host.sandbox.start(&work, job).await.expect("start");
@@ -161,12 +161,18 @@ fn child_that_is_killed() {
         let mut config = harness::config(&tempfile::tempdir().expect("unused"));
         config.state_dir = state.into();
         let sandbox = Sandbox::new(config).expect("sandbox");
-        let job = script("setsid sh -c 'trap \"\" TERM HUP; exec sleep 1000' & echo x > file; sleep 1000");
+        let daemon = leftover_name(std::os::unix::process::parent_id());
+        let job = script(&format!(
+            "setsid bash -c 'trap \"\" TERM HUP; exec -a {daemon} sleep 1000' & echo x > file; sleep 1000"
+        ));
         let running_id = JobId::new("running").expect("name");
         let work = sandbox.prepare(&running_id, job.limits.disk_bytes).await.expect("prepare");
         let prepared_id = JobId::new("prepared").expect("name");
         let _prepared = sandbox.prepare(&prepared_id, job.limits.disk_bytes).await.expect("prepare");
         let running = sandbox.start(&work, job).await.expect("start");
+        while !leftover_lives(&daemon) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
         fs::write(work.path().join("../../../../ready"), "").expect("say that it runs");
         running.wait().await;
     });
@@ -176,12 +182,16 @@ fn child_that_is_killed() {
 async fn a_killed_container_leaves_nothing() {
     let Some(host) = host() else { return };
     let state = host.state.path().join("other");
-    let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "escape_limits::child_that_is_killed", "--nocapture"])
-        .env("MUSTER_TEST_STATE", &state)
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("start");
+    let daemon = leftover_name(std::process::id());
+    let mut child = Killed(
+        Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "escape_limits::child_that_is_killed", "--nocapture"])
+            .env("MUSTER_TEST_STATE", &state)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start"),
+    );
     for _ in 0..600 {
         if state.join("ready").exists() {
             break;
@@ -189,8 +199,17 @@ async fn a_killed_container_leaves_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     assert!(state.join("ready").exists(), "the other process got its job running");
-    child.kill().expect("kill -9");
-    child.wait().expect("reaped");
+    assert!(leftover_lives(&daemon), "and its daemon");
+    child.0.kill().expect("kill -9");
+    child.0.wait().expect("reaped");
+    // The job ends with its Container by itself, before anybody comes to clear up. (It may take the kernel a moment.)
+    for _ in 0..600 {
+        if !leftover_lives(&daemon) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(!leftover_lives(&daemon), "the job outlives its Container");
     let mut config = harness::config(&host.state);
     config.state_dir = state.clone();
     let sandbox = Sandbox::new(config).expect("the lock went with the process");
@@ -204,6 +223,26 @@ async fn a_killed_container_leaves_nothing() {
     assert!(!mounts.contains(&state.display().to_string()), "a mount stays");
     assert_eq!(groups_with_processes(&state), 0);
     assert_eq!(sandbox.recover().await.expect("again"), []);
+}
+
+/// A child that does not outlive its test, however that ends.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the job's daemon calls itself, for the test in process `test`.
+fn leftover_name(test: u32) -> String {
+    format!("muster-leftover-{test}")
+}
+
+fn leftover_lives(name: &str) -> bool {
+    let mut processes = fs::read_dir("/proc").expect("/proc").flatten();
+    processes.any(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|text| text.starts_with(name.as_bytes())))
 }
 
 /// Counts control groups of a state folder, by asking for one to be made with the same name.

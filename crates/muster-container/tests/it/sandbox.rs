@@ -208,3 +208,20 @@ async fn a_limit_that_cannot_be_is_refused_before_anything_is_made() {
     let mismatch = host.sandbox.start(&work, spec(&["true"])).await.expect_err("64 MiB asked, 8 MiB prepared");
     assert!(mismatch.to_string().contains("was prepared with"), "{mismatch}");
 }
+
+#[tokio::test]
+async fn a_device_is_there_for_the_job_that_was_given_it_and_no_other() {
+    let Some(host) = host() else { return };
+    // Stands for a graphics card: a device in a folder of its own.
+    let device = std::path::Path::new("/dev/net/tun");
+    if !device.exists() || !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: no /dev/net/tun that could be given");
+        return;
+    }
+    let look = "ls -A /dev/net /sys 2>/dev/null | tr '\\n' ' '; test -c /dev/net/tun && echo device; test -d /sys/class/net && echo sys";
+    let mut job = script(look);
+    job.devices.push(device.into());
+    let ran = host.run(job).await;
+    assert_eq!(ran.stdout, "/dev/net: tun  /sys: bus class dev devices device\nsys\n", "{ran:?}");
+    assert_eq!(host.run(script(look)).await.stdout, "", "no device, no folder of it, no /sys");
+}
