@@ -209,7 +209,6 @@ impl Progress {
     fn add(&mut self, tx: &SignedTx, result: ExecutionResult) {
         let gas_used = result.tx_gas_used();
         self.gas_used += gas_used;
-        let contract = result.created_address();
         let success = result.is_success();
         let (logs, revert) = match result {
             ExecutionResult::Success { logs, .. } => (logs, Bytes::new()),
@@ -226,7 +225,8 @@ impl Progress {
             cumulative_gas: self.gas_used,
             effective_gas_price: tx.effective_gas_price(self.base_fee),
             first_log,
-            contract: contract.filter(|_| tx.envelope.is_create()),
+            // Also where the creation failed, as other nodes have it.
+            contract: tx.envelope.is_create().then(|| tx.sender.create(tx.nonce())),
             logs,
             revert,
         };

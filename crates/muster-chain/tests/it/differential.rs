@@ -166,7 +166,8 @@ impl Maker {
             0 => draft.nonce = draft.nonce.wrapping_sub(1).min(draft.nonce),
             1 => draft.gas = 20_000,
             2 => draft.value = U256::MAX >> 1,
-            3 => draft.chain_id = 1,
+            // Only typed: anvil takes a legacy one of another chain, which no other node does.
+            3 => (draft.kind, draft.chain_id) = (2, 1),
             4 => draft.max_fee = 1,
             _ => {
                 draft.data = self.input();
