@@ -172,12 +172,16 @@ impl Account {
         lock(&self.state).open.iter().rev().find(|connection| connection.close_reason().is_none()).cloned()
     }
 
-    /// Keeps a connection until it closes. Gives the ones that are over the limit, oldest first: they are likely dead.
+    /// Keeps a connection until it closes.
     ///
     /// # Errors
-    /// The peer is new and this node has enough.
-    pub(crate) fn opened(&self, connection: Connection) -> Result<Vec<Connection>, NetError> {
+    /// The peer has enough connections, or is new and this node has enough peers.
+    pub(crate) fn opened(&self, connection: Connection) -> Result<(), NetError> {
         let mut state = lock(&self.state);
+        let max = self.limits.connections_per_peer_max;
+        if state.open.len() >= max {
+            return Err(NetError::TooManyConnections { id: self.id, max });
+        }
         if state.open.is_empty() {
             let max = self.limits.peers_max;
             if self.stats.peers() >= u64::try_from(max).unwrap_or(u64::MAX) {
@@ -187,8 +191,7 @@ impl Account {
         }
         self.stats.connections.add_one();
         state.open.push(connection);
-        let over = state.open.len().saturating_sub(self.limits.connections_per_peer_max.max(1));
-        Ok(state.open.iter().take(over).cloned().collect())
+        Ok(())
     }
 
     /// Forgets a connection that has closed.

@@ -161,14 +161,11 @@ impl Connection {
     /// Keeps the connection in its account until it closes.
     ///
     /// # Errors
-    /// This node has enough peers; the connection is closed then.
+    /// This node has enough peers, or this peer enough connections; it is closed then.
     pub(crate) fn register(self) -> Result<Self, NetError> {
-        let surplus = self.0.account.opened(self.clone()).inspect_err(|error| {
+        self.0.account.opened(self.clone()).inspect_err(|error| {
             self.close_with(CloseCode::Busy, &error.to_string());
         })?;
-        for old in surplus {
-            old.close_with(CloseCode::Busy, "more connections than one peer may have; the oldest goes");
-        }
         let connection = self.clone();
         tokio::spawn(async move {
             let reason = connection.closed().await;

@@ -188,6 +188,14 @@ pub enum NetError {
         /// The limit.
         max: usize,
     },
+    /// The peer has as many connections to this node as it may.
+    #[error("node {} has {max} connections already, as many as one peer may", .id.short())]
+    TooManyConnections {
+        /// The peer.
+        id: NodeId,
+        /// The limit.
+        max: usize,
+    },
     /// The connection is over.
     #[error("connection to node {} lost: {reason}", .id.short())]
     Lost {

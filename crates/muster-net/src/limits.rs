@@ -61,7 +61,8 @@ impl Bucket {
 pub struct Limits {
     /// Peers with an open connection.
     pub peers_max: usize,
-    /// Open connections of one peer.
+    /// Open connections of one peer: programs that share a key each have their own, and those of one that was killed
+    /// last until the idle timeout.
     pub connections_per_peer_max: usize,
     /// Streams that one connection may have open at once.
     pub streams_max: u32,
@@ -90,7 +91,7 @@ pub struct Limits {
     pub frame_deadline: Duration,
     /// The slowest a long frame may come.
     pub frame_bytes_per_second_min: u32,
-    /// Time for reaching a peer.
+    /// Time for reaching a peer directly; twice that through a relay.
     pub connect_deadline: Duration,
     /// Time for a stream to open while the peer has as many open as it takes.
     pub open_deadline: Duration,
@@ -123,7 +124,7 @@ impl Limits {
     pub fn bulk() -> Self {
         Self {
             peers_max: 1_000,
-            connections_per_peer_max: 4,
+            connections_per_peer_max: 64,
             streams_max: 256,
             stream_window_bytes: 1024 * 1024,
             connection_window_bytes: 16 * 1024 * 1024,
@@ -131,7 +132,7 @@ impl Limits {
             frames: Rate::new(10_000, 20_000),
             data_frames: Rate::new(50_000, 50_000),
             streams: Rate::new(2_000, 4_000),
-            connections: Rate::new(2, 32),
+            connections: Rate::new(20, 200),
             handshakes: Rate::new(64, 256),
             handshakes_max: 512,
             header_deadline: Duration::from_secs(10),

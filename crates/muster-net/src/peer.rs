@@ -189,7 +189,9 @@ impl Peer {
     }
 
     async fn dial(&self, addr: &PeerAddr, account: &Arc<Account>) -> Result<Connection, NetError> {
-        let (id, after) = (addr.id, self.0.limits.connect_deadline);
+        // Two ways through a relay, and often a slow one: it gets twice the time.
+        let ways = if addr.relay.is_some() { 2 } else { 1 };
+        let (id, after) = (addr.id, self.0.limits.connect_deadline.saturating_mul(ways));
         let unreachable = |why: String| NetError::Unreachable { id, tried: addr.to_string(), why };
         if addr.direct.is_empty() && addr.relay.is_none() {
             return Err(NetError::NoAddress(id));

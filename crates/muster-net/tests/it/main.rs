@@ -3,6 +3,7 @@
 
 mod framing;
 mod misbehaviour;
+mod netns;
 mod peers;
 mod relayed;
 mod support;

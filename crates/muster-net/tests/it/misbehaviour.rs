@@ -221,3 +221,44 @@ async fn a_node_takes_no_more_peers_than_it_says() {
     .await;
     chat(&peer(Limits::bulk()).await.connect(&server.addr()).await.unwrap(), 1).await;
 }
+
+#[tokio::test]
+async fn a_peer_has_no_more_connections_than_it_may() {
+    let limits = Limits { connections_per_peer_max: 3, ..Limits::control() };
+    let (server, greedy) = (peer(limits).await, Raw::new().await);
+    tokio::spawn(echo(server.clone()));
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(greedy.connect(&server).await);
+    }
+    let fourth = greedy.connect(&server).await;
+    let reason = soon("the refusal", fourth.closed()).await.to_string();
+    assert!(reason.contains("has 3 connections already"), "{reason}");
+    assert!(kept.iter().all(|connection| connection.close_reason().is_none()));
+    assert_eq!((server.stats().connections, server.stats().refused), (3, 1));
+}
+
+#[tokio::test]
+async fn noise_on_the_port() {
+    let scene = Scene::new().await;
+    let noise = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut state = 1u64;
+    for round in 0..5_000usize {
+        let mut packet = vec![0; round % 1_400];
+        for byte in &mut packet {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = state.to_be_bytes()[0];
+        }
+        // As the start of a handshake looks, every other time.
+        if let Some(first) = packet.first_mut().filter(|_| round % 2 == 0) {
+            *first |= 0xc0;
+        }
+        noise.send_to(&packet, scene.server.listen_addr()).await.unwrap();
+    }
+    let mut talked = scene.talked.clone();
+    let before = *talked.borrow();
+    soon("the honest peer", talked.wait_for(|&now| now >= before + 3)).await.unwrap();
+    scene.stop.send(()).unwrap();
+    scene.honest.await.unwrap();
+    assert_eq!(scene.server.stats().cuts, [0; 5]);
+}

@@ -230,3 +230,17 @@ async fn a_stream_of_an_unknown_protocol_is_refused_and_the_rest_goes_on() {
     assert_eq!(answer, frame[1..]);
     assert_eq!((server.stats().unknown_streams, server.stats().cuts), (1, [0; 5]));
 }
+
+#[tokio::test]
+async fn two_programs_with_one_key_do_not_disturb_each_other() {
+    let server = peer(Limits::control()).await;
+    tokio::spawn(echo(server.clone()));
+    let secret = NodeSecret::generate();
+    let bind = async || Peer::bind(PeerConfig::new(secret.clone(), loopback())).await.unwrap();
+    let (one, two) = (bind().await, bind().await);
+    let (first, second) = (one.connect(&server.addr()).await.unwrap(), two.connect(&server.addr()).await.unwrap());
+    tokio::join!(chat(&first, 200), chat(&second, 200));
+    one.close().await;
+    chat(&second, 200).await;
+    assert_eq!((server.stats().connections, server.stats().frames_in), (2, 600));
+}
