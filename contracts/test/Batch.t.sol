@@ -91,6 +91,24 @@ contract BatchTest is Base {
         vm.assertEq(token.balanceOf(consumer) - before, 90e18 + 100e18 + 50e18, "refunds");
     }
 
+    function test_settleAfterTheLastRedemptionOnlyCloses() public {
+        bytes32[] memory ids = openMany(2);
+        redeem(ids[0], 50e18);
+        redeem(ids[1], 50e18);
+        uint256 fees = escrow.networkFees();
+        bytes memory packed = bytes.concat(bare(ids[0]), entry(ids[1], 50e18));
+        vm.recordLogs();
+        settleBy(provider, packed);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        for (uint256 i = 0; i < logs.length; ++i) {
+            vm.assertTrue(logs[i].topics[0] != LeaseEscrowBase.VoucherRedeemed.selector, "nothing is redeemed again");
+        }
+        vm.assertEq(statusOf(ids[0]), 3, "closed without a voucher");
+        vm.assertEq(statusOf(ids[1]), 3, "closed with the one that was redeemed");
+        vm.assertEq(escrow.networkFees(), fees, "no fee twice");
+        vm.assertEq(token.balanceOf(consumer), 1_000_000e18 - 100e18, "refunds");
+    }
+
     function test_settleRefundsEachConsumerItsOwn() public {
         bytes32 a = openLease(bytes32(uint256(1)), 10e18);
         vm.prank(stranger);
