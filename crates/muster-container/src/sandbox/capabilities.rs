@@ -65,7 +65,7 @@ pub struct Capabilities {
     pub disk_limit: DiskLimit,
     /// The kernel's Landlock version; 0 when it has none.
     pub landlock_abi: u32,
-    /// Path of slirp4netns, without which jobs get no internet.
+    /// Path of slirp4netns where jobs can get the internet through it.
     pub slirp4netns: Option<PathBuf>,
     /// Every layer and its state, most important first.
     pub findings: Vec<Finding>,
@@ -82,7 +82,7 @@ impl Capabilities {
         findings.push(finding);
         let landlock_abi = landlock::kernel_abi();
         findings.push(landlock_finding(landlock_abi));
-        let slirp4netns = network_programs(&mut findings);
+        let slirp4netns = egress(&mut findings, root);
         Self { bwrap, root, disk_limit, landlock_abi, slirp4netns, findings }
     }
 
@@ -222,15 +222,22 @@ fn landlock_finding(abi: u32) -> Finding {
 }
 
 /// Jobs with egress get a network of their own through slirp4netns; `ip` and `nsenter` close it towards the host.
-fn network_programs(findings: &mut Vec<Finding>) -> Option<PathBuf> {
+fn egress(findings: &mut Vec<Finding>, root: bool) -> Option<PathBuf> {
+    let mut refuse = |found: &str, mend: &str| {
+        let found = format!("jobs that ask for the internet are refused: {found}");
+        findings.push(finding("egress", Severity::Degraded, found, mend));
+        None
+    };
     let programs = [("slirp4netns", "slirp4netns"), ("ip", "iproute2"), ("nsenter", "util-linux")];
     let absent: Vec<&str> =
         programs.iter().filter(|(name, _)| system::find_program(name).is_none()).map(|(_, package)| *package).collect();
-    if absent.is_empty() {
-        findings.push(finding("egress", Severity::Fine, "slirp4netns is installed", ""));
-        return system::find_program("slirp4netns");
+    if !absent.is_empty() {
+        return refuse("programs are missing", &format!("run: apt-get install {}", absent.join(" ")));
     }
-    let found = "jobs that ask for the internet are refused, programs are missing";
-    findings.push(finding("egress", Severity::Degraded, found, &format!("run: apt-get install {}", absent.join(" "))));
-    None
+    if !root {
+        // Bubblewrap hides the user namespace that owns the job's network inside another one, where nobody can enter it.
+        return refuse("not root, so no network can be joined to a job's", "run the Container as root");
+    }
+    findings.push(finding("egress", Severity::Fine, "slirp4netns is installed", ""));
+    system::find_program("slirp4netns")
 }

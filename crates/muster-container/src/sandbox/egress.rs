@@ -8,6 +8,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -51,11 +52,17 @@ pub(super) struct Uplink {
     _alive: OwnedFd,
 }
 
+/// Refuses where no job can have the internet; else says where slirp4netns is.
+pub(super) fn check(inner: &Inner) -> Result<&Path, SandboxError> {
+    inner.capabilities.slirp4netns.as_deref().ok_or_else(|| {
+        let why = "the Container cannot give it (its provider sees the reason with `muster doctor`)".into();
+        SandboxError::EgressRefused { why }
+    })
+}
+
 /// Connects the network namespace of the job's first process.
 pub(super) async fn connect(inner: &Inner, pid: u32) -> Result<Uplink, SandboxError> {
-    let Some(slirp) = &inner.capabilities.slirp4netns else {
-        return Err(SandboxError::EgressRefused { why: "slirp4netns is not installed on the Container".into() });
-    };
+    let slirp = check(inner)?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| SandboxError::setup(STEP, error));
     let ((exit_read, exit_write), (ready_read, ready_write)) = (pipe()?, pipe()?);
     let mut command = Command::new(slirp);
@@ -99,11 +106,9 @@ async fn close_routes(pid: u32) -> Result<(), SandboxError> {
     }
     let program = |name: &str| system::find_program(name).unwrap_or_else(|| name.into());
     let mut command = Command::new(program("nsenter"));
-    command.arg("--target").arg(pid.to_string());
-    if !system::is_root() {
-        command.args(["--user", "--preserve-credentials"]);
-    }
     let mut child = command
+        .arg("--target")
+        .arg(pid.to_string())
         .args(["--net", "--"])
         .arg(program("ip"))
         .args(["-batch", "-"])

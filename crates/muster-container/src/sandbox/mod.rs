@@ -141,6 +141,23 @@ impl Sandbox {
         start::start(&self.inner, work, spec).await
     }
 
+    /// Takes over the work folder of a job of an earlier process: ends what is left of its processes, and keeps its files.
+    /// Folders that were taken over are spared by a later [`Sandbox::recover`].
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Io`] or [`SandboxError::Setup`] when there is no such folder, or when its file system cannot be
+    /// mounted again.
+    pub async fn reopen(&self, id: &JobId, disk_bytes: u64) -> Result<WorkDir, SandboxError> {
+        let inner = Arc::clone(&self.inner);
+        let id = id.clone();
+        system::blocking(move || {
+            recover::clear_groups(&inner, &id)?;
+            WorkDir::reopen(&inner, &id, disk_bytes)
+        })
+        .await
+    }
+
     /// Ends and removes what jobs of an earlier process left: processes, control groups, mounts, folders.
     ///
     /// Call it once, before the first [`Sandbox::prepare`]. Calling it again is harmless: jobs of this process are spared.

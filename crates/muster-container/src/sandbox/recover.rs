@@ -43,7 +43,7 @@ impl Record {
     /// Replaces the record in one step. Not flushed to the disk: after a power cut the processes are gone anyway.
     pub(super) fn write(&self, dir: &Path) -> Result<(), SandboxError> {
         let (path, fresh) = (dir.join(FILE), dir.join("job.json.new"));
-        let text = serde_json::to_vec_pretty(self).expect("a record of plain fields serialises");
+        let text = serde_json::to_vec_pretty(self).map_err(SandboxError::io("encode the record", &path))?;
         fs::write(&fresh, text).map_err(SandboxError::io("write the record", &fresh))?;
         fs::rename(&fresh, &path).map_err(SandboxError::io("replace the record", &path))
     }
@@ -94,11 +94,17 @@ pub(super) fn recover(inner: &Inner) -> Result<Vec<RecoveredJob>, SandboxError> 
 
 /// Processes first, then the folder they might be writing to.
 fn clear(inner: &Inner, id: &JobId, dir: &Path) -> Result<(), SandboxError> {
+    clear_groups(inner, id)?;
+    workdir::remove_job_dir(dir)
+}
+
+/// Ends what is left of a job's processes.
+pub(super) fn clear_groups(inner: &Inner, id: &JobId) -> Result<(), SandboxError> {
     let name = inner.cgroup_name(id);
     for place in inner.hierarchy.places() {
         clear_group(&Place { version: place.version, base: place.base.join(&name) })?;
     }
-    workdir::remove_job_dir(dir)
+    Ok(())
 }
 
 fn clear_group(group: &Place) -> Result<(), SandboxError> {

@@ -76,10 +76,13 @@ pub(super) async fn start(inner: &Arc<Inner>, work: &WorkDir, spec: JobSpec) -> 
         let why = "this provider does not allow it: choose a Container that does".into();
         return Err(SandboxError::EgressRefused { why });
     }
+    if spec.egress {
+        egress::check(inner)?;
+    }
     work.hand_over().await?;
     let name = inner.cgroup_name(work.id());
-    let mut guard = Guard(Some(JobCgroup::create(&inner.hierarchy, &name, &spec.limits)?));
-    let cgroup = guard.0.clone().expect("set in the line above");
+    let cgroup = JobCgroup::create(&inner.hierarchy, &name, &spec.limits)?;
+    let mut guard = Guard(Some(cgroup.clone()));
     let (mut child, mut ours) = launch(inner, work, &spec).await?;
     let begun = begin(inner, work, &spec, &cgroup, &mut ours).await;
     let uplink = match begun {
@@ -128,7 +131,8 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
             fchown(end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(failed)?;
         }
     }
-    let orders = serde_json::to_vec(&orders(inner, work, spec)).expect("orders of plain fields serialise");
+    let orders = serde_json::to_vec(&orders(inner, work, spec))
+        .map_err(|error| SandboxError::setup("encode the orders", error))?;
     let orders = memory_file("muster-orders", &orders)?;
     let mut inherited = vec![info_write, block_read, report_write, orders];
     let mut files = Vec::new();

@@ -21,6 +21,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::mount::{UnmountFlags, unmount};
@@ -48,6 +49,8 @@ pub struct WorkDir {
     disk_bytes: u64,
     mounted: bool,
     gone: bool,
+    /// Set when the folder shall outlive the process.
+    kept: AtomicBool,
     /// Keeps the state folder locked for as long as a folder in it is in use.
     inner: Arc<Inner>,
 }
@@ -65,8 +68,7 @@ impl WorkDir {
         }
         let uid = system::is_root().then(|| system::job_uid(&inner.instance, id.as_str()));
         // From here on dropping the value removes what exists so far.
-        let mut work =
-            Self { id: id.clone(), dir, uid, disk_bytes, mounted: false, gone: false, inner: Arc::clone(inner) };
+        let mut work = Self::at(inner, id, dir, uid, disk_bytes);
         inner.active().insert(id.clone());
         Record::prepared(id).write(&work.dir)?;
         let data = work.dir.join("data");
@@ -82,6 +84,42 @@ impl WorkDir {
                 .map_err(SandboxError::io("set the mode of", &path))?;
         }
         Ok(work)
+    }
+
+    fn at(inner: &Arc<Inner>, id: &JobId, dir: PathBuf, uid: Option<u32>, disk_bytes: u64) -> Self {
+        let (mounted, gone, kept) = (false, false, AtomicBool::new(false));
+        Self { id: id.clone(), dir, uid, disk_bytes, mounted, gone, kept, inner: Arc::clone(inner) }
+    }
+
+    /// Takes over what an earlier process kept, or left in a crash, of a job whose processes are ended. When that fails,
+    /// what is there stays for the recovery to remove.
+    pub(super) fn reopen(inner: &Arc<Inner>, id: &JobId, disk_bytes: u64) -> Result<Self, SandboxError> {
+        check_disk(disk_bytes)?;
+        let dir = inner.jobs_dir().join(id.as_str());
+        let uid = system::is_root().then(|| system::job_uid(&inner.instance, id.as_str()));
+        let mut work = Self::at(inner, id, dir, uid, disk_bytes);
+        // Until it is whole, dropping the value must remove nothing.
+        work.gone = true;
+        let (image, data) = (work.dir.join("disk.img"), work.data());
+        work.mounted = is_mount_point(&data);
+        if image.exists() && !work.mounted {
+            // Not unmounted before the machine went down, or not in order: what cannot be mended by itself is an error.
+            system::run_program(
+                "mend the work folder's file system",
+                Command::new(system::find_program("e2fsck").unwrap_or_else(|| "e2fsck".into())).arg("-p").arg(&image),
+            )?;
+            mount(&image, &data)?;
+            work.mounted = true;
+        }
+        work.root()?;
+        work.gone = false;
+        inner.active().insert(id.clone());
+        Ok(work)
+    }
+
+    /// Leaves the folder in place when this value is dropped, for [`super::Sandbox::reopen`] in a later process.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     /// The job this folder belongs to.
@@ -222,6 +260,7 @@ impl WorkDir {
 impl Drop for WorkDir {
     fn drop(&mut self) {
         if !self.gone
+            && !self.kept.load(Ordering::Relaxed)
             && let Err(error) = remove_job_dir(&self.dir)
         {
             tracing::warn!(job = %self.id, error = %chain(&error), "a work folder stays until the next recovery");
@@ -289,12 +328,16 @@ fn mount_image(dir: &Path, disk_bytes: u64) -> Result<(), SandboxError> {
             .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
             .arg(&image),
     )?;
+    mount(&image, &data)
+}
+
+fn mount(image: &Path, data: &Path) -> Result<(), SandboxError> {
     system::run_program(
         "mount the work folder's file system",
         Command::new(system::find_program("mount").unwrap_or_else(|| "mount".into()))
             .args(["-t", "ext4", "-o", "loop,nosuid,nodev,noatime,nobarrier"])
-            .arg(&image)
-            .arg(&data),
+            .arg(image)
+            .arg(data),
     )?;
     Ok(())
 }

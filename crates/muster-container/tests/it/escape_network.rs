@@ -78,7 +78,8 @@ async fn connect(host: &Host, address: &str, port: u16) -> Ran {
 
 fn able(host: &Host) -> bool {
     if host.sandbox.capabilities().slirp4netns.is_none() {
-        eprintln!("skipped: slirp4netns is not installed (apt-get install slirp4netns)");
+        let findings = &host.sandbox.capabilities().findings;
+        eprintln!("skipped: {}", findings.iter().find(|finding| finding.layer == "egress").expect("a finding"));
         return false;
     }
     true
