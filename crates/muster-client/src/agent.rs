@@ -14,12 +14,16 @@ use std::process::{Child, Command as Process, Stdio as ProcessStdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use muster_core::ids::LeaseId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::chain::ChainLedger;
 use crate::files::Claims;
+use crate::ledger::Ledger;
+use crate::network::Network;
 use crate::rental::{Command, Rental, RentalEnd, RentalError, RentalEvent};
 use crate::renter::Renter;
 use crate::store::{ClientDir, LeaseFile, LeaseRecord, StoreError, take_lock};
@@ -85,7 +89,8 @@ pub enum Ensured {
 /// # Errors
 /// It cannot be started, or does not begin to work.
 pub async fn ensure_running(dir: &ClientDir, launch: &Launch) -> Result<Ensured, AgentError> {
-    if open_leases(dir, &mut BTreeSet::new(), |_| false)?.is_empty() {
+    // An agent cannot do for a lease what needs the wallet, so none is started for those alone.
+    if open_leases(dir, &mut BTreeSet::new(), Need::NoWallet, |_| false)?.is_empty() {
         return Ok(Ensured::NotNeeded);
     }
     if is_running(dir)? {
@@ -142,6 +147,9 @@ fn spawn(dir: &ClientDir, launch: &Launch, log: &PathBuf) -> Result<Child, Agent
         .map_err(|reason| AgentError::Start { program: launch.program.clone(), reason })
 }
 
+/// How the agent reaches the chain of a network; the error is a sentence.
+pub type Connect = Box<dyn Fn(Network) -> BoxFuture<'static, Result<Arc<dyn Ledger>, String>> + Send + Sync>;
+
 /// Drives all leases of the folder that nobody else drives. Returns when nothing has been open for half a minute, when
 /// another agent holds the folder, or when `shutdown` is ready (leases are then let go as they are).
 ///
@@ -153,6 +161,28 @@ pub async fn run(dir: &ClientDir, shutdown: impl Future<Output = ()>) -> Result<
     if let Err(error) = rustix::process::setsid() {
         tracing::debug!(%error, "the agent stays in its session");
     }
+    let data = dir.root().to_owned();
+    let connect: Connect = Box::new(move |network| {
+        let data = data.clone();
+        async move {
+            let ledger = ChainLedger::connect(&network, None, &data).await.map_err(|e| e.to_string())?;
+            Ok(Arc::new(ledger) as Arc<dyn Ledger>)
+        }
+        .boxed()
+    });
+    run_with(dir, connect, IDLE, shutdown).await
+}
+
+/// As [`run`], with another way to the chain and another patience when nothing is open.
+///
+/// # Errors
+/// The folder cannot be read.
+pub async fn run_with(
+    dir: &ClientDir,
+    connect: Connect,
+    idle: Duration,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
     let path = dir.root().join("agent.lock");
     let mut shutdown = std::pin::pin!(shutdown);
     let mut over = BTreeSet::new();
@@ -162,33 +192,44 @@ pub async fn run(dir: &ClientDir, shutdown: impl Future<Output = ()>) -> Result<
             return Ok(());
         };
         tracing::info!(dir = %dir.root().display(), "agent started");
-        let told = Agent::new(dir.clone()).drive(&mut over, shutdown.as_mut()).await?;
+        let agent = Agent::new(dir.clone(), &connect, idle);
+        let told = Box::pin(agent.drive(&mut over, shutdown.as_mut())).await?;
         drop(lock);
         // A lease that was left behind after the last look, by somebody who saw the lock held, is seen now.
-        if told || open_leases(dir, &mut over, |_| false)?.is_empty() {
+        if told || open_leases(dir, &mut over, Need::NoWallet, |_| false)?.is_empty() {
             tracing::info!("agent ended");
             return Ok(());
         }
     }
 }
 
-/// Leases that are not over and need no wallet, without those that `skip` names. `over` remembers those that never have
-/// to be read again.
+/// Which leases are asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Also those for which nothing can be done without the wallet.
+    Any,
+    /// Without those.
+    NoWallet,
+}
+
+/// Leases that are not over, without those that `driven` names. `over` remembers those that never have to be read
+/// again.
 fn open_leases(
     dir: &ClientDir,
     over: &mut BTreeSet<LeaseId>,
-    skip: impl Fn(&LeaseId) -> bool,
+    need: Need,
+    driven: impl Fn(&LeaseId) -> bool,
 ) -> Result<Vec<LeaseRecord>, StoreError> {
     let mut open = Vec::new();
     for id in dir.leases()? {
-        if skip(&id) || over.contains(&id) {
+        if over.contains(&id) || driven(&id) {
             continue;
         }
         match dir.read(id) {
             Ok(record) if record.is_over() => {
                 over.insert(id);
             }
-            Ok(record) if record.state.needs.is_some() => {}
+            Ok(record) if need == Need::NoWallet && record.state.needs.is_some() => {}
             Ok(record) => open.push(record),
             Err(error) => {
                 tracing::warn!(lease = %id.short(), %error, "a record is passed over");
@@ -199,8 +240,10 @@ fn open_leases(
     Ok(open)
 }
 
-struct Agent {
+struct Agent<'a> {
     dir: ClientDir,
+    connect: &'a Connect,
+    idle: Duration,
     /// By fingerprint; `Err`: not before then.
     networks: BTreeMap<String, Result<Renter, Instant>>,
     claims: BTreeMap<String, Claims>,
@@ -208,10 +251,12 @@ struct Agent {
     running: JoinSet<(LeaseId, Result<RentalEnd, RentalError>)>,
 }
 
-impl Agent {
-    fn new(dir: ClientDir) -> Self {
+impl<'a> Agent<'a> {
+    fn new(dir: ClientDir, connect: &'a Connect, idle: Duration) -> Self {
         Self {
             dir,
+            connect,
+            idle,
             networks: BTreeMap::new(),
             claims: BTreeMap::new(),
             driven: BTreeMap::new(),
@@ -233,16 +278,16 @@ impl Agent {
                     self.let_go().await;
                     return Ok(true);
                 }
-                Some(done) = self.running.join_next(), if !self.running.is_empty() => self.on_done(done),
+                Some(done) = self.running.join_next(), if !self.running.is_empty() => self.on_done(done, over),
                 _ = look.tick() => {
-                    let open = open_leases(&self.dir, over, |id| self.driven.contains_key(id))?;
+                    let open = open_leases(&self.dir, over, Need::Any, |id| self.driven.contains_key(id))?;
                     if !open.is_empty() || !self.driven.is_empty() {
                         idle_since = Instant::now();
                     }
                     for record in open {
                         self.take_up(&record).await;
                     }
-                    if idle_since.elapsed() > IDLE {
+                    if idle_since.elapsed() > self.idle {
                         return Ok(false);
                     }
                 }
@@ -308,8 +353,8 @@ impl Agent {
 
     async fn connect(&self, fingerprint: &str) -> Result<Renter, String> {
         let network = self.dir.network(fingerprint).map_err(|e| e.to_string())?;
-        let ledger = ChainLedger::connect(&network, None, self.dir.root()).await.map_err(|e| e.to_string())?;
-        Renter::new(network, Arc::new(ledger), self.dir.clone()).await.map_err(|e| e.to_string())
+        let ledger = (self.connect)(network.clone()).await?;
+        Renter::new(network, ledger, self.dir.clone()).await.map_err(|e| e.to_string())
     }
 
     fn claims(&mut self, record: &LeaseRecord) -> Claims {
@@ -333,13 +378,26 @@ impl Agent {
         }
     }
 
-    fn on_done(&mut self, done: Result<(LeaseId, Result<RentalEnd, RentalError>), tokio::task::JoinError>) {
+    fn on_done(
+        &mut self,
+        done: Result<(LeaseId, Result<RentalEnd, RentalError>), tokio::task::JoinError>,
+        over: &mut BTreeSet<LeaseId>,
+    ) {
         match done {
             Ok((lease, end)) => {
                 self.driven.remove(&lease);
                 match end {
+                    Ok(RentalEnd::NeedsWallet) => {
+                        // Nothing more can be done for it in this life of the agent.
+                        over.insert(lease);
+                    }
                     Ok(end) => tracing::info!(lease = %lease.short(), ?end, "a lease is let go"),
-                    Err(error) => tracing::warn!(lease = %lease.short(), %error, "a lease cannot be driven on"),
+                    Err(error) => {
+                        tracing::warn!(lease = %lease.short(), %error, "a lease cannot be driven on");
+                        if !matches!(error, RentalError::Store(StoreError::Io { .. })) {
+                            over.insert(lease);
+                        }
+                    }
                 }
             }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

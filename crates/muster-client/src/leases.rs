@@ -85,11 +85,14 @@ pub struct LeaseSummary {
     pub network: String,
 }
 
-/// All leases, newest first; those whose record cannot be read come with the reason.
+/// Leases, newest first, and those whose record cannot be read, with the reason.
+pub type Listing = (Vec<LeaseSummary>, Vec<(LeaseId, StoreError)>);
+
+/// All leases of a folder.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn list(dir: &ClientDir) -> Result<(Vec<LeaseSummary>, Vec<(LeaseId, StoreError)>), StoreError> {
+pub fn list(dir: &ClientDir) -> Result<Listing, StoreError> {
     let (mut found, mut damaged) = (Vec::new(), Vec::new());
     for id in dir.leases()? {
         match show(dir, id) {

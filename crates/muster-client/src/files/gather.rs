@@ -110,11 +110,12 @@ impl Claims {
             Some(_) => Ok(Some(format!("task-{}/{name}", self.task))),
             None => {
                 let claim = Claim { name: name.to_owned(), task: self.task, hash };
-                let mut line = serde_json::to_vec(&claim).expect("a claim has a form in JSON");
-                line.push(b'\n');
-                let written = inner.file.write_all(&line);
-                let path = inner.path.clone();
-                written.map_err(FilesError::io(&path))?;
+                let line = serde_json::to_vec(&claim).map_err(io::Error::other);
+                let written = line.and_then(|mut line| {
+                    line.push(b'\n');
+                    inner.file.write_all(&line)
+                });
+                written.map_err(FilesError::io(&inner.path))?;
                 inner.by_name.insert(name.to_owned(), claim);
                 Ok(Some(name.to_owned()))
             }

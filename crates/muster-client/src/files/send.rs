@@ -146,7 +146,7 @@ fn read_file(from: &Path, len: u64, out: &mpsc::Sender<Piece>) -> Result<bool, F
         })?;
         hasher.update(&bytes);
         left = left.saturating_sub(u64::try_from(want).unwrap_or(u64::MAX));
-        let chunk = BoundedBytes::new(bytes).expect("a chunk was read no longer than one may be");
+        let chunk = BoundedBytes::new(bytes).map_err(|e| FilesError::io(from)(io::Error::other(e)))?;
         if out.blocking_send(Piece::Chunk(chunk)).is_err() {
             return Ok(false);
         }
@@ -162,7 +162,7 @@ fn read_file(from: &Path, len: u64, out: &mpsc::Sender<Piece>) -> Result<bool, F
 /// Opens a file, not a link that has taken its place, and never waits for a pipe.
 fn open(from: &Path) -> Result<File, FilesError> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let flags = i32::try_from(flags.bits()).expect("the flags of open(2) are an int");
+    let flags = i32::try_from(flags.bits()).map_err(|e| FilesError::io(from)(io::Error::other(e)))?;
     let is_link = |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
     let file = OpenOptions::new().read(true).custom_flags(flags).open(from).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => FilesError::Vanished(from.to_owned()),

@@ -7,20 +7,20 @@ use std::time::Duration;
 use muster_core::brain::consumer::{Effect, Event, Renting};
 use muster_core::ids::LeaseId;
 use muster_core::lease::{End, Lease, Phase};
-use muster_core::protocol::{EscrowLease, EscrowStatus, ToConsumer, ToContainer};
-use muster_core::units::{TimeMs, TokenAmount};
+use muster_core::protocol::{ToConsumer, ToContainer};
+use muster_core::units::TimeMs;
 use muster_core::voucher::Voucher;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::line::{Line, LineNote};
 use super::notes::{NOTES_MAX, Note, Notes};
+use super::onchain::ChainState;
 use super::stdio::{Pipes, Watcher};
 use super::transfers::Transfers;
 use super::{Command, RentalEnd, RentalError, RentalEvent, Stdio};
 use crate::files::Claims;
-use crate::ledger::LedgerError;
 use crate::renter::Renter;
 use crate::session::SessionKey;
 use crate::store::{LeaseFile, LeasePlan, LeaseRecord, LeaseState, StoreError, Wish, WishKind};
@@ -33,10 +33,6 @@ const WISH_TICKS: u32 = 5;
 const SAVE_TRIES: u32 = 5;
 /// What was said last must reach the Container within this.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// A deposit that is not on the chain so long after its slot has lapsed will not come, in milliseconds.
-const OPEN_GRACE_MS: u64 = 10_000;
-/// Pause between two looks whether a challenge window is over.
-const FINALIZE_EVERY: Duration = Duration::from_secs(2);
 /// How often broken standard streams are asked for again on a line that stands.
 const STDIO_TRIES: u32 = 5;
 
@@ -109,7 +105,8 @@ impl Rental {
             lease: record.id(),
             transfers: Transfers::new(self.claims),
             plan: record.plan,
-            state: record.state,
+            // What the wallet was needed for is found out again: this process may have one, or the chain moved on.
+            state: LeaseState { needs: None, ..record.state },
             file: Arc::new(Mutex::new(self.file)),
             renter: self.renter,
             brain,
@@ -147,18 +144,6 @@ struct StdioState {
     tries: u32,
 }
 
-/// What is asked of the chain just now.
-#[derive(Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "four independent questions that are each asked once at a time")]
-struct ChainState {
-    opening: bool,
-    open_again_at: Option<Instant>,
-    asking: bool,
-    closing: bool,
-    finalizing: bool,
-    finalized_at: Option<Instant>,
-}
-
 pub(super) struct Driver {
     pub(super) lease: LeaseId,
     pub(super) plan: LeasePlan,
@@ -174,9 +159,9 @@ pub(super) struct Driver {
     pipes: Arc<Pipes>,
     stdio: StdioState,
     ended: watch::Sender<bool>,
-    chain: ChainState,
+    pub(super) chain: ChainState,
     pub(super) transfers: Transfers,
-    top_up: Option<TopUp>,
+    pub(super) top_up: Option<TopUp>,
     finished: bool,
 }
 
@@ -341,10 +326,7 @@ impl Driver {
     }
 
     async fn on_tick(&mut self) -> Result<(), RentalError> {
-        if self.chain.open_again_at.is_some_and(|at| Instant::now() >= at) {
-            self.chain.open_again_at = None;
-            self.open();
-        }
+        self.open_again();
         self.show_progress();
         if let Some(event) = self.retry_outputs().await? {
             self.feed(event).await?;
@@ -402,23 +384,9 @@ impl Driver {
             Note::Opened(result) => self.on_opened(result).await,
             Note::Seen(result) => self.on_seen(result).await,
             Note::Closed(result) => self.on_closed(result).await,
-            Note::Finalized(result) => {
-                self.chain.finalizing = false;
-                match result {
-                    Ok(()) => self.ask_chain(),
-                    Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
-                    Err(why) => tracing::debug!(lease = %self.lease.short(), %why, "not finalised yet"),
-                }
-                Ok(())
-            }
+            Note::Finalized(result) => self.on_finalized(result).await,
             Note::ToppedUp(amount, result) => {
-                match result {
-                    Ok(()) => self.ask_chain(),
-                    Err(why) => {
-                        let told = format!("the deposit could not be topped up by {amount}: {why}");
-                        self.tell(RentalEvent::Complaint(told));
-                    }
-                }
+                self.on_topped_up(amount, result);
                 Ok(())
             }
         }
@@ -461,7 +429,7 @@ impl Driver {
     }
 
     /// Says something, if the line stands; after a break the brain says again what matters.
-    fn say(&self, message: ToContainer) {
+    pub(super) fn say(&self, message: ToContainer) {
         if let Some(to) = &self.line.to
             && to.try_send(message).is_err()
         {
@@ -535,167 +503,5 @@ impl Driver {
     /// Whether nothing more of the standard streams is awaited.
     pub(super) fn stdio_over(&self) -> bool {
         !self.plan.keep_logs || self.stdio.over || self.lease_now().started_at.is_none()
-    }
-}
-
-/// The chain.
-impl Driver {
-    fn open(&mut self) {
-        let terms = self.lease_now().terms.clone();
-        if self.chain.opening || self.now() > self.lease_now().open_by() || self.lease_now().phase != Phase::Accepted {
-            return;
-        }
-        self.chain.opening = true;
-        self.tell(RentalEvent::Opening { deposit: terms.deposit });
-        let (ledger, notes) = (Arc::clone(self.renter.ledger()), self.notes.clone());
-        self.tasks.spawn(async move {
-            let opened = ledger.open(terms).await;
-            notes.send(Note::Opened(opened)).await;
-        });
-    }
-
-    async fn on_opened(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
-        self.chain.opening = false;
-        match result {
-            Ok(()) => {
-                self.tell(RentalEvent::Opened);
-                let terms = self.lease_now().terms.clone();
-                let view = EscrowLease {
-                    status: EscrowStatus::Open,
-                    consumer: terms.consumer,
-                    session_key: terms.session_key,
-                    container: terms.container,
-                    deposit: terms.deposit,
-                    redeemed: TokenAmount::ZERO,
-                    rate_per_second: terms.rate_per_second,
-                    max_seconds: terms.max_seconds,
-                };
-                // The Container looks by itself, but not at this very moment.
-                self.say(ToContainer::ToppedUp);
-                self.feed(Event::ChainSeen(view)).await
-            }
-            Err(LedgerError::Refused(why)) => self.feed(Event::OpenFailed { why }).await,
-            Err(LedgerError::NoWallet(_)) => Ok(()),
-            Err(LedgerError::Unknown(why)) => {
-                tracing::warn!(lease = %self.lease.short(), %why, "whether the deposit is paid is unknown; asking again");
-                self.chain.open_again_at = Some(Instant::now() + Duration::from_secs(1));
-                Ok(())
-            }
-        }
-    }
-
-    fn ask_chain(&mut self) {
-        if std::mem::replace(&mut self.chain.asking, true) {
-            return;
-        }
-        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
-        self.tasks.spawn(async move {
-            let seen = ledger.lease(lease).await;
-            notes.send(Note::Seen(seen)).await;
-        });
-    }
-
-    async fn on_seen(&mut self, result: Result<EscrowLease, LedgerError>) -> Result<(), RentalError> {
-        self.chain.asking = false;
-        let view = match result {
-            Ok(view) => view,
-            Err(why) => {
-                tracing::debug!(lease = %self.lease.short(), %why, "the chain does not answer; the brain asks again");
-                return Ok(());
-            }
-        };
-        let lapsed = self.now() > self.lease_now().open_by().plus(OPEN_GRACE_MS);
-        if view.status == EscrowStatus::None
-            && self.lease_now().phase == Phase::Accepted
-            && lapsed
-            && !self.chain.opening
-        {
-            let why = "the deposit did not get onto the chain while the slot was held".to_owned();
-            return self.feed(Event::OpenFailed { why }).await;
-        }
-        let closed = view.status == EscrowStatus::Closed && self.lease_now().phase != Phase::Closed;
-        self.feed(Event::ChainSeen(view)).await?;
-        if closed {
-            let lease = self.lease_now();
-            let (redeemed, refunded) = (lease.redeemed, lease.refunded);
-            self.tell(RentalEvent::Settled { redeemed, refunded, tx: self.brain.rented().settle_tx });
-        }
-        Ok(())
-    }
-
-    fn close(&mut self) {
-        if std::mem::replace(&mut self.chain.closing, true) {
-            return;
-        }
-        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
-        self.tasks.spawn(async move {
-            let closed = ledger.close(lease).await;
-            notes.send(Note::Closed(closed)).await;
-        });
-    }
-
-    async fn on_closed(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
-        self.chain.closing = false;
-        match result {
-            Ok(()) => {
-                self.state.needs = None;
-                self.save().await?;
-            }
-            Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
-            // Its Container may have closed it meanwhile, which is as good.
-            Err(why) => tracing::info!(lease = %self.lease.short(), %why, "closing on the chain"),
-        }
-        self.ask_chain();
-        Ok(())
-    }
-
-    fn finalize(&mut self) {
-        let early = self.chain.finalized_at.is_some_and(|at| at.elapsed() < FINALIZE_EVERY);
-        if early || std::mem::replace(&mut self.chain.finalizing, true) {
-            return;
-        }
-        self.chain.finalized_at = Some(Instant::now());
-        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
-        self.tasks.spawn(async move {
-            let finalized = ledger.finalize(lease).await;
-            notes.send(Note::Finalized(finalized)).await;
-        });
-    }
-
-    async fn need_wallet(&mut self) -> Result<(), RentalError> {
-        let short = self.lease.short();
-        let why = format!(
-            "its Container cannot be reached: run `muster lease stop {short}` to close it on the chain with your wallet and get the rest of the deposit back"
-        );
-        if self.state.needs.as_ref() != Some(&why) {
-            self.state.needs = Some(why.clone());
-            self.save().await?;
-            self.tell(RentalEvent::NeedsWallet(why));
-        }
-        Ok(())
-    }
-
-    fn only_chain_left(&self) -> bool {
-        matches!(self.lease_now().phase, Phase::Ended | Phase::Settling)
-            && (self.brain.rented().outputs_taken || self.brain.rented().gone.is_some())
-    }
-
-    fn add_to_deposit(&mut self) {
-        let Some(TopUp { seconds }) = self.top_up else { return };
-        let lease = self.lease_now();
-        let rate = lease.terms.rate_per_second;
-        let most = rate.per_second_for_ms(lease.terms.max_seconds.saturating_mul(1000));
-        let wanted = rate.per_second_for_ms(seconds.saturating_mul(1000));
-        let amount = wanted.min(most.saturating_sub(lease.deposit));
-        if amount == TokenAmount::ZERO {
-            return;
-        }
-        // The deposit that is added to names the wish: asked again, it pays once.
-        let intent = format!("top-up {} {}", self.lease, lease.deposit.0);
-        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
-        self.tasks.spawn(async move {
-            let added = ledger.top_up(lease, amount, intent).await;
-            notes.send(Note::ToppedUp(amount, added)).await;
-        });
     }
 }

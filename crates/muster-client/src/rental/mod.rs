@@ -4,6 +4,7 @@ mod driver;
 mod events;
 mod line;
 mod notes;
+mod onchain;
 mod stdio;
 mod transfers;
 

@@ -140,7 +140,7 @@ impl InputEnd {
                 to.send(&Input::End).await?;
                 return to.finish().await;
             }
-            let bytes = BoundedBytes::new(self.pending.clone()).expect("input was read in pieces of that size");
+            let bytes = BoundedBytes::new(self.pending.clone()).map_err(std::io::Error::other)?;
             to.send(&Input::Data(bytes)).await?;
             self.pending.clear();
         }

@@ -306,9 +306,8 @@ async fn wishes_of_other_processes_are_fulfilled() {
     let request = JobRequest { deposit_seconds: Some(5), ..request("forever") };
     let job = tokio::spawn(Job::new(renter.clone(), request, silent(), sender).unwrap().run());
     let lease = loop {
-        match events.recv().await.unwrap().step {
-            JobStep::Lease { lease, event: RentalEvent::Running } => break lease,
-            _ => {}
+        if let JobStep::Lease { lease, event: RentalEvent::Running } = events.recv().await.unwrap().step {
+            break lease;
         }
     };
     let deposit = leases::top_up(&renter, lease, TokenAmount(TokenAmount::ONE.0)).await.unwrap();

@@ -1,0 +1,221 @@
+//! What the driver asks of the chain, each question once at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::brain::consumer::Event;
+use muster_core::lease::Phase;
+use muster_core::protocol::{EscrowLease, EscrowStatus, ToContainer};
+use muster_core::units::TokenAmount;
+use tokio::time::Instant;
+
+use super::driver::{Driver, TopUp};
+use super::notes::Note;
+use super::{RentalError, RentalEvent};
+use crate::ledger::LedgerError;
+
+/// A deposit that is not on the chain so long after its slot has lapsed will not come, in milliseconds.
+const OPEN_GRACE_MS: u64 = 10_000;
+/// Pause between two looks whether a challenge window is over.
+const FINALIZE_EVERY: Duration = Duration::from_secs(2);
+
+/// What is asked of the chain just now.
+#[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "four independent questions that are each asked once at a time")]
+pub(super) struct ChainState {
+    opening: bool,
+    open_again_at: Option<Instant>,
+    asking: bool,
+    closing: bool,
+    finalizing: bool,
+    finalized_at: Option<Instant>,
+}
+
+impl Driver {
+    pub(super) fn open(&mut self) {
+        let terms = self.lease_now().terms.clone();
+        if self.chain.opening || self.now() > self.lease_now().open_by() || self.lease_now().phase != Phase::Accepted {
+            return;
+        }
+        self.chain.opening = true;
+        self.tell(RentalEvent::Opening { deposit: terms.deposit });
+        let (ledger, notes) = (Arc::clone(self.renter.ledger()), self.notes.clone());
+        self.tasks.spawn(async move {
+            let opened = ledger.open(terms).await;
+            notes.send(Note::Opened(opened)).await;
+        });
+    }
+
+    pub(super) async fn on_opened(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
+        self.chain.opening = false;
+        match result {
+            Ok(()) => {
+                self.tell(RentalEvent::Opened);
+                let terms = self.lease_now().terms.clone();
+                let view = EscrowLease {
+                    status: EscrowStatus::Open,
+                    consumer: terms.consumer,
+                    session_key: terms.session_key,
+                    container: terms.container,
+                    deposit: terms.deposit,
+                    redeemed: TokenAmount::ZERO,
+                    rate_per_second: terms.rate_per_second,
+                    max_seconds: terms.max_seconds,
+                };
+                // The Container looks by itself, but not at this very moment.
+                self.say(ToContainer::ToppedUp);
+                self.feed(Event::ChainSeen(view)).await
+            }
+            Err(LedgerError::Refused(why)) => self.feed(Event::OpenFailed { why }).await,
+            Err(LedgerError::NoWallet(_)) => Ok(()),
+            Err(LedgerError::Unknown(why)) => {
+                tracing::warn!(lease = %self.lease.short(), %why, "whether the deposit is paid is unknown; asking again");
+                self.chain.open_again_at = Some(Instant::now() + Duration::from_secs(1));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn ask_chain(&mut self) {
+        if std::mem::replace(&mut self.chain.asking, true) {
+            return;
+        }
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let seen = ledger.lease(lease).await;
+            notes.send(Note::Seen(seen)).await;
+        });
+    }
+
+    pub(super) async fn on_seen(&mut self, result: Result<EscrowLease, LedgerError>) -> Result<(), RentalError> {
+        self.chain.asking = false;
+        let view = match result {
+            Ok(view) => view,
+            Err(why) => {
+                tracing::debug!(lease = %self.lease.short(), %why, "the chain does not answer; the brain asks again");
+                return Ok(());
+            }
+        };
+        let lapsed = self.now() > self.lease_now().open_by().plus(OPEN_GRACE_MS);
+        if view.status == EscrowStatus::None
+            && self.lease_now().phase == Phase::Accepted
+            && lapsed
+            && !self.chain.opening
+        {
+            let why = "the deposit did not get onto the chain while the slot was held".to_owned();
+            return self.feed(Event::OpenFailed { why }).await;
+        }
+        let closed = view.status == EscrowStatus::Closed && self.lease_now().phase != Phase::Closed;
+        self.feed(Event::ChainSeen(view)).await?;
+        if closed {
+            let lease = self.lease_now();
+            let (redeemed, refunded) = (lease.redeemed, lease.refunded);
+            self.tell(RentalEvent::Settled { redeemed, refunded, tx: self.brain.rented().settle_tx });
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self) {
+        if std::mem::replace(&mut self.chain.closing, true) {
+            return;
+        }
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let closed = ledger.close(lease).await;
+            notes.send(Note::Closed(closed)).await;
+        });
+    }
+
+    pub(super) async fn on_closed(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
+        self.chain.closing = false;
+        match result {
+            Ok(()) => {
+                self.state.needs = None;
+                self.save().await?;
+            }
+            Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
+            // Its Container may have closed it meanwhile, which is as good.
+            Err(why) => tracing::info!(lease = %self.lease.short(), %why, "closing on the chain"),
+        }
+        self.ask_chain();
+        Ok(())
+    }
+
+    pub(super) fn finalize(&mut self) {
+        let early = self.chain.finalized_at.is_some_and(|at| at.elapsed() < FINALIZE_EVERY);
+        if early || std::mem::replace(&mut self.chain.finalizing, true) {
+            return;
+        }
+        self.chain.finalized_at = Some(Instant::now());
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let finalized = ledger.finalize(lease).await;
+            notes.send(Note::Finalized(finalized)).await;
+        });
+    }
+
+    pub(super) async fn need_wallet(&mut self) -> Result<(), RentalError> {
+        let short = self.lease.short();
+        let why = format!(
+            "its Container cannot be reached: run `muster lease stop {short}` to close it on the chain with your wallet and get the rest of the deposit back"
+        );
+        if self.state.needs.as_ref() != Some(&why) {
+            self.state.needs = Some(why.clone());
+            self.save().await?;
+            self.tell(RentalEvent::NeedsWallet(why));
+        }
+        Ok(())
+    }
+
+    pub(super) fn only_chain_left(&self) -> bool {
+        matches!(self.lease_now().phase, Phase::Ended | Phase::Settling)
+            && (self.brain.rented().outputs_taken || self.brain.rented().gone.is_some())
+    }
+
+    pub(super) fn add_to_deposit(&mut self) {
+        let Some(TopUp { seconds }) = self.top_up else { return };
+        let lease = self.lease_now();
+        let rate = lease.terms.rate_per_second;
+        let most = rate.per_second_for_ms(lease.terms.max_seconds.saturating_mul(1000));
+        let wanted = rate.per_second_for_ms(seconds.saturating_mul(1000));
+        let amount = wanted.min(most.saturating_sub(lease.deposit));
+        if amount == TokenAmount::ZERO {
+            return;
+        }
+        // The deposit that is added to names the wish: asked again, it pays once.
+        let intent = format!("top-up {} {}", self.lease, lease.deposit.0);
+        let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        self.tasks.spawn(async move {
+            let added = ledger.top_up(lease, amount, intent).await;
+            notes.send(Note::ToppedUp(amount, added)).await;
+        });
+    }
+
+    pub(super) async fn on_finalized(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
+        self.chain.finalizing = false;
+        match result {
+            Ok(()) => self.ask_chain(),
+            Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
+            Err(why) => tracing::debug!(lease = %self.lease.short(), %why, "not finalised yet"),
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_topped_up(&mut self, amount: TokenAmount, result: Result<(), LedgerError>) {
+        match result {
+            Ok(()) => self.ask_chain(),
+            Err(why) => {
+                let told = format!("the deposit could not be topped up by {amount}: {why}");
+                self.tell(RentalEvent::Complaint(told));
+            }
+        }
+    }
+
+    /// Asks again whether the deposit is paid, once the pause is over.
+    pub(super) fn open_again(&mut self) {
+        if self.chain.open_again_at.is_some_and(|at| Instant::now() >= at) {
+            self.chain.open_again_at = None;
+            self.open();
+        }
+    }
+}
