@@ -38,10 +38,17 @@ enum Message {
 #[error("this Container is going down")]
 pub(crate) struct Stopped;
 
+/// Keeps the brain's queue open. When it is dropped, the thread ends: the handles alone, of which the brain's own hands
+/// hold some, keep nothing alive.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    _queue: mpsc::Sender<Message>,
+}
+
 /// Brings events to the brain. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct BrainHandle {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::WeakSender<Message>,
     /// Leases that the brain must look at every tick.
     live: Arc<AtomicUsize>,
 }
@@ -59,7 +66,12 @@ impl std::fmt::Debug for Message {
 
 impl BrainHandle {
     pub(crate) async fn send(&self, event: Event) -> Result<(), Stopped> {
-        self.queue.send(Message::Event(event)).await.map_err(|_| Stopped)
+        self.put(Message::Event(event)).await
+    }
+
+    async fn put(&self, message: Message) -> Result<(), Stopped> {
+        let queue = self.queue.upgrade().ok_or(Stopped)?;
+        queue.send(message).await.map_err(|_| Stopped)
     }
 
     /// As [`BrainHandle::send`], for what is found out again after a restart: a node that goes down may miss it.
@@ -72,20 +84,22 @@ impl BrainHandle {
     /// An Indexer's offer, and the brain's durable answer.
     pub(crate) async fn offer(&self, terms: Box<LeaseTerms>) -> Result<OfferResult, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.queue.send(Message::Offer { terms, answer }).await.map_err(|_| Stopped)?;
+        self.put(Message::Offer { terms, answer }).await?;
         answered.await.map_err(|_| Stopped)
     }
 
     /// Writes down whether the owner wants work.
     pub(crate) async fn intend(&self, intent: Intent) -> Result<(), Stopped> {
         let (done, noted) = oneshot::channel();
-        self.queue.send(Message::Intent { intent, done }).await.map_err(|_| Stopped)?;
+        self.put(Message::Intent { intent, done }).await?;
         noted.await.map_err(|_| Stopped)
     }
 
     /// Time passes. A tick that finds the queue full is left out: the events in it carry the time along.
     pub(crate) fn tick(&self) {
-        drop(self.queue.try_send(Message::Event(Event::Tick)));
+        if let Some(queue) = self.queue.upgrade() {
+            drop(queue.try_send(Message::Event(Event::Tick)));
+        }
     }
 
     /// Whether any lease wants frequent ticks.
@@ -95,7 +109,7 @@ impl BrainHandle {
 
     pub(crate) async fn stop(&self) {
         // Stopped already is as good.
-        drop(self.queue.send(Message::Stop).await);
+        self.put(Message::Stop).await.ok();
     }
 }
 
@@ -168,11 +182,12 @@ pub(crate) struct Inbox {
     live: Arc<AtomicUsize>,
 }
 
-/// Both ends of the brain's queue.
-pub(crate) fn queue() -> (BrainHandle, Inbox) {
+/// Both ends of the brain's queue, and what keeps it open.
+pub(crate) fn queue() -> (Keeper, BrainHandle, Inbox) {
     let (sender, queue) = mpsc::channel(QUEUE);
     let live = Arc::new(AtomicUsize::new(0));
-    (BrainHandle { queue: sender, live: Arc::clone(&live) }, Inbox { queue, live })
+    let handle = BrainHandle { queue: sender.downgrade(), live: Arc::clone(&live) };
+    (Keeper { _queue: sender }, handle, Inbox { queue, live })
 }
 
 /// What a batch has come to, until it is written down.

@@ -133,6 +133,14 @@ impl ChainLedger {
     async fn try_register(&self, endpoint: String) -> Result<(), LedgerError> {
         let settlement = self.settlement().await?;
         let client = settlement.client();
+        let known = client.node(self.config.node).await.map_err(client_error)?;
+        if known.is_some_and(|node| node.status == NodeStatus::Left && node.unbonding > TokenAmount::ZERO) {
+            // It was leaving, and its stake is still on the way out: it goes back in.
+            return match settlement.cancel_unbond(self.config.node).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.failed(error).await),
+            };
+        }
         let least = client.min_stake(NodeKind::Container).await.map_err(client_error)?;
         let stake = self.config.stake.max(least);
         let owner = self.wallet.address();

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::admin;
 use crate::board::Board;
-use crate::brain::{self, Actor, BrainHandle, Counts, Hands, Inbox};
+use crate::brain::{self, Actor, BrainHandle, Counts, Hands, Inbox, Keeper};
 use crate::clock::Clock;
 use crate::config::ContainerConfig;
 use crate::control::Control;
@@ -124,12 +124,6 @@ impl ContainerNode {
         let (clock, node) = (Clock::new(), secret.id());
         let store = Store::open(&config.store_path(), node)?;
         let sandbox = open_sandbox(&config, init_exe)?;
-        for job in sandbox.recover().await? {
-            match job.remains {
-                Some(why) => warn!(job = %job.id, %why, "a job of an earlier run was ended; something of it remains"),
-                None => info!(job = %job.id, "a job of an earlier run was ended and removed"),
-            }
-        }
         let records = store.leases()?;
         let intent = store.intent()?;
         let brain_config = Config {
@@ -142,7 +136,7 @@ impl ContainerNode {
         let (brain, restored) = Container::restore(brain_config, records.clone(), clock.now())?;
         let relay = (!joining.relays.is_empty()).then(|| RelayConfig { urls: joining.relays.clone() });
         let peer = Peer::bind(PeerConfig { relay, ..PeerConfig::new(secret.clone(), config.listen) }).await?;
-        let (handle, inbox) = brain::queue();
+        let (keeper, handle, inbox) = brain::queue();
         let jobs = Jobs::new(Shop {
             sandbox,
             brain: handle.clone(),
@@ -152,7 +146,7 @@ impl ContainerNode {
             bounds: config.job,
             allow_empty: config.allow_empty,
         });
-        reopen(&jobs, &records);
+        recover(&jobs, &records).await?;
         let board = Arc::new(Board::new());
         let stop = CancellationToken::new();
         let face = Face {
@@ -179,7 +173,7 @@ impl ContainerNode {
         });
         let control =
             Arc::new(Control { config, clock, store, house, presence, peer, intent: watch::Sender::new(intent) });
-        Ok(Parts { control, brain, restored, inbox, lines, params: joining.params })
+        Ok(Parts { control, brain, restored, keeper, inbox, lines, params: joining.params })
     }
 }
 
@@ -188,6 +182,7 @@ struct Parts {
     control: Arc<Control>,
     brain: Container,
     restored: Vec<Effect>,
+    keeper: Keeper,
     inbox: Inbox,
     lines: Pending,
     params: Params,
@@ -199,7 +194,7 @@ impl Parts {
         ready: Option<oneshot::Sender<Ready>>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ContainerError> {
-        let Self { control, mut brain, restored, inbox, lines, params } = self;
+        let Self { control, mut brain, restored, keeper: _keeper, inbox, lines, params } = self;
         let (house, peer) = (Arc::clone(&control.house), control.peer.clone());
         let stop = house.stop.clone();
         let intent = *control.intent.borrow();
@@ -400,15 +395,23 @@ impl Hands for Performer {
     }
 }
 
-/// Logs of leases that are over stay readable; folders that no lease owns are removed.
-fn reopen(jobs: &Jobs, records: &[Held]) {
-    let is_over =
-        |phase| matches!(phase, Phase::Starting | Phase::Running | Phase::Ended | Phase::Settling | Phase::Closed);
-    for held in records.iter().filter(|held| is_over(held.lease.phase) && !held.taken) {
-        jobs.reopen(held);
+/// Takes over what leases that are over have left, and removes what no lease owns.
+async fn recover(jobs: &Jobs, records: &[Held]) -> Result<(), ContainerError> {
+    use Phase::{Closed, Ended, Running, Settling, Starting};
+    for held in records {
+        if matches!(held.lease.phase, Starting | Running | Ended | Settling | Closed) && !held.taken {
+            jobs.reopen(held).await;
+        }
+    }
+    for job in jobs.recover().await? {
+        match job.remains {
+            Some(why) => warn!(job = %job.id, %why, "a job of an earlier run was ended; something of it remains"),
+            None => info!(job = %job.id, "a job of an earlier run was ended and removed"),
+        }
     }
     let known: std::collections::BTreeSet<LeaseId> = records.iter().map(|held| held.lease.id()).collect();
     jobs.sweep_folders(|lease| known.contains(&lease));
+    Ok(())
 }
 
 fn make_private_dir(config: &ContainerConfig) -> Result<(), ContainerError> {

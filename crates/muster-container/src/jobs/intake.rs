@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use muster_core::ids::ContentHash;
 use muster_core::units::Bytes;
 use muster_wire::message::files::Piece;
+use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{SandboxError, WorkDir};
 
@@ -20,11 +22,31 @@ const ENTRIES_MAX: usize = 200_000;
 const NAMES_LEN_MAX: usize = 16 << 20;
 
 /// What inputs have brought: by name, the length and hash of each file.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     pub(super) files: BTreeMap<String, (u64, ContentHash)>,
     names_len: usize,
     bytes: u64,
+}
+
+impl Manifest {
+    /// Writes what is known beside the job's logs. It matters after a restart only, and only for comfort: without it,
+    /// inputs that the job did not change go back with its outputs.
+    pub(super) fn save(&self, path: &Path) -> io::Result<()> {
+        let bytes = postcard::to_allocvec(self).map_err(io::Error::other)?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, bytes)?;
+        std::fs::rename(&fresh, path)
+    }
+
+    /// What an earlier process has written, or nothing.
+    pub(super) fn load(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        postcard::from_bytes(&bytes).unwrap_or_default()
+    }
 }
 
 /// Why a transfer was refused, as a sentence for the consumer.

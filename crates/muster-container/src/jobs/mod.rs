@@ -20,7 +20,7 @@ pub(crate) use workplace::Workplace;
 
 use crate::brain::BrainHandle;
 use crate::config::{GpuOffer, JobBounds};
-use crate::sandbox::{JobId, JobSpec, Sandbox, SandboxLimits};
+use crate::sandbox::{JobId, JobSpec, RecoveredJob, Sandbox, SandboxError, SandboxLimits};
 
 /// The command of a job that runs nothing, where the configuration allows it.
 const EMPTY_COMMAND: &str = "muster:empty";
@@ -81,11 +81,17 @@ impl Jobs {
         }
     }
 
-    /// Opens the logs that an earlier process has left for a lease that is over.
-    pub(crate) fn reopen(&self, held: &Held) {
+    /// Takes over what an earlier process has left for a lease that is over. Before the Sandbox's recovery, which removes
+    /// what nobody has taken over.
+    pub(crate) async fn reopen(&self, held: &Held) {
         let lease = held.lease.id();
-        let place = Workplace::left_over(Arc::clone(&self.shop), held.lease.terms.clone());
+        let place = Workplace::left_over(Arc::clone(&self.shop), held.lease.terms.clone()).await;
         self.lock().insert(lease, place);
+    }
+
+    /// Ends and removes jobs of an earlier process that nobody has taken over.
+    pub(crate) async fn recover(&self) -> Result<Vec<RecoveredJob>, SandboxError> {
+        self.shop.sandbox.recover().await
     }
 
     /// Starts what the consumer wants run.
@@ -133,12 +139,13 @@ impl Jobs {
         }
     }
 
-    /// Ends all jobs and waits until their work folders are gone: for the end of the process.
+    /// Ends all jobs, and leaves what finished ones have made in place: for the end of the process.
     pub(crate) async fn shut_down(&self) {
         let places: Vec<_> = self.lock().drain().map(|(_, place)| place).collect();
         let ending = places.into_iter().map(|place| async move {
             place.kill();
             place.ended().await;
+            place.keep();
         });
         futures::future::join_all(ending).await;
     }

@@ -63,25 +63,53 @@ pub(crate) struct Workplace {
     stdin: tokio::sync::Mutex<Option<StdinWriter>>,
     /// What inputs have brought; locked while a transfer runs, so that there is one at a time.
     pub(crate) inputs: tokio::sync::Mutex<Manifest>,
-    /// Of an earlier process: what the job had left is gone.
-    orphan: bool,
 }
 
 impl Workplace {
     pub(super) fn new(shop: Arc<Shop>, terms: LeaseTerms) -> Arc<Self> {
         let dir = lease_dir(&shop.leases_dir, terms.lease);
-        Arc::new(Self::build(shop, terms, Spool::new(dir.join("out")), Spool::new(dir.join("err")), false))
+        Arc::new(Self::build(shop, terms, Spool::new(dir.join("out")), Spool::new(dir.join("err"))))
     }
 
-    pub(super) fn left_over(shop: Arc<Shop>, terms: LeaseTerms) -> Arc<Self> {
-        let dir = lease_dir(&shop.leases_dir, terms.lease);
+    /// What an earlier process has left of a lease that is over: its logs, and its work folder where that could be taken
+    /// over.
+    pub(super) async fn left_over(shop: Arc<Shop>, terms: LeaseTerms) -> Arc<Self> {
+        let (lease, dir) = (terms.lease, lease_dir(&shop.leases_dir, terms.lease));
+        let bytes = shop.limits(&terms).disk_bytes;
+        let folder = match shop.sandbox.reopen(&job_id(lease), bytes).await {
+            Ok(folder) => Ok(Mutex::new(Some(Arc::new(folder)))),
+            Err(error) => {
+                info!(%lease, why = %sentence(&error), "outputs of an earlier run are lost");
+                Err("the Container restarted, and what the job had left in its work folder is lost".to_owned())
+            }
+        };
         let (out, err) = (Spool::left_over(dir.join("out")), Spool::left_over(dir.join("err")));
-        let place = Self::build(shop, terms, out, err, true);
+        let mut place = Self::build(shop, terms, out, err);
+        place.folder = OnceCell::new_with(Some(folder));
+        place.inputs = tokio::sync::Mutex::new(Manifest::load(&dir.join("inputs")));
         place.stage.send_replace(Stage::Over);
         Arc::new(place)
     }
 
-    fn build(shop: Arc<Shop>, terms: LeaseTerms, out: Arc<Spool>, err: Arc<Spool>, orphan: bool) -> Self {
+    /// Leaves the work folder of a lease that is over in place for the next process.
+    pub(super) fn keep(&self) {
+        if *self.stage.borrow() == Stage::Over
+            && let Some(Ok(slot)) = self.folder.get()
+            && let Some(folder) = guard(slot).as_ref()
+        {
+            folder.keep();
+        }
+    }
+
+    /// Writes down what inputs have brought, for a process after this one.
+    pub(crate) fn save_manifest(&self, manifest: &Manifest) {
+        let path = lease_dir(&self.shop.leases_dir, self.terms.lease).join("inputs");
+        if let Err(error) = manifest.save(&path) {
+            warn!(lease = %self.terms.lease, %error, "the list of inputs is not kept");
+        }
+    }
+
+    fn build(shop: Arc<Shop>, terms: LeaseTerms, out: Arc<Spool>, err: Arc<Spool>) -> Self {
         Self {
             shop,
             terms,
@@ -95,7 +123,6 @@ impl Workplace {
             handle: Mutex::default(),
             stdin: tokio::sync::Mutex::default(),
             inputs: tokio::sync::Mutex::default(),
-            orphan,
         }
     }
 
@@ -142,9 +169,6 @@ impl Workplace {
     /// # Errors
     /// Why there is none, as a sentence.
     pub(crate) async fn folder(&self) -> Result<Arc<WorkDir>, String> {
-        if self.orphan {
-            return Err("the Container restarted, and what the job had left in its work folder is lost".to_owned());
-        }
         let made = self.folder.get_or_init(|| async {
             let (id, bytes) = (job_id(self.terms.lease), self.disk_bytes());
             match self.shop.sandbox.prepare(&id, bytes).await {
@@ -165,7 +189,7 @@ impl Workplace {
     /// # Errors
     /// Why it is not there any more, as a sentence.
     pub(crate) async fn folder_if_made(&self) -> Result<Option<Arc<WorkDir>>, String> {
-        if !self.orphan && !self.folder.initialized() {
+        if !self.folder.initialized() {
             return Ok(None);
         }
         self.folder().await.map(Some)

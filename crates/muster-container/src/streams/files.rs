@@ -126,7 +126,11 @@ impl House {
         match (wrote, fed?) {
             (Err(why), _) => Ok(Err(why.to_string())),
             (Ok(Some(_)), _) if place.has_begun() => Ok(Err("the job has begun without them".to_owned())),
-            (Ok(Some(intake)), _) => Ok(Ok(intake.keep(&mut manifest))),
+            (Ok(Some(intake)), _) => {
+                let kept = intake.keep(&mut manifest);
+                place.save_manifest(&manifest);
+                Ok(Ok(kept))
+            }
             (Ok(None), Some(why)) => Ok(Err(why)),
             (Ok(None), None) => Ok(Err("the stream ended before the inputs did".to_owned())),
         }
@@ -143,12 +147,14 @@ impl House {
         let mut since = Instant::now();
         let mut bytes = 0u64;
         loop {
-            let piece: Piece = match tokio::time::timeout(PIECE_WITHIN, reader.recv()).await {
-                Ok(piece) => match piece? {
+            let piece: Piece = tokio::select! {
+                piece = reader.recv() => match piece? {
                     Some(piece) => piece,
                     None => return Ok(None),
                 },
-                Err(_) => {
+                // Refused by the disk's side: its sender is told at once.
+                () = pieces.closed() => return Ok(None),
+                () = tokio::time::sleep(PIECE_WITHIN) => {
                     let seconds = PIECE_WITHIN.as_secs();
                     return Ok(Some(format!("nothing came for {seconds} s; send the inputs again")));
                 }

@@ -7,7 +7,7 @@ use muster_core::units::TokenAmount;
 use muster_net::NodeSecret;
 use muster_wire::message::files::Outcome;
 
-use crate::renter::{Renter, can_run_jobs};
+use crate::renter::{Renter, can_run_jobs, talk};
 use crate::world::{World, name};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,6 +145,7 @@ async fn a_crash_is_an_interruption_and_leaves_no_ghost() {
     let ToConsumer::Ended { end, .. } = ended else { unreachable!() };
     assert!(end.is_interruption(), "{end}");
     assert_eq!(renter.streams(true).await.out, "before\n");
+    // The folder went with the runtime, as it does not in a real crash; the consumer is told so.
     assert!(renter.outputs().await.unwrap_err().contains("restarted"));
     assert_eq!(renter.settled().await.0, paid);
     world.deposit(&waiting).await;
@@ -193,5 +194,114 @@ async fn a_draining_container_finishes_and_takes_nothing_new() {
     container.ask(AdminRequest::Resume).await.unwrap();
     container.line.heartbeat(|beat| !beat.draining).await;
     assert_eq!(container.ask(AdminRequest::Status).await.unwrap().standing, "active");
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn input_and_output_flow_both_ways_in_any_amount() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    // More than all pipes and windows together, through a job that gives back what it gets.
+    renter.go_with(&["cat"], true).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let piece = vec![b'x'; 32 * 1024];
+    let typed: Vec<&[u8]> = (0..256).map(|_| piece.as_slice()).collect();
+    let (connection, lease) = (renter.connection.clone(), renter.terms.lease);
+    let (streams, (end, _)) = tokio::join!(talk(&connection, lease, &typed), renter.pay_to_the_end(&world));
+    assert_eq!(streams.out.len(), 256 * 32 * 1024);
+    assert_eq!((streams.missed, end), (0, End::Exited(0)));
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_nobody_watches_goes_on_and_its_first_words_give_way() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' y; echo end"]).await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+    let streams = renter.streams(true).await;
+    assert_eq!(streams.missed, 20_000_004 - (16 << 20));
+    assert!(streams.out.ends_with("yyyend\n") && streams.out.len() == 16 << 20);
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_reach_the_consumer_as_reasons() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    for (script, expected) in [
+        ("head -c 400000000 /dev/zero | tail -n 1 | wc -c; exit 1", End::OutOfMemory),
+        ("head -c 100000000 /dev/zero > big || exit 1", End::DiskFull),
+        ("kill -9 $$", End::Signaled(9)),
+    ] {
+        let mut renter = Renter::open(&world, &container).await;
+        renter.go(&["sh", "-c", script]).await;
+        assert_eq!(renter.pay_to_the_end(&world).await.0, expected, "{script}");
+        assert_eq!(renter.settled().await.0, renter.paid);
+    }
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_job_costs_no_sandbox_where_that_is_allowed() {
+    let world = World::new().await;
+    if !can_run_jobs() {
+        return;
+    }
+    let mut config = world.config("c1");
+    config.allow_empty = true;
+    let container = world.start(config, &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["muster:empty"]).await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+    renter.settled().await;
+    assert_eq!(renter.outputs().await.unwrap(), (Vec::new(), Vec::new()));
+    // Other jobs run as ever.
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["echo", "muster:empty"]).await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+    assert_eq!(renter.streams(true).await.out, "muster:empty\n");
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_outlive_a_restart() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let secret = NodeSecret::generate();
+    let container = world.start(world.config("c1"), &secret).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.upload(&[("in.txt", b"brought")]).await;
+    renter.go(&["sh", "-c", "echo made > out.txt; echo said"]).await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+    renter.settled().await;
+    let (terms, session) = (renter.terms.clone(), renter.session.clone());
+    container.stop().await;
+    drop(renter);
+    let container = world.start(world.config("c1"), &secret).await;
+    let mut renter = Renter::attach(terms, session, &container).await;
+    renter.settled().await;
+    assert_eq!(renter.streams(true).await.out, "said\n");
+    let (files, _) = renter.outputs().await.unwrap();
+    assert_eq!(files, [("out.txt".to_owned(), b"made\n".to_vec())]);
+    let jobs = container.data_dir.join("sandbox/jobs");
+    assert_eq!(std::fs::read_dir(&jobs).unwrap().count(), 1);
+    renter.say(ToContainer::Taken).await;
+    while std::fs::read_dir(&jobs).unwrap().count() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     container.stop().await;
 }

@@ -1,7 +1,7 @@
 //! A consumer that speaks the protocol by hand.
 
 use muster_chain::keys::Wallet;
-use muster_core::ids::ContentHash;
+use muster_core::ids::{ContentHash, LeaseId};
 use muster_core::lease::{End, LeaseTerms};
 use muster_core::protocol::{JobSpec, ToConsumer, ToContainer};
 use muster_core::units::TokenAmount;
@@ -9,7 +9,7 @@ use muster_core::voucher::{SignedVoucher, Voucher};
 use muster_net::{Connection, FrameReader, FrameWriter, Peer, StreamKind};
 use muster_wire::message::attach_bytes;
 use muster_wire::message::files::{Outcome, Piece, Transfer};
-use muster_wire::message::stdio::{Output, Stream, Watch};
+use muster_wire::message::stdio::{Input, Output, Stream, Watch};
 
 use crate::world::{PATIENCE, Running, World, dialler};
 
@@ -186,14 +186,34 @@ impl Renter {
         let mut stream = self.connection.open_bi(StreamKind::Job).await.unwrap().framed();
         let watch = Watch { lease: self.terms.lease, out_from: 0, err_from: 0, follow, stdin: false };
         stream.send(&watch).await.unwrap();
-        let mut found = Streams::default();
-        loop {
-            match stream.recv_within::<Output>(PATIENCE).await.unwrap() {
-                Output::Data { stream: Stream::Out, bytes } => found.out.push_str(&String::from_utf8_lossy(&bytes)),
-                Output::Data { stream: Stream::Err, bytes } => found.err.push_str(&String::from_utf8_lossy(&bytes)),
-                Output::Missed { count, .. } => found.missed += count,
-                Output::End => return found,
-            }
+        read_streams(&mut stream.split().0).await
+    }
+}
+
+/// Types something for the job, in pieces, and reads what comes out at the same time.
+pub(crate) async fn talk(connection: &Connection, lease: LeaseId, typed: &[&[u8]]) -> Streams {
+    let stream = connection.open_bi(StreamKind::Job).await.unwrap().framed();
+    let (mut reader, mut writer) = stream.split();
+    let watch = Watch { lease, out_from: 0, err_from: 0, follow: true, stdin: true };
+    writer.send(&watch).await.unwrap();
+    let typing = async {
+        for piece in typed {
+            writer.send(&Input::Data(piece.to_vec().try_into().unwrap())).await.unwrap();
+        }
+        writer.send(&Input::End).await.unwrap();
+        writer.finish().await.unwrap();
+    };
+    tokio::join!(typing, read_streams(&mut reader)).1
+}
+
+async fn read_streams(reader: &mut FrameReader) -> Streams {
+    let mut found = Streams::default();
+    loop {
+        match reader.recv_within::<Output>(PATIENCE).await.unwrap() {
+            Output::Data { stream: Stream::Out, bytes } => found.out.push_str(&String::from_utf8_lossy(&bytes)),
+            Output::Data { stream: Stream::Err, bytes } => found.err.push_str(&String::from_utf8_lossy(&bytes)),
+            Output::Missed { count, .. } => found.missed += count,
+            Output::End => return found,
         }
     }
 }

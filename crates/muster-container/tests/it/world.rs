@@ -10,8 +10,10 @@ use muster_chain::contracts::{Contracts, DeployParams, deploy_development};
 use muster_chain::embedded::{ChainConfig, ServerConfig, open_development, serve};
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, OpenLease, SenderConfig, Settlement, TxSender};
+use muster_container::sandbox::SandboxError;
 use muster_container::{
     ChainLedger, ChainLedgerConfig, ContainerConfig, ContainerError, ContainerNode, JobBounds, Joining, OfferConfig,
+    StoreError,
 };
 use muster_core::hardware::{Allocation, GpuSet};
 use muster_core::ids::{LeaseId, NodeId, RequestId};
@@ -147,6 +149,23 @@ impl World {
 
     /// A running Container, and the connection on which the Indexer talks to it.
     pub(crate) async fn start(&self, config: ContainerConfig, secret: &NodeSecret) -> Running {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.try_start(config.clone(), secret).await {
+                Ok(running) => return running,
+                // One that was dropped in the middle lets go of its folder a moment later.
+                Err(
+                    ContainerError::Store(StoreError::InUse { .. })
+                    | ContainerError::Sandbox(SandboxError::InUse { .. }),
+                ) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("the Container did not start: {error}"),
+            }
+        }
+    }
+
+    async fn try_start(&self, config: ContainerConfig, secret: &NodeSecret) -> Result<Running, ContainerError> {
         let data_dir = config.data_dir.clone();
         let mut node = self.node(config, secret);
         let ready = node.ready();
@@ -165,10 +184,12 @@ impl World {
             () = tokio::time::sleep(PATIENCE) => None,
         };
         let Some(ready) = ready else {
-            panic!("the Container did not start: {:?}", task.await.unwrap());
+            let outcome = task.await.unwrap();
+            runtime.shutdown_background();
+            return Err(outcome.expect_err("one that was never ready has a reason"));
         };
         let line = self.indexer.line(secret.id()).await;
-        Running {
+        Ok(Running {
             id: ready.id,
             addr: PeerAddr { id: ready.id, direct: ready.addr.direct.iter().copied().collect(), relay: None },
             line,
@@ -176,7 +197,7 @@ impl World {
             stop: Some(stop),
             task: Some(task),
             runtime: Some(runtime),
-        }
+        })
     }
 
     /// Starts a Container that is expected not to come up.
@@ -206,7 +227,7 @@ impl World {
             deposit: rate.per_second_for_ms(120_000),
             max_seconds: 60,
             interval_ms: self.params.voucher_interval_ms,
-            open_by: now().plus(self.params.open_timeout_ms),
+            open_within_ms: self.params.open_timeout_ms,
             allocation,
             egress: false,
         }
