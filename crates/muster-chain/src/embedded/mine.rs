@@ -100,7 +100,7 @@ pub(crate) fn block_env(config: &ChainConfig, parent: &Header) -> BlockEnv {
 /// Returns the outcome, and the snapshot after the block if there is one.
 ///
 /// # Errors
-/// Only of the database; then nothing was written, and everything of `queue` is answered with the error.
+/// Only of the database; then nothing of the outcome may be answered as mined.
 pub(crate) fn make_block(
     config: &ChainConfig,
     db: &Redb,
@@ -108,23 +108,37 @@ pub(crate) fn make_block(
     hot: &mut HotCache,
     queue: VecDeque<Pending>,
     parking: &mut impl Parking,
-) -> (Outcome, Result<Option<Snapshot>, StoreError>) {
+) -> (Outcome, Result<Option<Snapshot>, BlockError>) {
     hot.trim();
     let mut outcome = Outcome::default();
     let drafted = execute(config, parent, hot, queue, parking, &mut outcome);
-    let committed = drafted.and_then(|draft| {
-        let Some(draft) = draft else { return Ok(None) };
-        let started = Instant::now();
-        write(db, &draft)?;
-        metrics::histogram!("muster_chain_commit_seconds").record(started.elapsed().as_secs_f64());
-        metrics::counter!("muster_chain_blocks_total").increment(1);
-        Snapshot::take(db).map(Some)
-    });
+    let committed = drafted
+        .map_err(BlockError::Unwritten)
+        .and_then(|draft| draft.map(|draft| commit(db, &draft).map_err(BlockError::Undecided)).transpose());
     if committed.is_err() {
         // What the cache holds may never have reached the disk.
         *hot = HotCache::default();
     }
     (outcome, committed)
+}
+
+/// Why there is no block.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BlockError {
+    /// The state could not be read: nothing was written.
+    #[error(transparent)]
+    Unwritten(StoreError),
+    /// Writing failed: whether the block is on disk shows only when the chain is opened again.
+    #[error(transparent)]
+    Undecided(StoreError),
+}
+
+fn commit(db: &Redb, draft: &Draft) -> Result<Snapshot, StoreError> {
+    let started = Instant::now();
+    write(db, draft)?;
+    metrics::histogram!("muster_chain_commit_seconds").record(started.elapsed().as_secs_f64());
+    metrics::counter!("muster_chain_blocks_total").increment(1);
+    Snapshot::take(db)
 }
 
 fn execute(
@@ -167,6 +181,9 @@ fn execute(
                 Err(EVMError::Transaction(error)) => {
                     let answer = invalid_transaction(&error, &pending.tx, block.basefee);
                     outcome.refused.push((pending, answer));
+                }
+                Err(EVMError::Database(error @ StoreError::Corrupted(_))) => {
+                    outcome.refused.push((pending, error.into()));
                 }
                 Err(EVMError::Database(error)) => {
                     outcome.left = queue;

@@ -36,7 +36,7 @@ pub use rpc::server::{ServerConfig, serve};
 pub use tx::SignedTx;
 
 use codec::AccountRecord;
-use mine::{Parking, make_block};
+use mine::{BlockError, Parking, make_block};
 use pool::{Pending, Pool, Ticket};
 use state::{Changes, HotCache};
 use store::{Kind, Snapshot, StoreError, seal};
@@ -57,6 +57,8 @@ struct Shared {
     snapshot: RwLock<Arc<Snapshot>>,
     pool: Mutex<Pool>,
     hot: Mutex<HotCache>,
+    /// Why no more blocks are made, once writing has failed.
+    failed: Mutex<Option<RpcError>>,
     /// Whoever makes blocks now, or did last.
     maker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -104,6 +106,7 @@ impl Chain {
                 snapshot: RwLock::new(Arc::new(snapshot)),
                 pool: Mutex::new(Pool::default()),
                 hot: Mutex::new(HotCache::default()),
+                failed: Mutex::new(None),
                 maker: Mutex::new(None),
             }),
         })
@@ -208,6 +211,9 @@ impl Shared {
     }
 
     fn one_block(&self, queue: VecDeque<Pending>) {
+        if let Some(reason) = lock(&self.failed).clone() {
+            return queue.into_iter().for_each(|pending| pending.answer(Err(reason.clone())));
+        }
         let parent = Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner));
         // Taken out, and put back only when the block is whole: a panic in between leaves an empty cache.
         let mut hot = std::mem::take(&mut *lock(&self.hot));
@@ -224,7 +230,10 @@ impl Shared {
             }
             Err(error) => {
                 tracing::error!(path = %self.path.display(), %error, "a block could not be written");
-                let answer = RpcError::from(error);
+                let answer = RpcError::internal(format!("the chain's database failed: {error}; restart the chain"));
+                if matches!(error, BlockError::Undecided(_)) {
+                    *lock(&self.failed) = Some(answer.clone());
+                }
                 outcome.mined.into_iter().chain(outcome.left).for_each(|p| p.answer(Err(answer.clone())));
             }
         }

@@ -37,6 +37,8 @@ struct InFlight {
     displaced_since: Option<Instant>,
     /// The node said that it pays too little.
     underpriced: bool,
+    /// The last send had no answer: send again as soon as the chain answers.
+    unanswered: bool,
 }
 
 pub(super) struct Driver {
@@ -93,6 +95,7 @@ impl Driver {
             displaced: 0,
             displaced_since: None,
             underpriced: false,
+            unanswered: false,
         }
     }
 
@@ -274,6 +277,10 @@ impl Driver {
             Err(error) => {
                 // They may have arrived all the same: the next look tells.
                 tracing::warn!(%error, count = nonces.len(), "sending transactions: no answer, trying on");
+                for nonce in nonces {
+                    self.in_flight.entry(*nonce).and_modify(|flight| flight.unanswered = true);
+                }
+                self.soon();
                 return Ok(());
             }
         };
@@ -383,7 +390,9 @@ impl Driver {
             }
             flight.displaced = 0;
             flight.displaced_since = None;
-            if now.duration_since(flight.sent_at) >= flight.resend_pause {
+            if std::mem::take(&mut flight.unanswered) {
+                again.push(nonce);
+            } else if now.duration_since(flight.sent_at) >= flight.resend_pause {
                 flight.resend_pause = flight.resend_pause.saturating_mul(2).min(Duration::from_secs(60));
                 again.push(nonce);
             }
