@@ -33,7 +33,7 @@ mkdir -p out
 
 # Debian's povray may write to the current folder but to none below it, so the picture is moved after.
 # The frame's number is passed as a range of one: povray then computes the clock as in the whole film.
-if ! povray +Imuster.pov +Oframe_.png +W640 +H360 +A0.2 +R2 -D +WT"${MUSTER_SCENE_THREADS:-1}" \
+if ! povray +Imuster.pov +Oframe_.png +W"${MUSTER_SCENE_WIDTH:-640}" +H"$((${MUSTER_SCENE_WIDTH:-640} * 9 / 16))" +A0.2 +R2 -D +WT"${MUSTER_SCENE_THREADS:-1}" \
   +KFI0 +KFF"$((FRAMES - 1))" +SF"$index" +EF"$index" >povray.log 2>&1; then
   cat povray.log >&2
   echo "frame.sh: povray could not render frame $index, its own words stand above" >&2

@@ -36,9 +36,12 @@ impl World {
             if on_chain.redeemed > on_chain.deposit {
                 found = Some(format!("{lease:?} paid {} of a deposit of {}", on_chain.redeemed.0, on_chain.deposit.0));
             }
-            // A liar is believed at most for the time since the go: that is a start of a workload and two delays.
-            let start_ms = if container.lie == 1 { 1 } else { 400 + 6 * self.config.faults.delay_ms.1 + 3_200 };
-            let most = on_chain.rate_per_second.per_second_for_ms(ran + ran / 5_000 + start_ms);
+            let honest = container.lie == 1;
+            // A liar is believed at most for the time since the go, which came a start of a workload and some delays
+            // before the workload began: it gains nothing by claiming more than the clock of its consumer shows.
+            let since_began = container.began.get(&lease).map_or(0, |at| self.now - at);
+            let believed = if honest { ran + 1 } else { since_began + 400 + 6 * self.config.faults.delay_ms.1 };
+            let most = on_chain.rate_per_second.per_second_for_ms(believed + believed / 5_000);
             if on_chain.redeemed > most {
                 found = Some(format!(
                     "{lease:?} paid {} for {ran} ms, which cost {} at most (claims are multiplied by {})",

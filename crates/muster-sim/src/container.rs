@@ -48,6 +48,8 @@ pub(crate) struct ContainerNode {
     pub(crate) jobs: BTreeMap<LeaseId, Job>,
     /// Honest milliseconds that each lease's workload really ran in all.
     pub(crate) ran: BTreeMap<LeaseId, u64>,
+    /// Honest time at which each lease's workload began.
+    pub(crate) began: BTreeMap<LeaseId, u64>,
     /// Leases whose workload was started, ever: none may be started twice.
     pub(crate) started: BTreeSet<LeaseId>,
     beat_at: u64,
@@ -105,6 +107,7 @@ impl ContainerNode {
             outbox: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ran: BTreeMap::new(),
+            began: BTreeMap::new(),
             started: BTreeSet::new(),
             beat_at: 0,
             seq: 0,
@@ -287,6 +290,7 @@ impl World {
         }
         job.since = Some(now);
         let (length, run) = (job.length_ms, job.run);
+        node.began.insert(lease, now);
         self.after(length, Happening::JobEnds { container: i, life, lease, run });
         self.feed_container(i, Event::JobStarted { lease });
     }

@@ -1,0 +1,548 @@
+//! The command line, as clap sees it. `run.rs`, `lease.rs` … turn these low-level arguments into
+//! high-level ones once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use muster_core::demand::{Objective, Region};
+use muster_core::hardware::{Cores, GpuModel};
+use muster_core::ids::{Address, LeaseId};
+use muster_core::pricing::UsdPerHour;
+use muster_core::units::{Bytes, TokenAmount};
+
+/// Muster: a cloud of GPUs that belong to many owners.
+#[derive(Parser, Debug)]
+#[command(name = "muster", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes are listed in docs/exit-codes.md; every command takes --help.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// Folder for everything Muster keeps [default: $XDG_DATA_HOME/muster or ~/.local/share/muster].
+    #[arg(long, global = true, env = "MUSTER_DIR", value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The network to use [default: DIR/network.toml].
+    #[arg(long, global = true, env = "MUSTER_NETWORK", value_name = "FILE")]
+    pub(crate) network: Option<PathBuf>,
+    /// The chain's JSON-RPC address, instead of the one in the network file.
+    #[arg(long, global = true, env = "MUSTER_RPC", value_name = "URL")]
+    pub(crate) rpc: Option<String>,
+    /// Which wallet pays: a name in DIR/wallets, or a keystore file.
+    #[arg(long, global = true, env = "MUSTER_WALLET", value_name = "NAME|FILE")]
+    pub(crate) wallet: Option<String>,
+    /// A file that holds the wallet's passphrase (also: MUSTER_PASSPHRASE, or a prompt).
+    #[arg(long, global = true, env = "MUSTER_PASSPHRASE_FILE", value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Print JSON for programs; field names are in docs/json.md.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How logs look on standard error.
+    #[arg(long, global = true, env = "MUSTER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// Which logs to show, as in RUST_LOG: `warn`, `info`, `muster_container=debug`.
+    #[arg(long, global = true, env = "MUSTER_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Start a whole network on this machine and do a first rental.
+    Up(UpArgs),
+    /// Rent a Container and run a command on it.
+    Run(Box<RunArgs>),
+    /// Look at leases, read their logs, stop them, add to their deposit.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// Offer this machine's capacity.
+    #[command(subcommand)]
+    Container(ContainerCommand),
+    /// Match demand to Containers.
+    #[command(subcommand)]
+    Indexer(IndexerCommand),
+    /// Run the embedded chain of a development or private network.
+    #[command(subcommand)]
+    Chain(ChainCommand),
+    /// Run a relay for nodes behind NAT.
+    #[command(subcommand)]
+    Relay(RelayCommand),
+    /// Keys and tokens.
+    #[command(subcommand)]
+    Wallet(WalletCommand),
+    /// What this machine can offer, what is missing, and the command that installs it.
+    Doctor,
+    /// Measure Muster on this machine.
+    Bench(BenchArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Signs vouchers for detached work; started on demand.
+    #[command(subcommand, hide = true)]
+    Agent(AgentCommand),
+}
+
+/// Arguments of `muster up`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct UpArgs {
+    /// How many Containers share this machine.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub(crate) containers: u16,
+    /// Where other machines reach this network; loopback when absent.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<IpAddr>,
+    /// Do the first rental, print its receipt and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Start the network without renting anything.
+    #[arg(long, conflicts_with = "once")]
+    pub(crate) no_rental: bool,
+    /// Port of the chain's JSON-RPC when the folder is new; 0 takes any free one.
+    #[arg(long, default_value_t = 8545, value_name = "PORT")]
+    pub(crate) rpc_port: u16,
+    /// Width of the first rental's pictures.
+    #[arg(long, hide = true, default_value_t = 640)]
+    pub(crate) picture_width: u16,
+}
+
+/// Arguments of `muster run`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RunArgs {
+    /// Cores, to a hundredth: `2`, `0.5`.
+    #[arg(long, default_value = "1", value_name = "N", value_parser = parse_cores)]
+    pub(crate) cpus: Cores,
+    /// Memory: `512M`, `2G`.
+    #[arg(long, default_value = "512M", value_name = "SIZE")]
+    pub(crate) memory: Bytes,
+    /// Disk for the work folder: `1G`.
+    #[arg(long, default_value = "1G", value_name = "SIZE")]
+    pub(crate) disk: Bytes,
+    /// A model of GPU (`rtx 4090`), or `any`.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) gpu: Option<GpuChoice>,
+    /// How many GPUs.
+    #[arg(long, value_name = "N", requires = "gpu")]
+    pub(crate) gpus: Option<u8>,
+    /// The least memory of each GPU: `16G`.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) vram: Option<Bytes>,
+    /// The least speed of each GPU in OctaneBench points (a GTX 980 has 100).
+    #[arg(long, value_name = "N")]
+    pub(crate) ob: Option<u32>,
+    /// Where: a region as its owner names it, `ca` or `ca-east`.
+    #[arg(long, value_name = "R")]
+    pub(crate) region: Option<Region>,
+    /// The most that an hour of one task may cost, in US dollars.
+    #[arg(long, value_name = "USD")]
+    pub(crate) max_price: Option<UsdPerHour>,
+    /// What matters most.
+    #[arg(long, default_value = "balanced", value_name = "cheapest|best|balanced")]
+    pub(crate) objective: Objective,
+    /// Let the job reach the internet, where the provider allows it.
+    #[arg(long)]
+    pub(crate) egress: bool,
+    /// A file or folder to send along; may be given more than once.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) input: Vec<PathBuf>,
+    /// Where to put what the job leaves in its work folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Split into tasks A to B, each with its own MUSTER_TASK_INDEX, over as many Containers as fit.
+    #[arg(long, value_name = "A-B")]
+    pub(crate) array: Option<ArrayRange>,
+    /// The longest that each task may run: `90s`, `10m`, `2h`.
+    #[arg(long, default_value = "1h", value_name = "LIMIT")]
+    pub(crate) time: TimeLimit,
+    /// A variable for the job, NAME=VALUE; may be given more than once.
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<EnvVar>,
+    /// Feed standard input to the job.
+    #[arg(long, short)]
+    pub(crate) interactive: bool,
+    /// Hand the lease to the local agent and return at once.
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD ARG")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `muster lease`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum LeaseCommand {
+    /// List leases.
+    Ls {
+        /// Also those that are over.
+        #[arg(long, short)]
+        all: bool,
+    },
+    /// Everything that is known of a lease.
+    Show {
+        /// The lease, or the first digits of its name.
+        lease: String,
+    },
+    /// What the job wrote.
+    Logs {
+        /// The lease, or the first digits of its name.
+        lease: String,
+        /// Go on until the job ends.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Stop a job; what ran is billed.
+    Stop {
+        /// The lease, or the first digits of its name.
+        lease: String,
+    },
+    /// Add to a deposit.
+    TopUp {
+        /// The lease, or the first digits of its name.
+        lease: String,
+        /// So many tokens.
+        amount: TokenAmount,
+    },
+}
+
+/// `muster container`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ContainerCommand {
+    /// Write a configuration for this machine, with a node key and a wallet.
+    Init(ContainerInitArgs),
+    /// Serve.
+    Run(RoleArgs),
+    /// What runs and what it earned.
+    Status,
+    /// Finish what runs, take nothing new.
+    Drain,
+    /// Take offers again.
+    Resume,
+    /// Stop a job; counts as an interruption.
+    Stop {
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Drain, then take the stake back.
+    Leave,
+    /// Claim what was earned and is due.
+    Claim,
+}
+
+/// Arguments of `muster container init`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ContainerInitArgs {
+    /// Cores to offer [default: all].
+    #[arg(long, value_name = "N", value_parser = parse_cores)]
+    pub(crate) cpus: Option<Cores>,
+    /// Memory to offer [default: three quarters].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// Disk to offer [default: half of what is free].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Bytes>,
+    /// Let jobs reach the internet.
+    #[arg(long)]
+    pub(crate) egress: bool,
+    /// Where this machine is, as you name it: `ca-east`.
+    #[arg(long, value_name = "R")]
+    pub(crate) region: Option<Region>,
+    /// Address and port to listen on.
+    #[arg(long, default_value = "0.0.0.0:0", value_name = "ADDR:PORT")]
+    pub(crate) listen: SocketAddr,
+}
+
+/// Arguments of the roles that serve.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RoleArgs {
+    /// Where /metrics and /healthz are served; loopback only.
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
+    pub(crate) health: SocketAddr,
+    /// The supervisor; this process ends when it does.
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) supervisor: Option<i32>,
+}
+
+/// `muster indexer`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum IndexerCommand {
+    /// Serve.
+    Run {
+        #[command(flatten)]
+        role: RoleArgs,
+        /// Address and port to listen on.
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+    },
+}
+
+/// `muster chain`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ChainCommand {
+    /// Serve JSON-RPC.
+    Run {
+        #[command(flatten)]
+        role: RoleArgs,
+        /// Address and port of the JSON-RPC.
+        #[arg(long, default_value = "127.0.0.1:8545", value_name = "ADDR:PORT")]
+        listen: SocketAddr,
+        /// Serve on an address that is not loopback.
+        #[arg(long)]
+        allow_remote: bool,
+        /// The chain id of a new chain.
+        #[arg(long, default_value_t = 31_337)]
+        chain_id: u64,
+    },
+}
+
+/// `muster relay`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum RelayCommand {
+    /// Serve.
+    Run {
+        #[command(flatten)]
+        role: RoleArgs,
+        /// Address and port to listen on.
+        #[arg(long, default_value = "127.0.0.1:3340", value_name = "ADDR:PORT")]
+        listen: SocketAddr,
+    },
+}
+
+/// `muster agent`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum AgentCommand {
+    /// Drive all leases that nobody else drives; ends when none is open.
+    Run,
+}
+
+/// `muster wallet`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum WalletCommand {
+    /// Make a new wallet.
+    New {
+        /// Its name.
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// Import a private key (64 hex digits) from a file or standard input, or a keystore file.
+    Import {
+        /// A file; `-` for standard input.
+        file: PathBuf,
+        /// Its name.
+        #[arg(default_value = "default")]
+        name: String,
+    },
+    /// List wallets.
+    List,
+    /// Tokens and ether of a wallet or address.
+    Balance {
+        /// A wallet's name or an address [default: the wallet of --wallet].
+        who: Option<String>,
+    },
+    /// Send tokens.
+    Send {
+        /// To whom.
+        to: Address,
+        /// How many tokens.
+        amount: TokenAmount,
+        /// Send ether (for fees) instead of tokens.
+        #[arg(long)]
+        ether: bool,
+    },
+    /// Get tokens and ether on a development chain.
+    Faucet {
+        /// A wallet's name or an address [default: the wallet of --wallet].
+        who: Option<String>,
+        /// How many tokens.
+        #[arg(long, default_value = "100000")]
+        amount: TokenAmount,
+    },
+}
+
+/// Arguments of `muster bench`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) what: BenchCommand,
+}
+
+/// `muster bench`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum BenchCommand {
+    /// Signed transfers through JSON-RPC, durable.
+    Chain {
+        /// How many transfers.
+        #[arg(long, default_value_t = 20_000)]
+        transfers: u32,
+    },
+    /// `true` from request to exit, on a running network.
+    Job {
+        /// How many jobs.
+        #[arg(long, default_value_t = 100)]
+        jobs: u32,
+    },
+    /// Leases opened, vouchered and closed through real sockets, with empty workloads.
+    Lease {
+        /// How many leases.
+        #[arg(long, default_value_t = 5_000)]
+        leases: u32,
+        /// How many at a time.
+        #[arg(long, default_value_t = 32)]
+        concurrency: u32,
+    },
+    /// Matches a second over many Containers, in one process on one core.
+    Match {
+        /// How many Containers.
+        #[arg(long, default_value_t = 100_000)]
+        containers: usize,
+        /// How many matches.
+        #[arg(long, default_value_t = 200_000)]
+        matches: usize,
+    },
+    /// Memory of an idle network, and how long a second start takes.
+    Idle {
+        /// How many Containers.
+        #[arg(long, default_value_t = 4)]
+        containers: u16,
+    },
+}
+
+/// `--cpus`: cores to a thousandth.
+fn parse_cores(text: &str) -> Result<Cores, String> {
+    let help = || format!("{text:?} is not a number of cores; write for example 2 or 0.5");
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if fraction.is_empty() || fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(help());
+    }
+    let whole: u32 = whole.parse().map_err(|_| help())?;
+    let millis: u32 = format!("{fraction:0<3}").parse().map_err(|_| help())?;
+    whole.checked_mul(1_000).and_then(|w| w.checked_add(millis)).filter(|m| *m > 0).map(Cores).ok_or_else(help)
+}
+
+/// `--gpu`: a model, or any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum GpuChoice {
+    /// Whatever model.
+    Any,
+    /// This one.
+    Model(GpuModel),
+}
+
+impl std::str::FromStr for GpuChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
+        GpuModel::new(text).map(Self::Model).map_err(|why| why.to_string())
+    }
+}
+
+/// `--array A-B`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ArrayRange {
+    /// The first index.
+    pub(crate) first: u32,
+    /// The last index.
+    pub(crate) last: u32,
+}
+
+impl std::str::FromStr for ArrayRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let help = || format!("{text:?} is not a range; write for example 0-23");
+        let (first, last) = text.split_once('-').ok_or_else(help)?;
+        let first: u32 = first.parse().map_err(|_| help())?;
+        let last: u32 = last.parse().map_err(|_| help())?;
+        if last < first {
+            return Err(format!("{text:?} ends before it begins"));
+        }
+        if last - first >= 10_000 {
+            return Err(format!("{text:?} has more than 10000 tasks"));
+        }
+        Ok(Self { first, last })
+    }
+}
+
+/// `--time`: seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeLimit(pub(crate) u64);
+
+impl std::str::FromStr for TimeLimit {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let help = || format!("{text:?} is not a length of time; write for example 90s, 10m, 2h or 1d");
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let number: u64 = number.parse().map_err(|_| help())?;
+        let factor = match unit {
+            "" | "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return Err(help()),
+        };
+        number.checked_mul(factor).filter(|s| *s > 0).map(Self).ok_or_else(help)
+    }
+}
+
+/// `--env NAME=VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EnvVar {
+    /// The name.
+    pub(crate) name: String,
+    /// The value.
+    pub(crate) value: String,
+}
+
+impl std::str::FromStr for EnvVar {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Self { name: name.to_owned(), value: value.to_owned() }),
+            _ => Err(format!("{text:?} is not NAME=VALUE")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_say_what_is_wrong() {
+        assert_eq!(parse_cores("0.25"), Ok(Cores(250)));
+        assert_eq!(parse_cores("2"), Ok(Cores(2_000)));
+        assert!(["", "0", "-1", "1.", "0.0001", "x"].into_iter().all(|bad| parse_cores(bad).is_err()));
+        assert_eq!("0-23".parse(), Ok(ArrayRange { first: 0, last: 23 }));
+        assert_eq!("5-1".parse::<ArrayRange>(), Err("\"5-1\" ends before it begins".to_owned()));
+        assert!("x".parse::<ArrayRange>().is_err());
+        assert_eq!("2h".parse(), Ok(TimeLimit(7_200)));
+        assert!("0s".parse::<TimeLimit>().is_err());
+        assert!("2 weeks".parse::<TimeLimit>().is_err());
+        assert_eq!("A=b=c".parse(), Ok(EnvVar { name: "A".into(), value: "b=c".into() }));
+        assert!("=x".parse::<EnvVar>().is_err());
+    }
+}

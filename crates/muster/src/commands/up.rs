@@ -1,0 +1,312 @@
+//! `muster up`: a whole network on one machine.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use muster_client::Network;
+
+use super::roles::HEALTH_NOTE;
+use super::setup::{self, Plan, wait_for};
+use super::{Context, rental, stop_on_signals};
+use crate::cli::UpArgs;
+use crate::dirs::{Lock, make_private, write_private};
+use crate::failure::{Because, Code, Failure};
+use crate::serve::{self, Health};
+use crate::supervise::{Role, Supervised};
+use crate::wallets;
+
+/// How long a role may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// The chain id of a development network.
+pub(crate) const CHAIN_ID: u64 = 31_337;
+/// Marks that the first rental was done, and where its receipt is.
+const RENTED: &str = "first-rental.json";
+
+/// A network that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Its file.
+    pub(crate) network: Network,
+    roles: Vec<Supervised>,
+    notes: BTreeMap<String, PathBuf>,
+    _lock: Lock,
+}
+
+impl Running {
+    /// Names and processes of the roles.
+    pub(crate) fn pids(&self) -> Vec<(String, u32)> {
+        self.roles.iter().map(|r| (r.name().to_owned(), r.pid())).collect()
+    }
+
+    /// Stops the roles, the chain last.
+    pub(crate) async fn stop(mut self) {
+        while let Some(role) = self.roles.pop() {
+            role.stop().await;
+        }
+    }
+
+    async fn ready(
+        &self,
+        name: &str,
+        client: &reqwest::Client,
+        enough: impl Fn(&Health) -> bool,
+    ) -> Result<Health, Failure> {
+        let note = self.notes.get(name).cloned().unwrap_or_default();
+        let found =
+            wait_for(READY_WITHIN, || async { serve::ask(&note, client).await.filter(|h| h.ready && enough(h)) }).await;
+        found.ok_or_else(|| {
+            let log = note.parent().map(|d| d.display().to_string()).unwrap_or_default();
+            Failure::new(
+                Code::Unreachable,
+                format!(
+                    "{name} is not ready after {} s; its log says why (logs/{name}.log, folder {log})",
+                    READY_WITHIN.as_secs()
+                ),
+            )
+        })
+    }
+}
+
+/// Starts the network of a folder, making it when it is new.
+pub(crate) async fn start(cx: &Context, plan: &Plan, rpc_port: u16) -> Result<Running, Failure> {
+    cx.dirs.prepare()?;
+    let lock = Lock::take(&cx.dirs.at("lock"), &format!("the folder {}", cx.dirs.root().display()))?;
+    make_private(&cx.dirs.at("logs"))?;
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().code(Code::Internal)?;
+    wallets::own_passphrase(&cx.dirs)?;
+    let known = cx.dirs.network().exists().then(|| Network::load(&cx.dirs.network())).transpose().code(Code::Config)?;
+    let mut running = Running {
+        network: known.clone().unwrap_or_else(|| empty_network()),
+        roles: Vec::new(),
+        notes: BTreeMap::new(),
+        _lock: lock,
+    };
+    match bring_up(cx, plan, rpc_port, known, &client, &mut running).await {
+        Ok(()) => Ok(running),
+        Err(failure) => {
+            running.stop().await;
+            Err(failure)
+        }
+    }
+}
+
+fn empty_network() -> Network {
+    use muster_core::ids::Address;
+    let contracts =
+        muster_client::network::Contracts { token: Address::ZERO, registry: Address::ZERO, escrow: Address::ZERO };
+    let chain = muster_client::network::Chain { id: CHAIN_ID, rpc: String::new() };
+    Network::new("development", chain, contracts, muster_core::params::Params::development())
+}
+
+async fn bring_up(
+    cx: &Context,
+    plan: &Plan,
+    rpc_port: u16,
+    known: Option<Network>,
+    client: &reqwest::Client,
+    running: &mut Running,
+) -> Result<(), Failure> {
+    let listen = rpc_address(plan, rpc_port, known.as_ref())?;
+    refuse_used_port(listen)?;
+    start_chain(cx, plan, listen, running)?;
+    let health = running.ready("chain", client, |_| true).await?;
+    let bound: SocketAddr = health.listen.unwrap_or_default().parse().because(Code::Internal, "the chain's address")?;
+    let network = match known {
+        Some(network) => network,
+        None => {
+            cx.output.note("deploying contracts …");
+            let network = setup::network(cx, plan, &format!("http://{bound}"), CHAIN_ID).await?;
+            network.save(&cx.dirs.network()).code(Code::Io)?;
+            network
+        }
+    };
+    if let Some(url) = &network.relay {
+        start_relay(cx, plan, url, running)?;
+    }
+    running.network = network.clone();
+    setup::fund(cx, plan, &network).await?;
+    start_role(cx, running, "indexer-0", &["indexer", "run"])?;
+    for index in 0..plan.containers {
+        setup::container(cx, plan, index)?;
+        start_role(cx, running, &format!("container-{index}"), &["container", "run"])?;
+    }
+    let wanted = u64::from(plan.containers);
+    running.ready("indexer-0", client, |h| h.peers >= wanted).await?;
+    Ok(())
+}
+
+/// Where the chain listens: as the network file says, so that it stays the same.
+fn rpc_address(plan: &Plan, port: u16, known: Option<&Network>) -> Result<SocketAddr, Failure> {
+    let Some(network) = known else { return Ok(SocketAddr::new(setup::address(plan.listen), port)) };
+    let text = network.chain.rpc.trim_start_matches("http://").trim_end_matches('/');
+    text.parse().map_err(|_| {
+        let why = format!(
+            "the network file {} names the chain {}, which is not one that `muster up` runs; name another folder with --dir",
+            "network.toml", network.chain.rpc
+        );
+        Failure::new(Code::Config, why)
+    })
+}
+
+fn refuse_used_port(listen: SocketAddr) -> Result<(), Failure> {
+    if listen.port() == 0 {
+        return Ok(());
+    }
+    match std::net::TcpListener::bind(listen) {
+        Ok(_free) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            let why = format!(
+                "port {} on {} is in use by another program: stop that one, or begin a new folder (--dir) with another --rpc-port",
+                listen.port(),
+                listen.ip()
+            );
+            Err(Failure::new(Code::InUse, why))
+        }
+        Err(e) => Err(Failure::new(
+            Code::Config,
+            format!("cannot listen on {listen}: {e}; name an address of this machine with --listen"),
+        )),
+    }
+}
+
+fn role(cx: &Context, name: &str, dir: PathBuf, args: Vec<String>) -> Role {
+    let mut all = vec!["--dir".to_owned(), dir.display().to_string()];
+    all.extend(args);
+    let format = if cx.global.log_format == crate::cli::LogFormat::Json { "json" } else { "text" };
+    let passphrase = cx.dirs.wallets().join("passphrase").display().to_string();
+    Role {
+        name: name.to_owned(),
+        args: all,
+        env: vec![
+            ("MUSTER_PASSPHRASE_FILE".to_owned(), passphrase),
+            ("MUSTER_NETWORK".to_owned(), cx.dirs.network().display().to_string()),
+            ("MUSTER_LOG_FORMAT".to_owned(), format.to_owned()),
+        ],
+        log: cx.dirs.at("logs").join(format!("{name}.log")),
+    }
+}
+
+fn supervise(running: &mut Running, role: Role, dir: &std::path::Path) -> Result<(), Failure> {
+    let note = dir.join(HEALTH_NOTE);
+    // What a former life left there would be believed.
+    if let Err(e) = std::fs::remove_file(&note)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(Failure::new(Code::Io, format!("{}: {e}", note.display())));
+    }
+    running.notes.insert(role.name.clone(), note);
+    running.roles.push(Supervised::start(role)?);
+    Ok(())
+}
+
+fn start_chain(cx: &Context, plan: &Plan, listen: SocketAddr, running: &mut Running) -> Result<(), Failure> {
+    let dir = cx.dirs.at("chain");
+    make_private(&dir)?;
+    let mut args = vec!["chain".to_owned(), "run".to_owned(), "--listen".to_owned(), listen.to_string()];
+    args.extend(["--chain-id".to_owned(), CHAIN_ID.to_string()]);
+    if plan.listen.is_some_and(|ip| !ip.is_loopback()) {
+        args.push("--allow-remote".to_owned());
+    }
+    let role = role(cx, "chain", dir.clone(), args);
+    supervise(running, role, &dir)
+}
+
+fn start_relay(cx: &Context, plan: &Plan, url: &str, running: &mut Running) -> Result<(), Failure> {
+    let dir = cx.dirs.at("relay");
+    make_private(&dir)?;
+    let ip = setup::address(plan.listen);
+    let port = url.rsplit(':').next().and_then(|p| p.trim_end_matches('/').parse::<u16>().ok()).unwrap_or(3340);
+    let args = ["relay", "run", "--listen", &SocketAddr::new(ip, port).to_string()].map(str::to_owned).to_vec();
+    let role = role(cx, "relay", dir.clone(), args);
+    supervise(running, role, &dir)
+}
+
+fn start_role(cx: &Context, running: &mut Running, name: &str, args: &[&str]) -> Result<(), Failure> {
+    let dir = cx.dirs.at(name);
+    let role = role(cx, name, dir.clone(), args.iter().map(|a| (*a).to_owned()).collect());
+    supervise(running, role, &dir)
+}
+
+/// The command itself.
+pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
+    let begun = Instant::now();
+    let stop = stop_on_signals()?;
+    let plan = Plan { containers: args.containers, listen: args.listen, allow_empty: false, cpu_millis_each: None };
+    let fresh = !cx.dirs.network().exists();
+    cx.output.note(&format!("starting a network in {} …", cx.dirs.root().display()));
+    let running = tokio::select! {
+        running = start(cx, &plan, args.rpc_port) => running?,
+        () = stop.cancelled() => return Err(Failure::new(Code::Stopped, "stopped before the network was ready; the next start goes on from here")),
+    };
+    cx.output.note(&ready_text(cx, &running, begun.elapsed()));
+    let mark = cx.dirs.at(RENTED);
+    let rents = args.once || (!args.no_rental && !mark.exists());
+    let mut code = 0;
+    if rents {
+        let outcome = tokio::select! {
+            outcome = rental::first(cx, &running.network, args.picture_width) => outcome,
+            () = stop.cancelled() => Err(Failure::new(Code::Stopped, "stopped in the first rental; `muster lease ls` shows what became of it")),
+        };
+        match outcome {
+            Ok(receipt) => {
+                let text = serde_json::to_string_pretty(&receipt).because(Code::Internal, "the receipt")?;
+                write_private(&mark, text.as_bytes())?;
+                cx.output.result(&receipt, || rental::receipt_text(&receipt));
+            }
+            Err(failure) if args.once || stop.is_cancelled() => {
+                running.stop().await;
+                return Err(failure);
+            }
+            Err(failure) => {
+                cx.output.note(&format!("muster: the first rental failed: {failure}\nThe network stays up; `muster up` tries the rental again at its next start."));
+                code = failure.code as u8;
+            }
+        }
+    } else if !args.no_rental && !fresh {
+        cx.output.note(&format!("The first rental was done before; its receipt: {}", mark.display()));
+    }
+    if args.once {
+        running.stop().await;
+        return Ok(0);
+    }
+    cx.output.note("Ctrl-C stops the network; its data stays.");
+    stop.cancelled().await;
+    cx.output.note("stopping …");
+    running.stop().await;
+    Ok(if code == 0 { 0 } else { code })
+}
+
+fn ready_text(cx: &Context, running: &Running, took: Duration) -> String {
+    let mut text = String::new();
+    let dir = default_dir_flag(cx);
+    let roles = running.pids().len();
+    // Writing into a string cannot fail.
+    let _ = writeln!(
+        text,
+        "ready after {:.1} s: {roles} processes, chain {} (id {})",
+        took.as_secs_f64(),
+        running.network.chain.rpc,
+        running.network.chain.id
+    );
+    let _ = writeln!(text, "  rent:    muster{dir} run -- echo hello");
+    let _ = writeln!(text, "  look:    muster{dir} lease ls --all; muster{dir} container status");
+    let _ = write!(text, "  network: {}", cx.dirs.network().display());
+    text
+}
+
+/// `--dir` where it is needed to find the folder again.
+fn default_dir_flag(cx: &Context) -> String {
+    match crate::dirs::Dirs::resolve(None) {
+        Ok(own) if own.root() == cx.dirs.root() => String::new(),
+        _ => format!(" --dir {}", cx.dirs.root().display()),
+    }
+}
+
+/// The address that is shown to others.
+#[must_use]
+pub(crate) fn is_loopback(ip: IpAddr) -> bool {
+    ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip.is_loopback()
+}

@@ -1,0 +1,27 @@
+//! Re-executions of this same binary: inside a Sandbox, and for probing drivers that may crash.
+
+use std::process::ExitCode;
+
+/// The subcommand that sets a job's last limits and becomes it.
+pub(crate) const SANDBOX_INIT: &str = "__sandbox-init";
+/// The subcommand that asks the drivers and prints what they say as JSON.
+pub(crate) const GPU_PROBE: &str = "__gpu-probe";
+
+/// Runs a hidden subcommand, if this is one.
+pub(crate) fn dispatch() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    let first = args.next()?;
+    if first == SANDBOX_INIT {
+        muster_container::sandbox::sandbox_init_main(args);
+    }
+    if first == GPU_PROBE {
+        return Some(match muster_gpu::probe_main() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("muster: the probe's findings cannot be written: {e}");
+                ExitCode::FAILURE
+            }
+        });
+    }
+    None
+}

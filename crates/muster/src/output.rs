@@ -1,0 +1,98 @@
+//! The one place that prints: tables and sentences for people, JSON for programs.
+#![allow(clippy::print_stdout, reason = "this is the module that prints")]
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+/// Whether people or programs read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// For people, or for programs.
+    pub(crate) const fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Whether programs read.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// A result: one JSON object, or the text.
+    pub(crate) fn result<T: Serialize>(self, value: &T, text: impl FnOnce() -> String) {
+        if self.json {
+            match serde_json::to_string(value) {
+                Ok(line) => put(&line),
+                Err(e) => eprintln!("muster: the result cannot be written as JSON: {e}"),
+            }
+        } else {
+            put(&text());
+        }
+    }
+
+    /// A sentence for people; programs do not see it.
+    pub(crate) fn say(self, text: &str) {
+        if !self.json {
+            put(text);
+        }
+    }
+
+    /// A sentence on standard error, for people at a terminal and for logs.
+    pub(crate) fn note(self, text: &str) {
+        if !self.json {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Whether a progress bar makes sense.
+    pub(crate) fn shows_progress(self) -> bool {
+        !self.json && std::io::stderr().is_terminal()
+    }
+}
+
+/// Prints a line; a closed pipe ends the command quietly, as other tools do.
+fn put(line: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// A table without lines, as `docker ps` and `kubectl get` print them.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.set_header(header.iter().map(|h| h.to_uppercase()).collect::<Vec<_>>());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.load_style(presets::NOTHING);
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Milliseconds for people: `3.2 s`, `4 min 10 s`.
+pub(crate) fn length(ms: u64) -> String {
+    let s = ms / 1_000;
+    match s {
+        0..=59 => format!("{s}.{} s", ms % 1_000 / 100),
+        60..=3_599 => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
+    }
+}
+
+/// An amount in tokens for people, to four decimals; exact amounts are in the JSON.
+pub(crate) fn tokens(amount: muster_core::units::TokenAmount) -> String {
+    let one = muster_core::units::TokenAmount::ONE.0;
+    let (whole, rest) = (amount.0 / one, amount.0 % one);
+    if amount.0 == 0 {
+        return "0 MUST".to_owned();
+    }
+    let decimals = if whole > 0 { 4u32 } else { 6 };
+    let scale = 10u128.pow(18 - decimals);
+    let width = decimals as usize;
+    format!("{whole}.{:0width$} MUST", rest / scale)
+}

@@ -1,0 +1,182 @@
+//! One process per role: started, watched, started again with backoff, stopped in order.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Because, Code, Failure};
+
+/// The first pause before a role is started again.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// The longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A role that lived so long is started again without a pause.
+const STEADY: Duration = Duration::from_secs(20);
+/// How long a role may take to end when asked to.
+const STOP_WAIT: Duration = Duration::from_secs(12);
+/// A log file larger than this is set aside at the next start.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// A role to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Role {
+    /// Its name: of the log, in messages.
+    pub(crate) name: String,
+    /// Arguments of this same binary.
+    pub(crate) args: Vec<String>,
+    /// Variables beside the supervisor's own.
+    pub(crate) env: Vec<(String, String)>,
+    /// Where its log goes.
+    pub(crate) log: PathBuf,
+}
+
+/// A role under supervision.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    name: String,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+    pid: Arc<AtomicU32>,
+    restarts: Arc<AtomicU32>,
+}
+
+impl Supervised {
+    /// Starts a role and keeps it running until it is stopped.
+    pub(crate) fn start(role: Role) -> Result<Self, Failure> {
+        let stop = CancellationToken::new();
+        let (pid, restarts) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        // The first start happens here, so that a role that cannot be started at all is an error now.
+        let child = spawn(&role)?;
+        pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        let name = role.name.clone();
+        let task = tokio::spawn(watch(role, child, stop.clone(), pid.clone(), restarts.clone()));
+        Ok(Self { name, stop, task, pid, restarts })
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// How often it had to be started again.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Asks it to end, waits, and kills it if it does not.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        if let Err(e) = self.task.await {
+            tracing::warn!(role = self.name, error = %e, "the supervisor of a role failed");
+        }
+    }
+}
+
+fn spawn(role: &Role) -> Result<Child, Failure> {
+    let exe = std::env::current_exe().because(Code::Internal, "cannot find this program's own file")?;
+    rotate(&role.log);
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&role.log)
+        .because(Code::Io, format!("cannot open {}", role.log.display()))?;
+    let errors = log.try_clone().because(Code::Io, role.log.display())?;
+    Command::new(&exe)
+        .args(&role.args)
+        .args(["--supervisor", &std::process::id().to_string()])
+        .envs(role.env.iter().map(|(k, v)| (k, v)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log))
+        .stderr(Stdio::from(errors))
+        // Ctrl-C at the terminal reaches the supervisor alone, which stops the roles in order.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .because(Code::Internal, format!("cannot start {}", role.name))
+}
+
+/// Sets a large log aside as `NAME.log.1`.
+fn rotate(log: &Path) {
+    if std::fs::metadata(log).is_ok_and(|m| m.len() > LOG_BYTES_MAX)
+        && let Err(e) = std::fs::rename(log, log.with_extension("log.1"))
+    {
+        tracing::warn!(log = %log.display(), error = %e, "a log could not be set aside");
+    }
+}
+
+async fn watch(role: Role, first: Child, stop: CancellationToken, pid: Arc<AtomicU32>, restarts: Arc<AtomicU32>) {
+    let mut child = first;
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let born = Instant::now();
+        tokio::select! {
+            status = child.wait() => match status {
+                Ok(status) => tracing::warn!(role = role.name, %status, log = %role.log.display(), "a role ended; starting it again"),
+                Err(e) => tracing::warn!(role = role.name, error = %e, "a role cannot be watched; starting it again"),
+            },
+            () = stop.cancelled() => {
+                end(&role.name, &mut child).await;
+                return;
+            }
+        }
+        pid.store(0, Ordering::Relaxed);
+        backoff = if born.elapsed() >= STEADY { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
+        child = loop {
+            tokio::select! {
+                () = tokio::time::sleep(backoff) => {}
+                () = stop.cancelled() => return,
+            }
+            match spawn(&role) {
+                Ok(child) => break child,
+                Err(e) => {
+                    tracing::warn!(role = role.name, error = %e, "a role cannot be started again yet");
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            }
+        };
+        pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        restarts.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// SIGTERM, a wait, SIGKILL.
+async fn end(name: &str, child: &mut Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(e) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+    {
+        tracing::debug!(role = name, error = %e, "a role was gone before it was asked to end");
+    }
+    if tokio::time::timeout(STOP_WAIT, child.wait()).await.is_err() {
+        tracing::warn!(role = name, "a role did not end in time and is killed");
+        if let Err(e) = child.kill().await {
+            tracing::warn!(role = name, error = %e, "a role could not be killed");
+        }
+    }
+}
+
+/// Ends this process when its supervisor does, even if that one was killed.
+pub(crate) fn follow(supervisor: Option<i32>) -> Result<(), Failure> {
+    let Some(supervisor) = supervisor else { return Ok(()) };
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .because(Code::Internal, "cannot follow the supervisor")?;
+    // It may have died before the line above.
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if parent != supervisor {
+        return Err(Failure::new(Code::Internal, "the supervisor is gone"));
+    }
+    Ok(())
+}
