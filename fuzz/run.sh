@@ -19,6 +19,13 @@ while (($#)); do
     *) targets+=("$1"); shift ;;
   esac
 done
+# No decoder without a target.
+while read -r message; do
+  grep -q "::$message>" fuzz_targets/*.rs || {
+    echo "fuzz/run.sh: $message has no fuzz target; add fuzz/fuzz_targets/NAME.rs and its [[bin]] in fuzz/Cargo.toml" >&2
+    exit 1
+  }
+done < <(grep -rhoP 'impl WireMessage for \K\w+' ../crates/muster-wire/src/message)
 if ((${#targets[@]} == 0)); then
   for file in fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
 fi

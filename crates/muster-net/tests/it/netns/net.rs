@@ -18,12 +18,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Tells apart the networks of tests that run in one process.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs a command and panics with its words if it fails.
 fn run(program: &str, args: &[&str]) {
@@ -43,7 +46,7 @@ fn ip(words: &str) {
 
 /// Why this machine cannot make namespaces, if it cannot. A run that must not skip sets `MUSTER_NETNS=required`.
 fn obstacle() -> Option<String> {
-    let probe = format!("musprobe{}", std::process::id());
+    let probe = format!("musprobe{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let result = Command::new("ip").args(["netns", "add", &probe]).output();
     let why = match result {
         Ok(output) if output.status.success() => {
@@ -75,8 +78,12 @@ impl Net {
             eprintln!("SKIPPED, no network namespaces: {why}");
             return None;
         }
-        let mut net =
-            Self { name: format!("mus{}", std::process::id()), hosts: 0, namespaces: Vec::new(), wires: Vec::new() };
+        let mut net = Self {
+            name: format!("mus{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)),
+            hosts: 0,
+            namespaces: Vec::new(),
+            wires: Vec::new(),
+        };
         let switch = net.namespace("switch");
         ip(&format!("-n {switch} link add br0 type bridge"));
         ip(&format!("-n {switch} link set br0 up"));
