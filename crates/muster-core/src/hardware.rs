@@ -402,7 +402,7 @@ pub fn pick_gpus(gpus: &[Gpu], free: GpuSet, need: &Need) -> Result<GpuSet, Shor
     if need.gpu_count == 0 {
         return Ok(GpuSet::NONE);
     }
-    let mut serving: Vec<(&GpuModel, Ob, usize)> = gpus
+    let serving = gpus
         .iter()
         .enumerate()
         .filter(|(index, gpu)| {
@@ -411,8 +411,13 @@ pub fn pick_gpus(gpus: &[Gpu], free: GpuSet, need: &Need) -> Result<GpuSet, Shor
                 && gpu.ob >= need.ob
                 && need.gpu_model.as_ref().is_none_or(|model| *model == gpu.model)
         })
-        .map(|(index, gpu)| (&gpu.model, gpu.ob, index))
-        .collect();
+        .map(|(index, gpu)| (&gpu.model, gpu.ob, index));
+    if need.gpu_count == 1 {
+        // The usual case needs no sorting by models.
+        let picked = serving.min_by_key(|(model, ob, index)| (*ob, *model, *index));
+        return picked.map(|(_, _, index)| GpuSet::NONE.with(index)).ok_or(Short::Gpus { need: 1, have: 0 });
+    }
+    let mut serving: Vec<(&GpuModel, Ob, usize)> = serving.collect();
     serving.sort_unstable();
     let count = usize::from(need.gpu_count);
     let mut have = 0usize;

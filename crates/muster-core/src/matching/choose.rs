@@ -16,20 +16,23 @@ use super::why::{Reason, Rejection, Report};
 use super::{EXACT_REPORT_MAX, Latencies, SAMPLE_MAX, View};
 
 /// Up to so many near-best, all of them take part in the draw; of more, a sample that is drawn evenly.
-const NEAR_ALL_MAX: usize = 24;
+const NEAR_ALL_MAX: usize = 16;
 /// The size of such a sample.
-const NEAR_SAMPLE: usize = 12;
+const NEAR_SAMPLE: usize = 8;
 /// A sample this small is filled up with near-best that the search met.
 const NEAR_SAMPLE_MIN: usize = 4;
 /// How often a Container is drawn for a sample; draws that hit one which does not fit are lost.
-const DRAWS_MAX: usize = 64;
+const DRAWS_MAX: usize = 40;
 /// How finely the near-best are told from the rest before a sample is drawn.
-const BRANCHES_MAX: usize = 24;
+const BRANCHES_MAX: usize = 16;
 /// Once something fits, so many more branches are opened for more that are near the best, where the best was not
 /// promised to the last per cent.
-const NEAR_BRANCHES_MAX: u64 = 32;
+const NEAR_BRANCHES_MAX: u64 = 12;
 /// Once something fits, so many more branches are opened for more to fall back on.
-const FALLBACK_BRANCHES_MAX: u64 = 32;
+const FALLBACK_BRANCHES_MAX: u64 = 12;
+
+/// So many of those that were turned down are named when somebody was chosen; more when nothing fits.
+const SAMPLE_WITH_CHOICE: usize = 3;
 
 /// A Container that would serve a demand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +71,7 @@ impl View {
             let roots = self.roots(&by_price, region);
             let mut search = Search::new(self, &by_price, &roots, seed);
             if search.next().is_none() {
-                return self.result(Vec::new(), demand, &query, search.tally, &roots);
+                return self.result(Vec::new(), demand, &query, search.tally);
             }
         }
         let roots = self.roots(&query, region);
@@ -77,7 +80,7 @@ impl View {
         let Gathered { mut near, beyond, near_worst } = gather(&mut search, demand.objective, choices_max);
         let mut random = Random::new(mix(seed ^ 0x6d61_7463_6869_6e67));
         if near.len() > NEAR_ALL_MAX {
-            let mut sample = self.sample(&query, &roots, near_worst, &mut random);
+            let mut sample = self.sample(&query, &roots.nodes, near_worst, &mut random);
             if sample.len() < NEAR_SAMPLE_MIN {
                 near.retain(|found| !sample.contains(found));
                 sample.append(&mut near);
@@ -87,15 +90,18 @@ impl View {
         let mut picked = self.draw(near, &query, choices_max, now, &mut random);
         picked.extend(beyond);
         picked.truncate(choices_max);
-        self.result(picked, demand, &query, search.tally, &roots)
+        self.result(picked, demand, &query, search.tally)
     }
 
-    fn result(&self, picked: Vec<Found>, demand: &Demand, query: &Query, tally: Tally, roots: &[&Node]) -> MatchResult {
+    fn result(&self, picked: Vec<Found>, demand: &Demand, query: &Query, mut tally: Tally) -> MatchResult {
         let choices: Vec<Choice> = picked
             .iter()
             .filter_map(|found| choice_of(self.record(found.slot)?, demand, query, &self.latencies))
             .collect();
-        let mut report = self.report(demand, query, tally, roots);
+        if !choices.is_empty() {
+            tally.sample.truncate(SAMPLE_WITH_CHOICE);
+        }
+        let mut report = self.report(demand, query, tally);
         if choices.is_empty() {
             report.nearest_miss = Some(self.nearest_miss(demand, query));
         }
@@ -168,7 +174,7 @@ impl View {
     /// A Container's odds: never zero, below 2^50.
     fn weight(&self, record: &Record, found: &Found, best: &Fit, query: &Query, now: TimeMs) -> u64 {
         // Who has cards should be left for work that needs them.
-        let by_match = if query.class == Class::Cpu && !record.total.cards.is_empty() { 250 } else { 1_000 };
+        let by_match = if query.class == Class::Cpu && record.has_cards { 250 } else { 1_000 };
         // Within the near-best, ten times the distance to the best is the share of the odds that is lost.
         let behind = found.fit.badness.saturating_sub(best.badness);
         let lost = u128::from(behind).saturating_mul(10_000) / u128::from(best.badness.max(1));
@@ -186,7 +192,7 @@ impl View {
     }
 
     /// Counts who was turned down. A few Containers are counted one by one, each under its own first reason.
-    pub(super) fn report(&self, demand: &Demand, query: &Query, tally: Tally, roots: &[&Node]) -> Report {
+    pub(super) fn report(&self, demand: &Demand, query: &Query, tally: Tally) -> Report {
         let considered = u64::try_from(self.len()).unwrap_or(u64::MAX);
         if self.len() <= EXACT_REPORT_MAX {
             return self.exact_report(demand, query, considered);
@@ -199,7 +205,7 @@ impl View {
         };
         let region = demand.region.as_ref();
         let (everywhere, there) = (self.ready(Class::Cpu, None), self.ready(Class::Cpu, region));
-        let in_class: u64 = roots.iter().map(|root| u64::from(root.summary.count)).sum();
+        let in_class = self.ready(query.class, region);
         add(Reason::NotReady, self.idle.values().sum());
         add(Reason::Forbidden, self.forbidden);
         add(Reason::Region, everywhere.saturating_sub(there));
@@ -209,7 +215,7 @@ impl View {
         let known: u64 = turned_down.iter().map(|(_, count)| *count).sum::<u64>().saturating_add(tally.fit);
         let sample = tally.sample.into_iter().filter_map(|slot| {
             let why = self.first_why(slot, demand, query)?;
-            Some(Rejection { node: self.record(slot)?.provider.node, why })
+            Some(Rejection { node: self.record(slot)?.provider().node, why })
         });
         Report {
             considered,
@@ -235,7 +241,7 @@ impl View {
             if report.sample.len() < SAMPLE_MAX
                 && let Some(record) = self.record(slot)
             {
-                report.sample.push(Rejection { node: record.provider.node, why });
+                report.sample.push(Rejection { node: record.provider().node, why });
             }
         }
         report.turned_down = Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
@@ -316,7 +322,7 @@ fn passes(node: &Node, place: &mut u64) -> bool {
 
 /// What a Container would be chosen for; `None` when cores, memory, disk or cards are not free.
 pub(super) fn choice_of(record: &Record, demand: &Demand, query: &Query, latencies: &Latencies) -> Option<Choice> {
-    choice_from(record, &record.provider.free, demand, query, latencies)
+    choice_from(record, &record.provider().free, demand, query, latencies)
 }
 
 /// The same when only `free` of the Container is.
@@ -327,12 +333,12 @@ pub(super) fn choice_from(
     query: &Query,
     latencies: &Latencies,
 ) -> Option<Choice> {
-    let provider = &record.provider;
+    let provider = record.provider();
     if free.cpu_millis < demand.cpu_millis || free.memory < demand.memory || free.disk < demand.disk {
         return None;
     }
-    let usable = GpuSet(free.gpus.0 & record.usable.0);
-    let gpus = pick_gpus(&provider.capacity.gpus, usable, &demand.need()).ok()?;
+    let usable = GpuSet(free.gpus.0 & record.cold.usable.0);
+    let gpus = pick_gpus(&provider.capacity.gpus, usable, &query.need).ok()?;
     let Demand { cpu_millis, memory, disk, .. } = *demand;
     let allocation = Allocation { cpu_millis, memory, disk, gpus };
     let on_demand = provider.ask.allocation_hour(&allocation, &provider.capacity.gpus).ok()?;

@@ -61,7 +61,7 @@ impl View {
         let whole = choices.len() >= wanted;
         let choices = if whole || demand.grouping == Grouping::Array { choices } else { Vec::new() };
         let placed = u32::try_from(choices.len()).unwrap_or(u32::MAX);
-        let mut report = self.report(demand, &query, search.tally, &roots);
+        let mut report = self.report(demand, &query, search.tally);
         if placed == 0 {
             report.nearest_miss = Some(match most {
                 0 => self.nearest_miss(demand, &query),
@@ -102,7 +102,7 @@ impl View {
     /// Places up to `wanted` tasks on Containers in rounds, each taking what it still can.
     fn place(&self, slots: impl Iterator<Item = u32>, demand: &Demand, query: &Query, wanted: usize) -> Vec<Choice> {
         let mut open: Vec<(&Record, Free)> =
-            slots.filter_map(|slot| self.record(slot)).map(|record| (record, record.provider.free)).collect();
+            slots.filter_map(|slot| self.record(slot)).map(|record| (record, record.provider().free)).collect();
         let mut choices = Vec::new();
         while choices.len() < wanted && !open.is_empty() {
             open.retain_mut(|(record, free)| {
@@ -184,7 +184,7 @@ impl View {
 }
 
 fn roof(record: &Record) -> Roof {
-    record.provider.site.map_or(Roof::Alone(record.hash), Roof::Site)
+    record.provider().site.map_or(Roof::Alone(record.hash), Roof::Site)
 }
 
 /// How many tasks a Container has room for, at most `wanted`; what dearer cards cost is not looked at.

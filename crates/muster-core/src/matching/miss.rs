@@ -64,7 +64,9 @@ impl View {
         let nearest =
             LEFT_OUT.into_iter().filter_map(|reason| self.near(reason, demand, &query)).min_by_key(|near| near.gap_bps);
         let mut all = Summary::EMPTY;
-        for root in self.roots(&query, demand.region.as_ref()) {
+        // Without any requirement no kind is left out, and the plain order tells plain prices.
+        let anybody = query.by(Rank::Nearest(Reason::Excluded)).requiring_nothing();
+        for root in self.roots(&anybody, demand.region.as_ref()).nodes {
             all.merge(&root.summary);
         }
         if let Some(near) = nearest {
@@ -108,20 +110,20 @@ impl View {
             return miss(Some(Reason::NotReady), sentence);
         }
         if self.ready(Class::Cpu, region) == 0 {
-            let others = names(self.regions(Class::Cpu), "of no named region");
+            let others = names(self.regions(Class::Cpu).iter(), "of no named region");
             return miss(
                 Some(Reason::Region),
                 format!("no Container{place} takes work now; those that do are in {others}"),
             );
         }
-        if !self.roots(query, region).is_empty() {
+        if self.ready(query.class, region) > 0 {
             return None;
         }
         let Some(model) = &demand.gpu_model else {
             return miss(Some(Reason::GpuModel), format!("needs a GPU; no Container{place} that takes work has one"));
         };
         let sentence = if self.models.contains_key(model) {
-            let elsewhere = names(self.regions(query.class), "other places");
+            let elsewhere = names(self.regions(query.class).iter(), "other places");
             format!("needs a GPU {model}; no Container{place} has one, but there are some in {elsewhere}")
         } else {
             let offered = names(self.models.keys(), "no GPUs at all");

@@ -1,10 +1,13 @@
 //! A demand made ready to be held against many Containers.
 
 use crate::demand::{ComplianceTier, Demand, NetworkId, Objective, Term};
-use crate::pricing::{Ask, UsdPerHour, mib_begun, share};
+use crate::hardware::Need;
+use crate::pricing::{UsdPerHour, mib_begun, share};
 
 use super::geo::{Point, round_trip_us};
-use super::record::{Basis, Card, Class, DEMERIT_SCALE, Order, QUALITY_BPS_MAX, Record, Side, quality_factor_bps};
+use super::record::{
+    Basis, Card, Class, DEMERIT_SCALE, Order, Prices, QUALITY_BPS_MAX, Record, Side, quality_factor_bps,
+};
 use super::summary::Summary;
 use super::why::Reason;
 use super::{Latencies, View};
@@ -50,6 +53,8 @@ pub(super) struct Query {
     pub(super) compliance: ComplianceTier,
     pub(super) latency_us_max: Option<u64>,
     pub(super) price_max: u64,
+    /// What one task needs of a machine.
+    pub(super) need: Need,
     /// Slots, ascending.
     pub(super) excluded: Vec<u32>,
     priced_cpu: u64,
@@ -106,6 +111,7 @@ impl Query {
             compliance: demand.compliance,
             latency_us_max: demand.latency_ms_max.map(|ms| u64::from(ms) * 1000),
             price_max: demand.price_max.map_or(u64::MAX, |price| price.0),
+            need: demand.need(),
             excluded,
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
@@ -127,6 +133,28 @@ impl Query {
         Self { rank, ..self.clone() }
     }
 
+    /// The same query with all thresholds at their least; a class of cards stays.
+    pub(super) fn requiring_nothing(&self) -> Self {
+        Self {
+            cpu: 0,
+            memory: 0,
+            disk: 0,
+            gpu_count: 0,
+            vram: 0,
+            ob: 0,
+            bandwidth_mbps: 0,
+            time_limit_s: 0,
+            kinds: 0,
+            egress: false,
+            term_required: false,
+            compliance: ComplianceTier::Open,
+            latency_us_max: None,
+            price_max: u64::MAX,
+            excluded: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// The order of the trees that serve it best.
     pub(super) const fn order(&self) -> Order {
         match (self.basis, self.rank) {
@@ -145,8 +173,19 @@ impl Query {
         self.point.is_some() && (ranked || self.latency_us_max.is_some())
     }
 
-    /// The badness that each of the summarised Containers has at least, or a reason that holds for all of them.
+    /// The badness that each of the summarised Containers has at least, or a reason that holds for all of them. The
+    /// summary must be of a tree of the query's own order.
     pub(super) fn bound(&self, all: &Summary) -> Result<u64, Reason> {
+        self.bound_in(all, self.order())
+    }
+
+    /// A reason that holds for all Containers of a tree that is ordered by price; the badness says nothing unless that
+    /// is the query's own order.
+    pub(super) fn bound_by_price(&self, all: &Summary) -> Result<u64, Reason> {
+        self.bound_in(all, Order::Price)
+    }
+
+    fn bound_in(&self, all: &Summary, order: Order) -> Result<u64, Reason> {
         if all.kinds & self.kinds != self.kinds {
             return Err(Reason::Kind);
         }
@@ -191,7 +230,7 @@ impl Query {
             (u64::from(all.core_hour), u64::from(all.memory_gib_hour), u64::from(all.disk_gib_hour));
         let price = self.price(core, memory, disk, reserved_bps, cards.hour);
         // Under `balanced` the summary has no plain prices; each Container's own is checked.
-        if self.order() != Order::Balanced && price > self.price_max {
+        if order != Order::Balanced && price > self.price_max {
             return Err(Reason::Price);
         }
         Ok(match self.rank {
@@ -231,13 +270,13 @@ impl Query {
 
     /// Whether one Container of the class meets the query, and how well; else the first check that it fails.
     pub(super) fn check(&self, slot: u32, record: &Record, latencies: &Latencies) -> Result<Fit, Reason> {
-        if record.kinds.bits() & self.kinds != self.kinds {
+        if record.kinds & self.kinds != self.kinds {
             return Err(Reason::Kind);
         }
         if self.egress && !record.egress {
             return Err(Reason::Egress);
         }
-        if self.term_required && record.ask.reserved_bps.is_none() {
+        if self.term_required && record.price.reserved_bps.is_none() {
             return Err(Reason::Term);
         }
         if record.compliance < self.compliance {
@@ -251,14 +290,12 @@ impl Query {
         }
         let side = record.side(self.basis);
         self.fits_amounts(side.cpu, side.memory, side.disk)?;
-        let cards = if self.gpu_count == 0 { Picked::default() } else { self.pick(&side.cards)? };
+        let cards = if self.gpu_count == 0 { Picked::default() } else { self.pick(side)? };
         let latency_us = self.latency_us(record, latencies);
         if self.latency_us_max.is_some_and(|max| latency_us.is_none_or(|us| us > max)) {
             return Err(Reason::Latency);
         }
-        let ask = &record.ask;
-        let price =
-            self.price(ask.core_hour.0, ask.memory_gib_hour.0, ask.disk_gib_hour.0, ask.reserved_bps, cards.hour);
+        let price = self.price_at(&record.price, cards.hour);
         if price > self.price_max {
             return Err(Reason::Price);
         }
@@ -276,13 +313,13 @@ impl Query {
     /// What the demand would cost on a Container, whether its cores, memory and disk are free or not; `None` when
     /// its free cards do not serve.
     pub(super) fn price_of(&self, record: &Record) -> Option<UsdPerHour> {
-        let cards =
-            if self.gpu_count == 0 { Picked::default() } else { self.pick(&record.side(self.basis).cards).ok()? };
-        Some(UsdPerHour(self.price_at(&record.ask, cards.hour)))
+        let cards = if self.gpu_count == 0 { Picked::default() } else { self.pick(record.side(self.basis)).ok()? };
+        Some(UsdPerHour(self.price_at(&record.price, cards.hour)))
     }
 
-    fn price_at(&self, ask: &Ask, cards: u64) -> u64 {
-        self.price(ask.core_hour.0, ask.memory_gib_hour.0, ask.disk_gib_hour.0, ask.reserved_bps, cards)
+    fn price_at(&self, prices: &Prices, cards: u64) -> u64 {
+        let [core, memory, disk] = [prices.core_hour, prices.memory_gib_hour, prices.disk_gib_hour].map(u64::from);
+        self.price(core, memory, disk, prices.reserved_bps, cards)
     }
 
     fn fits_amounts(&self, cpu: u32, memory: u64, disk: u64) -> Result<(), Reason> {
@@ -299,8 +336,17 @@ impl Query {
     }
 
     /// The price and OB of the cards that [`crate::hardware::pick_gpus`] would take.
-    fn pick(&self, cards: &[Card]) -> Result<Picked, Reason> {
+    fn pick(&self, side: &Side) -> Result<Picked, Reason> {
         let (mut vram, mut ob) = (0u64, 0u32);
+        if side.alike > 0
+            && let Some(card) = side.first.as_ref().filter(|card| self.class.counts(card))
+        {
+            let count = u64::from(self.gpu_count);
+            if self.serves(card) && side.alike >= self.gpu_count {
+                return Ok(Picked { hour: card.hour.saturating_mul(count), ob: u64::from(card.ob) * count });
+            }
+        }
+        let cards = &side.cards;
         let mut best: Option<Picked> = None;
         for group in cards.chunk_by(|a, b| a.model == b.model) {
             if !group.first().is_some_and(|card| self.class.counts(card)) {
@@ -310,7 +356,7 @@ impl Query {
             let mut picked = Picked::default();
             for card in group {
                 (vram, ob) = (vram.max(card.vram), ob.max(card.ob));
-                if left > 0 && card.vram >= self.vram && card.ob >= self.ob {
+                if left > 0 && self.serves(card) {
                     left = left.saturating_sub(1);
                     picked.hour = picked.hour.saturating_add(card.hour);
                     picked.ob = picked.ob.saturating_add(u64::from(card.ob));
@@ -329,14 +375,18 @@ impl Query {
         })
     }
 
+    /// Whether a card is large and fast enough.
+    pub(super) const fn serves(&self, card: &Card) -> bool {
+        card.vram >= self.vram && card.ob >= self.ob
+    }
+
     /// Of each model of the class, the cards that serve by VRAM and OB; descending by what `of` tells of them.
     pub(super) fn serving(&self, cards: &[Card], of: impl Fn(&Card) -> u64) -> Vec<Vec<u64>> {
         cards
             .chunk_by(|a, b| a.model == b.model)
             .filter(|group| group.first().is_some_and(|card| self.class.counts(card)))
             .map(|group| {
-                let serves = |card: &&Card| card.vram >= self.vram && card.ob >= self.ob;
-                let mut values: Vec<u64> = group.iter().filter(serves).map(&of).collect();
+                let mut values: Vec<u64> = group.iter().filter(|card| self.serves(card)).map(&of).collect();
                 values.sort_unstable_by(|a, b| b.cmp(a));
                 values
             })

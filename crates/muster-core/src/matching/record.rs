@@ -6,7 +6,7 @@ use crate::demand::{ComplianceTier, NetworkId, Origin, Region, WorkloadKinds};
 use crate::hardware::{Capacity, Free, GpuModel, GpuSet};
 use crate::ids::NodeId;
 use crate::pricing::Ask;
-use crate::units::{Bytes, Ob, TimeMs, TokenAmount};
+use crate::units::{Bytes, Ob, TimeMs, TokenAmount, UsdMicro};
 
 use super::geo::{Around, Point};
 use super::summary::Summary;
@@ -102,7 +102,7 @@ pub struct Provider {
 }
 
 /// A class of demand: which cards count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// No card is wanted.
     Cpu,
@@ -110,6 +110,31 @@ pub(super) enum Class {
     AnyGpu,
     /// Cards of the model with this hash.
     Model(u64),
+}
+
+/// A kind of Container for a class of demand; each kind has trees of its own. Kept apart by model, the cards in a
+/// tree are alike, and its summaries tell nearly what each Container has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stand {
+    /// Everybody, for demands without cards.
+    Cpu,
+    /// Those with cards of several models, for demands of any card.
+    Mixed,
+    /// Those with cards of several models, for demands of this one.
+    MixedModel(u64),
+    /// Those with cards of this model alone.
+    Model(u64),
+}
+
+impl Stand {
+    /// Whether a card counts in the summaries of its trees.
+    fn counts(self, card: &Card) -> bool {
+        match self {
+            Self::Cpu => false,
+            Self::Mixed => true,
+            Self::Model(hash) | Self::MixedModel(hash) => card.model == hash,
+        }
+    }
 }
 
 impl Class {
@@ -156,34 +181,56 @@ pub(super) struct Card {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Side {
     pub(super) cpu: u32,
+    /// How many cards, when all are alike; else 0.
+    pub(super) alike: u8,
     pub(super) memory: u64,
     pub(super) disk: u64,
+    /// The first of `cards`, at hand.
+    pub(super) first: Option<Card>,
     /// By model's name, then OB, then number, as [`crate::hardware::pick_gpus`] takes them.
     pub(super) cards: Box<[Card]>,
 }
 
-/// A Container with what is derived from it once, so that a match need not.
+/// A Container with what is derived from it once, so that a match need not. What every check reads stands together
+/// here; the rest is a step away.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) free: Side,
-    pub(super) ask: Ask,
+    pub(super) price: Prices,
     pub(super) hash: [u64; 2],
     pub(super) point: Option<Point>,
     pub(super) network: Option<NetworkId>,
     pub(super) bandwidth_mbps: u32,
     pub(super) time_limit_s_max: u32,
-    pub(super) kinds: WorkloadKinds,
+    pub(super) kinds: u16,
+    pub(super) quality_bps: u16,
     pub(super) egress: bool,
     pub(super) compliance: ComplianceTier,
-    pub(super) quality_bps: u16,
+    /// Whether it has cards, free or not.
+    pub(super) has_cards: bool,
     /// 8 to 72: grows by one with each doubling of the stake.
-    pub(super) stake_weight: u16,
+    pub(super) stake_weight: u8,
     recent: u32,
     recent_at: TimeMs,
+    pub(super) cold: Box<Cold>,
+}
+
+/// What only changes, reports and the few that are chosen need.
+#[derive(Clone, Debug)]
+pub(super) struct Cold {
     pub(super) total: Side,
     /// Cards that the policy lets be used.
     pub(super) usable: GpuSet,
-    pub(super) provider: Box<Provider>,
+    pub(super) provider: Provider,
+}
+
+/// An ask without the share for cards, in micro-dollars; [`crate::pricing::ASK_MAX`] is below 2^32.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prices {
+    pub(super) core_hour: u32,
+    pub(super) memory_gib_hour: u32,
+    pub(super) disk_gib_hour: u32,
+    pub(super) reserved_bps: Option<u16>,
 }
 
 /// What a price counts as for the objective `balanced`: up to three times as much for bad quality; rounded down.
@@ -218,25 +265,35 @@ impl Record {
         provider.quality_bps = provider.quality_bps.min(QUALITY_BPS_MAX);
         let stake_tokens = provider.stake.0 / TokenAmount::ONE.0;
         let doublings = u128::BITS.saturating_sub(stake_tokens.leading_zeros()).min(64);
+        let total = side(&provider, Free::all_of(&provider.capacity), usable);
+        let ask = |usd: UsdMicro| u32::try_from(usd.0).unwrap_or(u32::MAX);
         Self {
             free: side(&provider, provider.free, usable),
-            total: side(&provider, Free::all_of(&provider.capacity), usable),
-            ask: provider.ask,
+            price: Prices {
+                core_hour: ask(provider.ask.core_hour),
+                memory_gib_hour: ask(provider.ask.memory_gib_hour),
+                disk_gib_hour: ask(provider.ask.disk_gib_hour),
+                reserved_bps: provider.ask.reserved_bps,
+            },
             hash: hash_of(&provider.node.0),
             point: provider.origin.place.map(Point::of),
             network: provider.origin.network,
             bandwidth_mbps: provider.bandwidth_mbps,
             time_limit_s_max: provider.time_limit_s_max,
-            kinds: provider.kinds,
+            kinds: provider.kinds.bits(),
             egress: provider.egress,
             compliance: provider.compliance,
             quality_bps: provider.quality_bps,
-            stake_weight: u16::try_from(doublings).unwrap_or(64).saturating_add(8),
+            has_cards: !total.cards.is_empty(),
+            stake_weight: u8::try_from(doublings).unwrap_or(64).saturating_add(8),
             recent: 0,
             recent_at: TimeMs(0),
-            usable,
-            provider: Box::new(provider),
+            cold: Box::new(Cold { total, usable, provider }),
         }
+    }
+
+    pub(super) const fn provider(&self) -> &Provider {
+        &self.cold.provider
     }
 
     /// Takes over how often the Container was chosen, when what is known of it is replaced.
@@ -246,32 +303,32 @@ impl Record {
 
     /// Replaces what is free; whether anything changed.
     pub(super) fn set_free(&mut self, free: Free) -> bool {
-        let free = free.within(&self.provider.capacity);
-        if free == self.provider.free {
+        let free = free.within(&self.cold.provider.capacity);
+        if free == self.cold.provider.free {
             return false;
         }
-        let cards_changed = free.gpus != self.provider.free.gpus;
-        self.provider.free = free;
+        let cards_changed = free.gpus != self.cold.provider.free.gpus;
+        self.cold.provider.free = free;
         if cards_changed {
-            self.free = side(&self.provider, free, self.usable);
+            self.free = side(&self.cold.provider, free, self.cold.usable);
         } else {
             (self.free.cpu, self.free.memory, self.free.disk) = (free.cpu_millis, free.memory.0, free.disk.0);
         }
         true
     }
 
-    pub(super) const fn side(&self, basis: Basis) -> &Side {
+    pub(super) fn side(&self, basis: Basis) -> &Side {
         match basis {
             Basis::Free => &self.free,
-            Basis::Total => &self.total,
+            Basis::Total => &self.cold.total,
         }
     }
 
     /// Where it stands in a tree. What is free plays no part, so that a heartbeat moves nothing.
-    pub(super) fn key(&self, class: Class, order: Order) -> Key {
+    pub(super) fn key(&self, stand: Stand, order: Order) -> Key {
         const GIB: Bytes = Bytes(Bytes::GIB);
-        let common = self.ask.amounts_hour(1000, GIB, GIB).0;
-        let cards = || self.total.cards.iter().filter(|card| class.counts(card));
+        let common = self.cold.provider.ask.amounts_hour(1000, GIB, GIB).0;
+        let cards = || self.cold.total.cards.iter().filter(|card| stand.counts(card));
         let price = common.saturating_add(cards().map(|card| card.hour).min().unwrap_or(0));
         let place = match order {
             Order::Price => price,
@@ -281,23 +338,25 @@ impl Record {
         Key { place, hash: self.hash }
     }
 
-    /// The classes in whose trees it stands: without cards, with any, and each model that it has.
-    pub(super) fn classes(&self) -> Vec<Class> {
-        let mut classes = vec![Class::Cpu];
-        if !self.total.cards.is_empty() {
-            classes.push(Class::AnyGpu);
-            let mut models: Vec<u64> = self.total.cards.iter().map(|card| card.model).collect();
-            models.sort_unstable();
-            models.dedup();
-            classes.extend(models.into_iter().map(Class::Model));
+    /// The kinds that it is of.
+    pub(super) fn stands(&self) -> Vec<Stand> {
+        let mut models: Vec<u64> = self.cold.total.cards.iter().map(|card| card.model).collect();
+        models.sort_unstable();
+        models.dedup();
+        let mut stands = vec![Stand::Cpu];
+        if models.len() == 1 {
+            stands.extend(models.into_iter().map(Stand::Model));
+        } else if !models.is_empty() {
+            stands.push(Stand::Mixed);
+            stands.extend(models.into_iter().map(Stand::MixedModel));
         }
-        classes
+        stands
     }
 
-    pub(super) fn summary(&self, class: Class, basis: Basis, order: Order) -> Summary {
+    pub(super) fn summary(&self, stand: Stand, basis: Basis, order: Order) -> Summary {
         let side = self.side(basis);
         let priced = |usd: u64| if order == Order::Balanced { dearer(usd, self.quality_bps) } else { usd };
-        let ask = |usd: u64| u32::try_from(priced(usd)).unwrap_or(u32::MAX);
+        let ask = |usd: u32| u32::try_from(priced(u64::from(usd))).unwrap_or(u32::MAX);
         let mut summary = Summary {
             count: 1,
             cpu: side.cpu,
@@ -305,26 +364,28 @@ impl Record {
             disk: side.disk,
             bandwidth_mbps: self.bandwidth_mbps,
             time_limit_s: self.time_limit_s_max,
-            obh: ask(self.ask.obh.0),
-            core_hour: ask(self.ask.core_hour.0),
-            memory_gib_hour: ask(self.ask.memory_gib_hour.0),
-            disk_gib_hour: ask(self.ask.disk_gib_hour.0),
-            kinds: self.kinds.bits(),
-            reserved_bps: self.ask.reserved_bps.unwrap_or(u16::MAX),
+            core_hour: ask(self.price.core_hour),
+            memory_gib_hour: ask(self.price.memory_gib_hour),
+            disk_gib_hour: ask(self.price.disk_gib_hour),
+            kinds: self.kinds,
+            reserved_bps: self.price.reserved_bps.unwrap_or(u16::MAX),
             compliance: self.compliance,
             egress: self.egress,
             unplaced: self.point.is_none(),
             around: self.point.map_or(Around::NOTHING, Around::point),
             ..Summary::EMPTY
         };
-        for group in side.cards.chunk_by(|a, b| a.model == b.model) {
-            let Some(true) = group.first().map(|card| class.counts(card)) else { continue };
-            summary.cards = summary.cards.max(u8::try_from(group.len()).unwrap_or(u8::MAX));
-            for card in group {
-                summary.vram = summary.vram.max(card.vram);
-                summary.ob = summary.ob.max(card.ob);
-                summary.card_hour = summary.card_hour.min(priced(card.hour));
+        if stand != Stand::Cpu {
+            for group in side.cards.chunk_by(|a, b| a.model == b.model) {
+                let Some(true) = group.first().map(|card| stand.counts(card)) else { continue };
+                summary.cards = summary.cards.max(u8::try_from(group.len()).unwrap_or(u8::MAX));
+                for card in group {
+                    summary.vram = summary.vram.max(card.vram);
+                    summary.ob = summary.ob.max(card.ob);
+                    summary.card_hour = summary.card_hour.min(priced(card.hour));
+                }
             }
+            summary.obh = ask(u32::try_from(self.cold.provider.ask.obh.0).unwrap_or(u32::MAX));
         }
         summary.demerit = demerit(self.quality_bps, summary.ob);
         summary
@@ -357,7 +418,7 @@ fn side(provider: &Provider, free: Free, usable: GpuSet) -> Side {
         .map(|(index, gpu)| (&gpu.model, gpu.ob, index))
         .collect();
     cards.sort_unstable();
-    let cards = cards
+    let cards: Box<[Card]> = cards
         .into_iter()
         .filter_map(|(model, ob, index)| {
             let gpu = provider.capacity.gpus.get(index)?;
@@ -365,5 +426,14 @@ fn side(provider: &Provider, free: Free, usable: GpuSet) -> Side {
             Some(Card { model, vram: gpu.vram.0, hour: provider.ask.gpu_hour(ob).0, ob: ob.0 })
         })
         .collect();
-    Side { cpu: free.cpu_millis, memory: free.memory.0, disk: free.disk.0, cards }
+    let first = cards.first().copied();
+    let alike = if cards.windows(2).all(|pair| pair.first() == pair.last()) { cards.len() } else { 0 };
+    Side {
+        cpu: free.cpu_millis,
+        alike: u8::try_from(alike).unwrap_or(0),
+        memory: free.memory.0,
+        disk: free.disk.0,
+        first,
+        cards,
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use super::query::{Fit, Query};
 use super::tree::{Body, Node};
+use super::view::Roots;
 use super::why::Reason;
 use super::{SAMPLE_MAX, View};
 
@@ -117,7 +118,7 @@ pub(super) struct Search<'v, 'q> {
 }
 
 impl<'v, 'q> Search<'v, 'q> {
-    pub(super) fn new(view: &'v View, query: &'q Query, roots: &[&'v Node], seed: u64) -> Self {
+    pub(super) fn new(view: &'v View, query: &'q Query, roots: &Roots<'v>, seed: u64) -> Self {
         let mut search = Self {
             view,
             query,
@@ -127,9 +128,8 @@ impl<'v, 'q> Search<'v, 'q> {
             branches_left: u64::MAX,
             tally: Tally::default(),
         };
-        for root in roots {
-            search.consider(root);
-        }
+        roots.turned_down.iter().for_each(|(reason, count)| search.tally.note(*reason, *count));
+        roots.nodes.iter().for_each(|root| search.consider(root));
         search
     }
 

@@ -73,7 +73,7 @@ impl Tree {
             return;
         };
         let height = root.height();
-        if let Some(Split { mut right, level }) = root.insert(item, height, of) {
+        if let Some(Split { mut right, level }) = root.insert(item, &of(item.slot), height, of) {
             // A split that reaches the root lifts it to the height of the item that caused it.
             if let Some(mut left) = self.root.take() {
                 for _ in height.saturating_add(1)..level {
@@ -109,7 +109,7 @@ impl Tree {
 
     /// Brings the summaries above an item up to date; whether it is there.
     pub(super) fn refresh(&mut self, key: &Key, of: &impl Fn(u32) -> Summary) -> bool {
-        self.root.as_mut().is_some_and(|root| root.refresh(key, of))
+        self.root.as_mut().is_some_and(|root| root.refresh(key, of).is_some())
     }
 }
 
@@ -143,7 +143,7 @@ impl Node {
         self.summary = summary;
     }
 
-    fn insert(&mut self, item: Item, height: u32, of: &impl Fn(u32) -> Summary) -> Option<Split> {
+    fn insert(&mut self, item: Item, own: &Summary, height: u32, of: &impl Fn(u32) -> Summary) -> Option<Split> {
         let split = match &mut self.body {
             Body::Leaf(items) => {
                 let at = items.partition_point(|other| other.key < item.key);
@@ -162,15 +162,21 @@ impl Node {
             }
             Body::Inner(children) => {
                 let at = children.partition_point(|child| child.first <= item.key).saturating_sub(1);
-                let split = children.get_mut(at).and_then(|child| child.insert(item, height.saturating_sub(1), of));
+                let child = children.get_mut(at);
+                let split = child.and_then(|child| child.insert(item, own, height.saturating_sub(1), of));
                 split.and_then(|Split { right, level }| {
                     children.insert(at.saturating_add(1), right);
                     (level > height).then(|| (Body::Inner(children.split_off(at.saturating_add(1))), level))
                 })
             }
         };
-        self.summarise(of);
-        split.map(|(body, level)| Split { right: Self::new(body, of), level })
+        if let Some((body, level)) = split {
+            self.summarise(of);
+            return Some(Split { right: Self::new(body, of), level });
+        }
+        self.first = self.first.min(item.key);
+        self.summary.merge(own);
+        None
     }
 
     /// `None`: not there. `Some(true)`: the item that this node began with is gone, so what is left of the node
@@ -228,18 +234,21 @@ impl Node {
         }
     }
 
-    fn refresh(&mut self, key: &Key, of: &impl Fn(u32) -> Summary) -> bool {
-        let found = match &mut self.body {
-            Body::Leaf(items) => items.binary_search_by(|item| item.key.cmp(key)).is_ok(),
+    /// `None`: not there. Otherwise whether the summary changed; where it did not, nothing above it does.
+    fn refresh(&mut self, key: &Key, of: &impl Fn(u32) -> Summary) -> Option<bool> {
+        let stale = match &mut self.body {
+            Body::Leaf(items) => items.binary_search_by(|item| item.key.cmp(key)).map(|_| true).ok()?,
             Body::Inner(children) => {
                 let at = children.partition_point(|child| child.first <= *key).saturating_sub(1);
-                children.get_mut(at).is_some_and(|child| child.refresh(key, of))
+                children.get_mut(at)?.refresh(key, of)?
             }
         };
-        if found {
-            self.summarise(of);
+        if !stale {
+            return Some(false);
         }
-        found
+        let before = self.summary;
+        self.summarise(of);
+        Some(self.summary != before)
     }
 }
 

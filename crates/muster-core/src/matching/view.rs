@@ -1,20 +1,21 @@
 //! What is known of all Containers, kept so that a match finds its way without looking at each.
 
-use std::collections::BTreeMap;
+use core::ops::ControlFlow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::demand::{Demand, NetworkId, Region};
-use crate::hardware::{Allocation, Free, Gpu, GpuModel, GpuSet};
+use crate::hardware::{Allocation, Free, GpuModel, GpuSet};
 use crate::ids::NodeId;
 use crate::units::{Bytes, Ob, TimeMs};
 
 use super::choose::{Choice, choice_of};
 use super::query::Query;
-use super::record::{Basis, Class, ContainerState, Order, Provider, Record};
+use super::record::{Basis, Card, Class, ContainerState, Order, Provider, Record, Stand};
 use super::summary::Summary;
 use super::tree::{Item, Node, Tree};
-use super::why::Why;
+use super::why::{Reason, Why};
 use super::{Latencies, MatchingError, POLICY_RULES_MAX, REGIONS_MAX};
 
 /// What may not be used where.
@@ -60,7 +61,15 @@ impl Default for Settings {
     }
 }
 
-/// The trees of one class.
+/// Where a search begins.
+#[derive(Debug)]
+pub(super) struct Roots<'v> {
+    pub(super) nodes: Vec<&'v Node>,
+    /// Whole kinds of Containers in which nobody serves.
+    pub(super) turned_down: Vec<(Reason, u32)>,
+}
+
+/// The trees of one kind of Container.
 #[derive(Clone, Debug, Default)]
 struct Forest {
     /// Everywhere, by price.
@@ -68,7 +77,7 @@ struct Forest {
     regions: BTreeMap<Option<Region>, Grove>,
 }
 
-/// The trees of one class in one region.
+/// The trees of one kind of Container in one region.
 #[derive(Clone, Debug, Default)]
 struct Grove {
     /// By price, by what is free.
@@ -106,7 +115,7 @@ pub struct View {
     records: Vec<Option<Record>>,
     spare: Vec<u32>,
     by_node: BTreeMap<NodeId, u32>,
-    forests: BTreeMap<Class, Forest>,
+    forests: BTreeMap<Stand, Forest>,
     /// How many Containers name each region.
     places: BTreeMap<Region, u64>,
     /// Known but not in the trees.
@@ -165,12 +174,12 @@ impl View {
     /// What is known of a Container.
     #[must_use]
     pub fn get(&self, node: &NodeId) -> Option<&Provider> {
-        self.record(self.slot(node)?).map(|record| &*record.provider)
+        self.record(self.slot(node)?).map(|record| record.provider())
     }
 
     /// All Containers, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
-        self.by_node.values().filter_map(|slot| self.record(*slot)).map(|record| &*record.provider)
+        self.by_node.values().filter_map(|slot| self.record(*slot)).map(|record| record.provider())
     }
 
     /// Takes a Container in, or replaces what was known of it; how often it was chosen lately stays.
@@ -247,11 +256,11 @@ impl View {
     /// Notes where a Container stands; whether it is known.
     pub fn set_state(&mut self, node: &NodeId, state: ContainerState) -> bool {
         let Some(slot) = self.slot(node) else { return false };
-        if self.record(slot).is_some_and(|record| record.provider.state != state) {
+        if self.record(slot).is_some_and(|record| record.provider().state != state) {
             // Standby and serving are in the same trees, but going from one to the other is rare enough.
             self.detach(slot);
             if let Some(record) = self.at_mut(slot).and_then(Option::as_mut) {
-                record.provider.state = state;
+                record.cold.provider.state = state;
             }
             self.attach(slot);
         }
@@ -267,7 +276,7 @@ impl View {
             self.detach(slot);
             if let Some(record) = self.at_mut(slot).and_then(Option::as_mut) {
                 record.quality_bps = quality_bps;
-                record.provider.quality_bps = quality_bps;
+                record.cold.provider.quality_bps = quality_bps;
             }
             self.attach(slot);
         }
@@ -333,36 +342,63 @@ impl View {
     }
 
     /// The trees in which a query's answers are, the demand's region being `region`.
-    pub(super) fn roots(&self, query: &Query, region: Option<&Region>) -> Vec<&Node> {
-        let Some(forest) = self.forests.get(&query.class) else { return Vec::new() };
-        match region {
-            Some(region) => forest.within(region).filter_map(|grove| grove.of(query).root()).collect(),
-            None if query.basis == Basis::Free && query.order() == Order::Price && !query.minds_distance() => {
-                forest.everywhere.root().into_iter().collect()
-            }
-            None => forest.regions.values().filter_map(|grove| grove.of(query).root()).collect(),
+    pub(super) fn roots(&self, query: &Query, region: Option<&Region>) -> Roots<'_> {
+        let mut roots = Roots { nodes: Vec::with_capacity(32), turned_down: Vec::new() };
+        for forest in self.forests(query.class) {
+            let regions = match (region, forest.everywhere.root()) {
+                (Some(region), _) => {
+                    roots.nodes.extend(forest.within(region).filter_map(|grove| grove.of(query).root()));
+                    continue;
+                }
+                (None, Some(root)) if query.basis == Basis::Free => {
+                    // Where nobody serves, regions need not be looked at one by one.
+                    if let Err(reason) = query.bound_by_price(&root.summary) {
+                        roots.turned_down.push((reason, root.summary.count));
+                        continue;
+                    }
+                    if query.order() == Order::Price && !query.minds_distance() {
+                        roots.nodes.push(root);
+                        continue;
+                    }
+                    forest.regions.values()
+                }
+                (None, _) => forest.regions.values(),
+            };
+            roots.nodes.extend(regions.filter_map(|grove| grove.of(query).root()));
         }
+        roots
+    }
+
+    /// The kinds of Containers that a class of demand concerns.
+    fn forests(&self, class: Class) -> impl Iterator<Item = &Forest> {
+        let (first, rest) = match class {
+            Class::Cpu => (Stand::Cpu, Stand::Cpu..=Stand::Cpu),
+            Class::AnyGpu => (Stand::Mixed, Stand::Model(0)..=Stand::Model(u64::MAX)),
+            Class::Model(model) => (Stand::MixedModel(model), Stand::Model(model)..=Stand::Model(model)),
+        };
+        let first = (class != Class::Cpu).then(|| self.forests.get(&first)).flatten();
+        first.into_iter().chain(self.forests.range(rest).map(|(_, forest)| forest))
     }
 
     /// How many Containers of a class take work, in a region or anywhere.
     pub(super) fn ready(&self, class: Class, region: Option<&Region>) -> u64 {
-        let Some(forest) = self.forests.get(&class) else { return 0 };
-        match region {
+        let count = |forest: &Forest| match region {
             Some(region) => forest.within(region).map(Grove::count).sum(),
             None => forest.everywhere.root().map_or(0, |root| u64::from(root.summary.count)),
-        }
+        };
+        self.forests(class).map(count).sum()
     }
 
     /// The named regions in which Containers of a class take work.
-    pub(super) fn regions(&self, class: Class) -> impl Iterator<Item = &Region> {
-        self.forests.get(&class).into_iter().flat_map(|forest| forest.regions.keys().flatten())
+    pub(super) fn regions(&self, class: Class) -> BTreeSet<&Region> {
+        self.forests(class).flat_map(|forest| forest.regions.keys().flatten()).collect()
     }
 
-    /// Puts a Container in the trees of its classes, or counts why it is in none.
+    /// Puts a Container in the trees of its kinds, or counts why it is in none.
     fn attach(&mut self, slot: u32) {
         let Some(record) = self.record(slot) else { return };
-        let state = record.provider.state;
-        if let Some(region) = record.provider.region.clone() {
+        let state = record.provider().state;
+        if let Some(region) = record.provider().region.clone() {
             let count = self.places.entry(region).or_insert(0);
             *count = count.saturating_add(1);
         }
@@ -370,7 +406,7 @@ impl View {
         if !state.takes_work() {
             let count = self.idle.entry(state).or_insert(0);
             *count = count.saturating_add(1);
-        } else if self.region_forbidden(record.provider.region.as_ref()) {
+        } else if self.region_forbidden(record.provider().region.as_ref()) {
             self.forbidden = self.forbidden.saturating_add(1);
         } else {
             for model in usable_models(record) {
@@ -384,8 +420,8 @@ impl View {
     /// The reverse of [`View::attach`].
     fn detach(&mut self, slot: u32) {
         let Some(record) = self.record(slot) else { return };
-        let state = record.provider.state;
-        if let Some(count) = record.provider.region.clone().and_then(|region| self.places.get_mut(&region)) {
+        let state = record.provider().state;
+        if let Some(count) = record.provider().region.clone().and_then(|region| self.places.get_mut(&region)) {
             *count = count.saturating_sub(1);
             self.places.retain(|_, count| *count > 0);
         }
@@ -393,7 +429,7 @@ impl View {
         if !state.takes_work() {
             self.idle.entry(state).and_modify(|count| *count = count.saturating_sub(1));
             self.idle.retain(|_, count| *count > 0);
-        } else if self.region_forbidden(record.provider.region.as_ref()) {
+        } else if self.region_forbidden(record.provider().region.as_ref()) {
             self.forbidden = self.forbidden.saturating_sub(1);
         } else {
             for model in usable_models(record) {
@@ -410,7 +446,7 @@ impl View {
     /// Brings the summaries above a Container up to date with what is free.
     fn refresh(&mut self, slot: u32) {
         let Some(record) = self.record(slot) else { return };
-        if record.provider.state.takes_work() && !self.region_forbidden(record.provider.region.as_ref()) {
+        if record.provider().state.takes_work() && !self.region_forbidden(record.provider().region.as_ref()) {
             self.in_trees(slot, false, |tree, item, of| {
                 let was_there = tree.refresh(&item.key, &of);
                 debug_assert!(was_there, "a Container that takes work is in its trees");
@@ -424,14 +460,14 @@ impl View {
         let records = &self.records;
         let record_at = |slot: u32| usize::try_from(slot).ok().and_then(|at| records.get(at)?.as_ref());
         let Some(record) = record_at(slot) else { return };
-        let region = &record.provider.region;
-        for class in record.classes() {
+        let region = &record.provider().region;
+        for stand in record.stands() {
             let mut act = |tree: &mut Tree, basis: Basis, order: Order| {
                 let of =
-                    |slot: u32| record_at(slot).map_or(Summary::EMPTY, |record| record.summary(class, basis, order));
-                act(tree, Item { key: record.key(class, order), slot }, &of);
+                    |slot: u32| record_at(slot).map_or(Summary::EMPTY, |record| record.summary(stand, basis, order));
+                act(tree, Item { key: record.key(stand, order), slot }, &of);
             };
-            let forest = self.forests.entry(class).or_default();
+            let forest = self.forests.entry(stand).or_default();
             act(&mut forest.everywhere, Basis::Free, Order::Price);
             let grove = match forest.regions.get_mut(region) {
                 Some(grove) => grove,
@@ -447,7 +483,7 @@ impl View {
                 forest.regions.remove(region);
             }
             if forest.everywhere.root().is_none() {
-                self.forests.remove(&class);
+                self.forests.remove(&stand);
             }
         }
     }
@@ -455,73 +491,54 @@ impl View {
     /// Every check that a Container fails, in the order of the checks.
     pub(super) fn whys(&self, slot: u32, record: &Record, demand: &Demand, query: &Query) -> Vec<Why> {
         let mut whys = Vec::new();
-        let provider = &record.provider;
-        if !provider.state.takes_work() {
-            whys.push(Why::NotReady { state: provider.state });
-        }
-        if let Some(want) = &demand.region
-            && !provider.region.as_ref().is_some_and(|have| want.contains(have))
-        {
-            whys.push(Why::OtherRegion { want: want.clone(), have: provider.region.clone() });
-        }
-        if self.region_forbidden(provider.region.as_ref()) {
-            whys.push(Why::RegionForbidden { region: provider.region.clone() });
-        }
-        if !provider.kinds.contains(demand.kind) {
-            whys.push(Why::KindRefused { kind: demand.kind });
-        }
-        if demand.egress && !provider.egress {
-            whys.push(Why::NoEgress);
-        }
-        if query.term_required && provider.ask.reserved_bps.is_none() {
-            whys.push(Why::TermRefused { term: demand.term });
-        }
-        let (need, have) = (demand.compliance, provider.compliance);
-        if have < need {
-            whys.push(Why::ComplianceShort { need, have });
-        }
-        let (need_s, have_s) = (demand.time_limit_s, u64::from(provider.time_limit_s_max));
-        if have_s < need_s {
-            whys.push(Why::TimeShort { need_s, have_s });
-        }
-        let (need_mbps, have_mbps) = (demand.bandwidth_mbps, provider.bandwidth_mbps);
-        if have_mbps < need_mbps {
-            whys.push(Why::BandwidthShort { need_mbps, have_mbps });
-        }
-        let free = &provider.free;
-        if free.cpu_millis < demand.cpu_millis {
-            whys.push(Why::CpuShort { need: demand.cpu_millis, have: free.cpu_millis });
-        }
-        if free.memory < demand.memory {
-            whys.push(Why::MemoryShort { need: demand.memory, have: free.memory });
-        }
-        if free.disk < demand.disk {
-            whys.push(Why::DiskShort { need: demand.disk, have: free.disk });
-        }
-        whys.extend(gpu_whys(record, demand, query));
-        if let (Some(max_ms), Some(max_us)) = (demand.latency_ms_max, query.latency_us_max) {
-            match query.latency_us(record, &self.latencies) {
-                Some(have_us) if have_us <= max_us => {}
-                Some(have_us) => whys.push(Why::LatencyOver { max_ms, have_us }),
-                None => whys.push(Why::LatencyUnknown { max_ms }),
-            }
-        }
-        if let (Some(max), Some(asks)) = (demand.price_max, query.price_of(record))
-            && asks > max
-        {
-            whys.push(Why::PriceOver { max, asks });
-        }
-        if query.excluded.binary_search(&slot).is_ok() {
-            whys.push(Why::Excluded);
-        }
-        whys.sort_by_key(Why::reason);
+        self.tell_whys(slot, record, demand, query, &mut |why| {
+            whys.push(why);
+            ControlFlow::Continue(())
+        });
         whys
     }
 
     /// The first check that a Container fails; `None` when it serves.
     pub(super) fn first_why(&self, slot: u32, demand: &Demand, query: &Query) -> Option<Why> {
-        let record = self.record(slot)?;
-        self.whys(slot, record, demand, query).into_iter().next()
+        let mut first = None;
+        self.tell_whys(slot, self.record(slot)?, demand, query, &mut |why| {
+            first = Some(why);
+            ControlFlow::Break(())
+        });
+        first
+    }
+
+    fn tell_whys(&self, slot: u32, record: &Record, demand: &Demand, query: &Query, tell: Tell<'_>) {
+        let region_forbidden = self.region_forbidden(record.provider().region.as_ref());
+        let mut tell_all = || {
+            standing_whys(record, demand, region_forbidden, tell)?;
+            offer_whys(record, demand, query, tell)?;
+            amount_whys(record, demand, tell)?;
+            card_whys(record, demand, query, tell)?;
+            self.last_whys(slot, record, demand, query, tell)
+        };
+        // Who broke off has heard enough.
+        let (ControlFlow::Break(()) | ControlFlow::Continue(())) = tell_all();
+    }
+
+    /// Distance, price and exclusion.
+    fn last_whys(&self, slot: u32, record: &Record, demand: &Demand, query: &Query, tell: Tell<'_>) -> ControlFlow<()> {
+        if let (Some(max_ms), Some(max_us)) = (demand.latency_ms_max, query.latency_us_max) {
+            match query.latency_us(record, &self.latencies) {
+                Some(have_us) if have_us <= max_us => {}
+                Some(have_us) => tell(Why::LatencyOver { max_ms, have_us })?,
+                None => tell(Why::LatencyUnknown { max_ms })?,
+            }
+        }
+        if let (Some(max), Some(asks)) = (demand.price_max, query.price_of(record))
+            && asks > max
+        {
+            tell(Why::PriceOver { max, asks })?;
+        }
+        if query.excluded.binary_search(&slot).is_ok() {
+            tell(Why::Excluded)?;
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -538,40 +555,108 @@ impl Forest {
 }
 
 fn usable_models(record: &Record) -> Vec<GpuModel> {
-    let cards = record.provider.capacity.gpus.iter().enumerate();
+    let cards = record.provider().capacity.gpus.iter().enumerate();
     let mut models: Vec<GpuModel> =
-        cards.filter(|(index, _)| record.usable.contains(*index)).map(|(_, gpu)| gpu.model.clone()).collect();
+        cards.filter(|(index, _)| record.cold.usable.contains(*index)).map(|(_, gpu)| gpu.model.clone()).collect();
     models.sort_unstable();
     models.dedup();
     models
 }
 
-/// What of the cards is not as demanded: model, or else any of VRAM, OB and number.
-fn gpu_whys(record: &Record, demand: &Demand, query: &Query) -> Vec<Why> {
+/// Hears of one failed check after the other, until it has heard enough.
+type Tell<'a> = &'a mut dyn FnMut(Why) -> ControlFlow<()>;
+
+/// State, region, policy, and whether there is such a card at all.
+fn standing_whys(record: &Record, demand: &Demand, region_forbidden: bool, tell: Tell<'_>) -> ControlFlow<()> {
+    let provider = record.provider();
+    if !provider.state.takes_work() {
+        tell(Why::NotReady { state: provider.state })?;
+    }
+    if let Some(want) = &demand.region
+        && !provider.region.as_ref().is_some_and(|have| want.contains(have))
+    {
+        tell(Why::OtherRegion { want: want.clone(), have: provider.region.clone() })?;
+    }
+    if region_forbidden {
+        tell(Why::RegionForbidden { region: provider.region.clone() })?;
+    }
+    let counts = |model: &GpuModel| demand.gpu_model.as_ref().is_none_or(|want| want == model);
+    let mut cards = provider.capacity.gpus.iter().enumerate().filter(|(_, gpu)| counts(&gpu.model)).peekable();
     if demand.gpu_count == 0 {
-        return Vec::new();
+        return ControlFlow::Continue(());
     }
-    if !record.total.cards.iter().any(|card| query.class.counts(card)) {
-        let wanted = |gpu: &&Gpu| demand.gpu_model.as_ref().is_none_or(|want| *want == gpu.model);
-        return vec![match (record.provider.capacity.gpus.iter().find(wanted), &demand.gpu_model) {
-            (Some(gpu), _) => Why::GpuForbidden { model: gpu.model.clone(), region: record.provider.region.clone() },
-            (None, Some(want)) => Why::OtherGpu { want: want.clone() },
-            (None, None) => Why::NoGpu,
-        }];
+    match (cards.peek().copied(), &demand.gpu_model) {
+        (Some(_), _) if cards.any(|(index, _)| record.cold.usable.contains(index)) => ControlFlow::Continue(()),
+        (Some((_, gpu)), _) => tell(Why::GpuForbidden { model: gpu.model.clone(), region: provider.region.clone() }),
+        (None, Some(want)) => tell(Why::OtherGpu { want: want.clone() }),
+        (None, None) => tell(Why::NoGpu),
     }
-    let mut whys = Vec::new();
-    let all = record.summary(query.class, Basis::Free, Order::Price);
-    if all.vram < demand.vram.0 {
-        whys.push(Why::VramShort { need: demand.vram, have: Bytes(all.vram) });
+}
+
+/// What the provider offers beside hardware.
+fn offer_whys(record: &Record, demand: &Demand, query: &Query, tell: Tell<'_>) -> ControlFlow<()> {
+    let provider = record.provider();
+    if !provider.kinds.contains(demand.kind) {
+        tell(Why::KindRefused { kind: demand.kind })?;
     }
-    if all.ob < demand.ob.0 {
-        whys.push(Why::ObShort { need: demand.ob, have: Ob(all.ob) });
+    if demand.egress && !provider.egress {
+        tell(Why::NoEgress)?;
+    }
+    if query.term_required && provider.ask.reserved_bps.is_none() {
+        tell(Why::TermRefused { term: demand.term })?;
+    }
+    let (need, have) = (demand.compliance, provider.compliance);
+    if have < need {
+        tell(Why::ComplianceShort { need, have })?;
+    }
+    let (need_s, have_s) = (demand.time_limit_s, u64::from(provider.time_limit_s_max));
+    if have_s < need_s {
+        tell(Why::TimeShort { need_s, have_s })?;
+    }
+    let (need_mbps, have_mbps) = (demand.bandwidth_mbps, provider.bandwidth_mbps);
+    if have_mbps < need_mbps {
+        tell(Why::BandwidthShort { need_mbps, have_mbps })?;
+    }
+    ControlFlow::Continue(())
+}
+
+/// Cores, memory and disk that are free.
+fn amount_whys(record: &Record, demand: &Demand, tell: Tell<'_>) -> ControlFlow<()> {
+    let free = &record.provider().free;
+    if free.cpu_millis < demand.cpu_millis {
+        tell(Why::CpuShort { need: demand.cpu_millis, have: free.cpu_millis })?;
+    }
+    if free.memory < demand.memory {
+        tell(Why::MemoryShort { need: demand.memory, have: free.memory })?;
+    }
+    if free.disk < demand.disk {
+        tell(Why::DiskShort { need: demand.disk, have: free.disk })?;
+    }
+    ControlFlow::Continue(())
+}
+
+/// VRAM, OB and number of the free cards of the class, where there is a card of the class at all.
+fn card_whys(record: &Record, demand: &Demand, query: &Query, tell: Tell<'_>) -> ControlFlow<()> {
+    if demand.gpu_count == 0 || !record.cold.total.cards.iter().any(|card| query.class.counts(card)) {
+        return ControlFlow::Continue(());
+    }
+    let counted = || record.free.cards.iter().filter(|card| query.class.counts(card));
+    let vram = counted().map(|card| card.vram).max().unwrap_or(0);
+    if vram < demand.vram.0 {
+        tell(Why::VramShort { need: demand.vram, have: Bytes(vram) })?;
+    }
+    let ob = counted().map(|card| card.ob).max().unwrap_or(0);
+    if ob < demand.ob.0 {
+        tell(Why::ObShort { need: demand.ob, have: Ob(ob) })?;
     }
     // Cards that are too small or too slow are told of already; here only whether there are enough of them.
-    let most = query.serving(&record.free.cards, |_| 0).iter().map(Vec::len).max().unwrap_or(0);
-    let have = if whys.is_empty() { u8::try_from(most).unwrap_or(u8::MAX) } else { all.cards };
+    let told = vram < demand.vram.0 || ob < demand.ob.0;
+    let serves = |card: &&Card| query.class.counts(card) && (told || query.serves(card));
+    let groups = record.free.cards.chunk_by(|a, b| a.model == b.model);
+    let most = groups.map(|group| group.iter().filter(serves).count()).max().unwrap_or(0);
+    let have = u8::try_from(most).unwrap_or(u8::MAX);
     if have < demand.gpu_count {
-        whys.push(Why::GpusShort { need: demand.gpu_count, have });
+        tell(Why::GpusShort { need: demand.gpu_count, have })?;
     }
-    whys
+    ControlFlow::Continue(())
 }
