@@ -22,12 +22,14 @@ flock 9
 installed() { [[ -f node_modules/.muster-lock ]] && cmp -s package-lock.json node_modules/.muster-lock; }
 
 if ! installed; then
-  echo "contracts: installing the compiler and the libraries (npm ci)"
-  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
-    fail "npm ci failed; is the package registry reachable? Nothing was built"
+  echo "contracts: installing the compiler and the libraries"
+  # Not `npm ci`: it refuses a lock file that lacks the binaries of other platforms, and registries differ in which of
+  # those they have. Versions are exact in package.json, contents by hash in the lock file, and neither is written.
+  npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error ||
+    fail "npm install failed; is the package registry reachable? Nothing was built"
   cp package-lock.json node_modules/.muster-lock
 fi
-[[ -x node_modules/.foundry/anvil ]] || . tools/foundry.sh
+. tools/foundry.sh
 
 stamp=$(find src foundry.toml package-lock.json tools build.sh -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
 if [[ -f out/.stamp && "$(cat out/.stamp)" == "$stamp" ]]; then
@@ -37,7 +39,6 @@ if [[ -f out/.stamp && "$(cat out/.stamp)" == "$stamp" ]]; then
 fi
 
 echo "contracts: compiling"
-. tools/foundry.sh
 forge build src --quiet || fail "the compiler refused the sources (see above)"
 for artefact in "${artefacts[@]}"; do
   [[ -s $artefact ]] || fail "the compiler left no $artefact"
