@@ -102,7 +102,7 @@ async fn complaint(child: &mut Child) -> String {
 async fn close_routes(pid: u32) -> Result<(), SandboxError> {
     let mut lines = String::new();
     for network in CLOSED.iter().map(ToString::to_string).chain(host_addresses().iter().map(|a| format!("{a}/32"))) {
-        lines.push_str(&format!("route replace prohibit {network}\n"));
+        lines.extend(["route replace prohibit ", &network, "\n"]);
     }
     let program = |name: &str| system::find_program(name).unwrap_or_else(|| name.into());
     let mut command = Command::new(program("nsenter"));

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -141,7 +141,7 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
         files.push((file.as_raw_fd(), path));
         inherited.push(file);
     }
-    let [info_fd, block_fd, report_fd, orders_fd] = [0, 1, 2, 3].map(|n: usize| inherited[n].as_raw_fd());
+    let (info_fd, block_fd) = (inherited[0].as_raw_fd(), inherited[1].as_raw_fd());
     let options = bwrap::options(&bwrap::View {
         work: &work.path(),
         tmp: &work.tmp(),
@@ -156,19 +156,8 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
     let options =
         options.iter().flat_map(|arg| arg.as_encoded_bytes().iter().chain([&0])).copied().collect::<Vec<u8>>();
     let options = memory_file("muster-options", &options)?;
-    let program = inner.capabilities.bwrap.clone().unwrap_or_else(|| PathBuf::from("bwrap"));
-    let mut command = Command::new(program);
-    command
-        .arg("--args")
-        .arg(options.as_raw_fd().to_string())
-        .args(["--", bwrap::HELPER, SANDBOX_INIT])
-        .arg(orders_fd.to_string())
-        .arg(report_fd.to_string())
-        .env_clear()
-        .current_dir("/")
-        .stdout(Stdio::from(stdout_write))
-        .stderr(Stdio::from(stderr_write))
-        .kill_on_drop(true);
+    let mut command = bubblewrap(inner, [&options, &inherited[3], &inherited[2]]);
+    command.stdout(Stdio::from(stdout_write)).stderr(Stdio::from(stderr_write));
     let (stdin_ours, stdin_theirs) = match stdin {
         Some((read, write)) => (Some(write), Stdio::from(read)),
         None => (None, Stdio::null()),
@@ -188,6 +177,21 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
         release: block_write,
     };
     Ok((child, ours))
+}
+
+/// The program and its few open arguments: everything that tells of the job is read from descriptors.
+fn bubblewrap(inner: &Inner, [options, orders, report]: [&OwnedFd; 3]) -> Command {
+    let mut command = Command::new(inner.capabilities.bwrap.as_deref().unwrap_or(Path::new("bwrap")));
+    command
+        .arg("--args")
+        .arg(options.as_raw_fd().to_string())
+        .args(["--", bwrap::HELPER, SANDBOX_INIT])
+        .arg(orders.as_raw_fd().to_string())
+        .arg(report.as_raw_fd().to_string())
+        .env_clear()
+        .current_dir("/")
+        .kill_on_drop(true);
+    command
 }
 
 /// Puts the waiting child under its limits, lets it go, and waits for the command to run.

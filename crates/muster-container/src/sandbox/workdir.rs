@@ -117,7 +117,7 @@ impl WorkDir {
         Ok(work)
     }
 
-    /// Leaves the folder in place when this value is dropped, for [`super::Sandbox::reopen`] in a later process.
+    /// Leaves the files in place when this value is dropped, unmounted, for [`super::Sandbox::reopen`] in a later process.
     pub fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
     }
@@ -259,10 +259,13 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if !self.gone
-            && !self.kept.load(Ordering::Relaxed)
-            && let Err(error) = remove_job_dir(&self.dir)
-        {
+        let done = match (self.gone, self.kept.load(Ordering::Relaxed)) {
+            (true, _) => Ok(()),
+            (false, true) if self.mounted => unmount_now(&self.data()),
+            (false, true) => Ok(()),
+            (false, false) => remove_job_dir(&self.dir),
+        };
+        if let Err(error) = done {
             tracing::warn!(job = %self.id, error = %chain(&error), "a work folder stays until the next recovery");
         }
         self.inner.active().remove(&self.id);
