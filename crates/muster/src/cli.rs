@@ -102,9 +102,9 @@ pub(crate) enum Command {
 /// Arguments of `muster up`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct UpArgs {
-    /// How many Containers share this machine.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
-    pub(crate) containers: u16,
+    /// How many Containers share this machine [default: 4, or two a core where it has only one].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub(crate) containers: Option<u16>,
     /// Where other machines reach this network; loopback when absent.
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<IpAddr>,
@@ -125,8 +125,8 @@ pub(crate) struct UpArgs {
 /// Arguments of `muster run`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RunArgs {
-    /// Cores, to a hundredth: `2`, `0.5`.
-    #[arg(long, default_value = "1", value_name = "N", value_parser = parse_cores)]
+    /// Cores, to a thousandth: `2`, `0.5`.
+    #[arg(long, default_value = "0.5", value_name = "N", value_parser = parse_cores)]
     pub(crate) cpus: Cores,
     /// Memory: `512M`, `2G`.
     #[arg(long, default_value = "512M", value_name = "SIZE")]

@@ -31,7 +31,10 @@ impl Output {
                 Err(e) => eprintln!("muster: the result cannot be written as JSON: {e}"),
             }
         } else {
-            put(&text());
+            let text = text();
+            if !text.is_empty() {
+                put(&text);
+            }
         }
     }
 
@@ -84,15 +87,36 @@ pub(crate) fn length(ms: u64) -> String {
     }
 }
 
-/// An amount in tokens for people, to four decimals; exact amounts are in the JSON.
+/// An amount in tokens for people: four decimals, or four significant digits where it is less than a token. Exact
+/// amounts are in the JSON.
 pub(crate) fn tokens(amount: muster_core::units::TokenAmount) -> String {
     let one = muster_core::units::TokenAmount::ONE.0;
-    let (whole, rest) = (amount.0 / one, amount.0 % one);
     if amount.0 == 0 {
         return "0 MUST".to_owned();
     }
-    let decimals = if whole > 0 { 4u32 } else { 6 };
-    let scale = 10u128.pow(18 - decimals);
+    let (whole, rest) = (amount.0 / one, amount.0 % one);
+    let leading_zeros = 18u32.saturating_sub(rest.checked_ilog10().map_or(0, |digits| digits.saturating_add(1)));
+    let decimals = if whole > 0 { 4 } else { leading_zeros.saturating_add(4).min(18) };
     let width = decimals as usize;
-    format!("{whole}.{:0width$} MUST", rest / scale)
+    format!("{whole}.{:0width$} MUST", rest / 10u128.pow(18 - decimals))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_core::units::TokenAmount;
+
+    #[test]
+    fn small_amounts_are_not_shown_as_nothing() {
+        assert_eq!(tokens(TokenAmount(0)), "0 MUST");
+        assert_eq!(tokens(TokenAmount(1)), "0.000000000000000001 MUST");
+        assert_eq!(tokens(TokenAmount(5_791_234_000_000)), "0.000005791 MUST");
+        assert_eq!(tokens(TokenAmount(1_500_000_000_000_000_000)), "1.5000 MUST");
+    }
+
+    #[test]
+    fn tables_have_no_lines() {
+        let text = table(&["a", "b"], vec![vec!["1".into(), "2".into()]]);
+        assert_eq!(text.lines().map(str::trim).collect::<Vec<_>>(), ["A  B", "1  2"]);
+    }
 }

@@ -16,6 +16,9 @@ use crate::voucher::SignedVoucher;
 const CHAIN_POLL_MS: u64 = 1_000;
 /// How often a lost Container is dialled again, in milliseconds.
 const REDIAL_MS: u64 = 1_000;
+/// How long a Container that is still attached may take to name the transaction in which it settled, after the chain
+/// itself has shown the lease as closed.
+const NAME_TX_MS: u64 = 3_000;
 /// A lost Container is given up after so many voucher intervals.
 const LOST_INTERVALS: u64 = 3;
 
@@ -294,6 +297,7 @@ pub struct Renting {
     dialled_at: TimeMs,
     asked_chain_at: TimeMs,
     stop_said: bool,
+    closed_at: Option<TimeMs>,
     finished: bool,
 }
 
@@ -329,6 +333,7 @@ impl Renting {
             dialled_at: now,
             asked_chain_at: now,
             stop_said: false,
+            closed_at: None,
             finished: false,
         }
     }
@@ -392,11 +397,20 @@ impl Renting {
             }
             Event::Tick => self.on_tick(now, &mut out),
         }
-        if self.rented.lease.phase.is_final() && !self.finished && self.only_settlement_left() {
+        if self.rented.lease.phase.is_final() && !self.finished && self.only_settlement_left() && !self.awaits_tx(now) {
             self.finished = true;
             out.push(Effect::Finished);
         }
         out
+    }
+
+    /// Whether the Container is about to say in which transaction it was paid.
+    fn awaits_tx(&mut self, now: TimeMs) -> bool {
+        let closed_at = *self.closed_at.get_or_insert(now);
+        self.connected
+            && self.rented.settle_tx.is_none()
+            && self.rented.lease.paid() > TokenAmount::ZERO
+            && now.since(closed_at) < NAME_TX_MS
     }
 
     fn begin(&mut self, out: &mut Vec<Effect>) {
@@ -548,7 +562,10 @@ impl Renting {
         }
         let left_ms = self.rented.lease.deposit_left_ms();
         let low_ms = (self.rented.lease.terms.interval_ms.saturating_mul(5)).max(ran_ms / 10);
-        if left_ms <= low_ms && self.warned_at != self.rented.lease.deposit {
+        // A deposit that outlasts the time limit is not low.
+        let limit_ms = self.rented.lease.terms.max_seconds.saturating_mul(1_000);
+        if left_ms <= low_ms && left_ms < limit_ms.saturating_sub(ran_ms) && self.warned_at != self.rented.lease.deposit
+        {
             self.warned_at = self.rented.lease.deposit;
             out.push(Effect::DepositLow { left_ms });
         }

@@ -65,10 +65,10 @@ fn request(args: &RunArgs) -> JobRequest {
 }
 
 /// A job's streams are this command's own; with --json, standard output carries the result alone.
-fn streams(json: bool, array: bool, interactive: bool) -> StdioFor {
+fn streams(json: bool, silent: bool, interactive: bool) -> StdioFor {
     Box::new(move |_task, attempt| {
-        if array {
-            // Many tasks at once would garble one another; `muster lease logs` has each.
+        if silent {
+            // Many tasks at once would garble one another, and detached work has no terminal; `muster lease logs` has each.
             return Stdio { out: None, err: None, input: None };
         }
         let out: Box<dyn tokio::io::AsyncWrite + Send + Unpin> =
@@ -86,7 +86,7 @@ pub(super) async fn run(cx: &Context, args: RunArgs) -> Result<u8, Failure> {
     let stop = stop_on_signals()?;
     let renter = cx.renter(Some(wallet)).await?;
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
-    let stdio = streams(cx.output.is_json(), args.array.is_some(), args.interactive);
+    let stdio = streams(cx.output.is_json(), args.array.is_some() || args.detach, args.interactive);
     let job = Job::new(renter.clone(), request, stdio, events).map_err(|e| job_failure(&e))?;
     let control = job.control();
     let shown = tokio::spawn(show(inbox, bar(cx, &args), args.detach));

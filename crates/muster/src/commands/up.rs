@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ pub(crate) async fn start(cx: &Context, plan: &Plan, rpc_port: u16) -> Result<Ru
     wallets::own_passphrase(&cx.dirs)?;
     let known = cx.dirs.network().exists().then(|| Network::load(&cx.dirs.network())).transpose().code(Code::Config)?;
     let mut running = Running {
-        network: known.clone().unwrap_or_else(|| empty_network()),
+        network: known.clone().unwrap_or_else(empty_network),
         roles: Vec::new(),
         notes: BTreeMap::new(),
         _lock: lock,
@@ -140,7 +140,15 @@ async fn bring_up(
 
 /// Where the chain listens: as the network file says, so that it stays the same.
 fn rpc_address(plan: &Plan, port: u16, known: Option<&Network>) -> Result<SocketAddr, Failure> {
-    let Some(network) = known else { return Ok(SocketAddr::new(setup::address(plan.listen), port)) };
+    let Some(network) = known else {
+        let ip = setup::address(plan.listen);
+        if port != 0 {
+            return Ok(SocketAddr::new(ip, port));
+        }
+        // A number, not "any": a chain that is started again must come back where the network file says.
+        let free = std::net::TcpListener::bind(SocketAddr::new(ip, 0)).and_then(|l| l.local_addr());
+        return free.because(Code::Config, format!("cannot listen on {ip}; name an address of this machine with --listen"));
+    };
     let text = network.chain.rpc.trim_start_matches("http://").trim_end_matches('/');
     text.parse().map_err(|_| {
         let why = format!(
@@ -234,7 +242,10 @@ fn start_role(cx: &Context, running: &mut Running, name: &str, args: &[&str]) ->
 pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
     let begun = Instant::now();
     let stop = stop_on_signals()?;
-    let plan = Plan { containers: args.containers, listen: args.listen, allow_empty: false, cpu_millis_each: None };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Half a core each at least: what `muster run` asks for when it is not told otherwise.
+    let containers = args.containers.unwrap_or_else(|| u16::try_from(cores.saturating_mul(2).min(4)).unwrap_or(4));
+    let plan = Plan { containers, listen: args.listen, allow_empty: false, cpu_millis_each: None };
     let fresh = !cx.dirs.network().exists();
     cx.output.note(&format!("starting a network in {} …", cx.dirs.root().display()));
     let running = tokio::select! {
@@ -303,10 +314,4 @@ fn default_dir_flag(cx: &Context) -> String {
         Ok(own) if own.root() == cx.dirs.root() => String::new(),
         _ => format!(" --dir {}", cx.dirs.root().display()),
     }
-}
-
-/// The address that is shown to others.
-#[must_use]
-pub(crate) fn is_loopback(ip: IpAddr) -> bool {
-    ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip.is_loopback()
 }
