@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_core::ids::LeaseId;
+use muster_core::lease::Phase;
 use muster_core::protocol::EscrowStatus;
 use muster_core::units::{TimeMs, TokenAmount};
 use serde::Serialize;
@@ -20,6 +21,8 @@ use crate::store::{ClientDir, LeaseRecord, StoreError, TaskPlace, Wish, WishKind
 
 /// Pause between two looks at growing logs.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// Leases that were given up longer ago are not looked at any more, in milliseconds: four weeks.
+const RECLAIM_WITHIN_MS: u64 = 28 * 24 * 3_600_000;
 /// Bytes that are copied at a time.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -186,6 +189,36 @@ pub async fn finish(
     let file = renter.dir().drive(lease)?;
     let (_commands, received) = mpsc::channel(1);
     Ok(Rental::new(renter.clone(), file, events, received).run().await?)
+}
+
+/// Gets back deposits that reached the chain only after their lease had been given up here (a chain that was unreachable
+/// for long, a process that was killed at the wrong moment). Every command that holds the wallet may call it; gives the
+/// leases whose closing it began or ended, for the others there is nothing to do.
+///
+/// # Errors
+/// The folder cannot be read, or the chain does not answer.
+pub async fn reclaim(renter: &Renter) -> Result<Vec<LeaseId>, LeaseError> {
+    let mut reclaimed = Vec::new();
+    let network = renter.network().fingerprint();
+    for lease in renter.dir().leases()? {
+        let Ok(record) = renter.dir().read(lease) else { continue };
+        let created = record.plan.created_at;
+        let given_up = record.state.rented.lease.phase == Phase::Void;
+        if !given_up || record.plan.network != network || renter.now().since(created) > RECLAIM_WITHIN_MS {
+            continue;
+        }
+        let ledger = renter.ledger();
+        match ledger.lease(lease).await?.status {
+            EscrowStatus::Open => ledger.close(lease).await?,
+            EscrowStatus::Closing => match ledger.finalize(lease).await {
+                Ok(()) | Err(LedgerError::Refused(_)) => {}
+                Err(error) => return Err(error.into()),
+            },
+            EscrowStatus::None | EscrowStatus::Closed => continue,
+        }
+        reclaimed.push(lease);
+    }
+    Ok(reclaimed)
 }
 
 /// Copies what was saved of a job's standard streams; with `follow`, goes on until the job is over and all of it is

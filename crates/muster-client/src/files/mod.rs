@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use gather::{Claims, Placed};
-pub use receive::{FetchError, Fetched, fetch};
+pub use receive::{FetchError, Fetched, fetch, prepare_output};
 pub use send::{SendFailed, Sent, send};
 pub use walk::{Source, plan};
 

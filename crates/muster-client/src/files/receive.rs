@@ -112,6 +112,21 @@ where
     fetched
 }
 
+/// Makes the output folder if it is not there, and makes sure that something can be written in it.
+///
+/// # Errors
+/// Something else is in the way, or nothing can be written.
+pub fn prepare_output(output: &Path) -> Result<(), FilesError> {
+    fs::create_dir_all(output).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            FilesError::InTheWay { path: output.to_owned(), what: "it is not a folder" }
+        }
+        _ => FilesError::io(output)(e),
+    })?;
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(output, access).map_err(|e| FilesError::io(output)(e.into()))
+}
+
 /// Writes all pieces beside their place, then puts them there.
 fn write_all(
     output: &Path,
@@ -119,12 +134,7 @@ fn write_all(
     claims: &Claims,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Fetched, FetchError> {
-    fs::create_dir_all(output).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-            FilesError::InTheWay { path: output.to_owned(), what: "it is not a folder" }
-        }
-        _ => FilesError::io(output)(e),
-    })?;
+    prepare_output(output)?;
     let mut staging = Staging::new(output, lease)?;
     let mut tree = Tree::new(staging.path.clone());
     while let Some(piece) = pieces.blocking_recv() {

@@ -83,6 +83,9 @@ impl Job {
             *path = absolute(path)?;
         }
         files::plan(&request.inputs)?;
+        if let Some(output) = &request.output {
+            files::prepare_output(output)?;
+        }
         let control = JobControl::default();
         if request.detach {
             control.detach();
@@ -233,8 +236,18 @@ impl Task {
             .with_top_up(request.top_up);
         let mut watch =
             Watch { task: self, lease, attempt, commands, outputs: Vec::new(), stuck: None, running: false };
-        let (end, record) = watch.over(rental, events).await?;
+        let over = watch.over(rental, events).await;
         drop(alive);
+        let (end, record) = match over {
+            Ok(over) => over,
+            Err(error) => {
+                // The lease lives on in its record: whoever reads the report must know of it.
+                if let Ok(record) = self.job.renter.dir().read(lease) {
+                    report.attempts.push(AttemptReport::from(&record));
+                }
+                return Err(error);
+            }
+        };
         report.attempts.push(AttemptReport::from(&record));
         let (outputs, stuck) = (watch.outputs, watch.stuck);
         report.outputs.extend(outputs);

@@ -345,7 +345,9 @@ impl Driver {
                 WishKind::Stop => self.feed(Event::Stop).await?,
                 WishKind::Look => self.ask_chain(),
             }
-            self.renter.dir().fulfilled(wish)?;
+            if let Err(error) = self.renter.dir().fulfilled(wish) {
+                tracing::warn!(lease = %self.lease.short(), %error, "a wish that was fulfilled cannot be taken away");
+            }
         }
         Ok(())
     }

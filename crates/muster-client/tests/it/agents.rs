@@ -98,7 +98,7 @@ async fn a_container_that_is_gone_for_good_needs_the_wallet_and_the_rest_comes_b
     let world = World::new(1, 1).await;
     let before = world.balance();
     let lease = detached(&world, "forever").await;
-    world.containers[0].peer.close().await;
+    world.containers[0].die().await;
     let dir = world.dir();
     agent::run_with(&dir, connect(&world), Duration::from_millis(300), std::future::pending()).await.unwrap();
     let summary = leases::show(&dir, lease).unwrap();

@@ -121,11 +121,12 @@ async fn a_lost_line_is_dialled_again_and_nothing_is_missed() {
     let container = Arc::clone(&world.containers[0]);
     let cutting = tokio::spawn(async move {
         for _ in 0..2 {
-            tokio::time::sleep(Duration::from_millis(900)).await;
+            // Longer than the pause between two dials, so that each loss is answered at once.
+            tokio::time::sleep(Duration::from_millis(1200)).await;
             container.cut_lines();
         }
     });
-    let say: Vec<String> = (0..25).map(|n| format!("say line {n}; sleep 100")).collect();
+    let say: Vec<String> = (0..32).map(|n| format!("say line {n}; sleep 100")).collect();
     let output = Some(world.temp.path().join("out"));
     let (report, events) = run(&renter, JobRequest { output, ..request(&say.join("; ")) }).await;
     cutting.await.unwrap();
@@ -135,7 +136,7 @@ async fn a_lost_line_is_dialled_again_and_nothing_is_missed() {
     let lease = report.leases().next().unwrap().lease;
     let (mut shown, mut errors) = (Vec::new(), Vec::new());
     leases::logs(renter.dir(), lease, false, &mut shown, &mut errors).await.unwrap();
-    let expected: String = (0..25).map(|n| format!("line {n}\n")).collect();
+    let expected: String = (0..32).map(|n| format!("line {n}\n")).collect();
     assert_eq!(String::from_utf8(shown).unwrap(), expected);
 }
 
@@ -392,10 +393,21 @@ async fn outputs_that_cannot_be_written_stay_until_they_can() {
     let world = World::new(1, 1).await;
     let renter = world.renter().await;
     let output = world.temp.path().join("out");
-    // A file where the output folder should be; checked when outputs come, as a disk that fills meanwhile would be.
+    let request = |command: &str| JobRequest { output: Some(output.clone()), ..request(command) };
+    // What is wrong beforehand is said before anything is rented.
     fs::write(&output, b"in the way").unwrap();
-    let request = JobRequest { output: Some(output.clone()), ..request("write result done; exit 0") };
-    let (report, _) = run(&renter, request).await;
+    let (sender, _) = mpsc::channel(10);
+    let refused = Job::new(renter.clone(), request("exit 0"), silent(), sender).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("in the way"), "{refused}");
+    fs::remove_file(&output).unwrap();
+    // What goes wrong while the job runs, as on a disk that fills up.
+    let (sender, mut events) = mpsc::channel(1000);
+    let job = Job::new(renter.clone(), request("sleep 300; write result done; exit 0"), silent(), sender).unwrap();
+    let job = tokio::spawn(job.run());
+    while !matches!(events.recv().await.unwrap().step, JobStep::Lease { event: RentalEvent::Running, .. }) {}
+    fs::remove_dir(&output).unwrap();
+    fs::write(&output, b"in the way").unwrap();
+    let report = job.await.unwrap();
     match &report.tasks[0].outcome {
         TaskOutcome::OutputsMissing { end, why } => {
             assert_eq!(*end, End::Exited(0));
@@ -414,4 +426,38 @@ async fn outputs_that_cannot_be_written_stay_until_they_can() {
     let (end, record) = Rental::new(second, file, events, received).run().await.unwrap();
     assert_eq!((end, record.state.outputs_note), (RentalEnd::Finished, None));
     assert_eq!(fs::read(output.join("result")).unwrap(), b"done");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposit_that_came_too_late_is_given_back() {
+    let world = World::new(1, 1).await;
+    let before = world.balance();
+    let renter = world.renter().await;
+    *world.chain.refuse_opens.lock().unwrap() = Some("the chain looks away".to_owned());
+    let (report, _) = run(&renter, request("exit 0")).await;
+    let lease = report.leases().next().unwrap();
+    assert_eq!(lease.phase, Phase::Void);
+    assert_eq!(leases::reclaim(&renter).await.unwrap(), [], "nothing is on the chain");
+    // Afterwards it appears there all the same.
+    *world.chain.refuse_opens.lock().unwrap() = None;
+    let record = renter.dir().read(lease.lease).unwrap();
+    renter.ledger().open(record.state.rented.lease.terms.clone()).await.unwrap();
+    assert!(world.balance() < before);
+    assert_eq!(leases::reclaim(&renter).await.unwrap(), [lease.lease], "closing begins");
+    assert_eq!(leases::reclaim(&renter).await.unwrap(), [lease.lease], "and ends");
+    assert_eq!(leases::reclaim(&renter).await.unwrap(), []);
+    assert_eq!(world.balance(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_leases_are_counted_and_measured() {
+    let world = World::new(2, 4).await;
+    let before = world.balance();
+    let renter = world.renter().await;
+    let demand = Demand { time_limit_s: 60, ..Demand::default() };
+    let all = muster_client::empty::rent_empty(&renter, &demand, 20, 6).await;
+    assert_eq!((all.done.len(), all.failed.as_slice()), (20, &[][..]));
+    let billed = all.done.iter().fold(0, |sum, r| sum + r.billed.0);
+    assert_eq!(before.0 - world.balance().0, billed);
+    assert!(all.done.iter().all(|r| r.matched <= r.ended && r.ended <= r.closed && r.closed <= all.took));
 }

@@ -213,6 +213,8 @@ pub(crate) struct FakeContainer {
     pub(crate) interrupts: AtomicU32,
     /// Takes outputs away from nobody until this is set.
     pub(crate) holds_outputs: AtomicBool,
+    /// Neither answers nor settles any more.
+    dead: AtomicBool,
     /// How often work was asked to be cleaned up.
     pub(crate) cleaned: AtomicU32,
 }
@@ -243,6 +245,7 @@ impl FakeContainer {
             next: AtomicU64::new(1),
             interrupts: AtomicU32::new(0),
             holds_outputs: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
             cleaned: AtomicU32::new(0),
         });
         tokio::spawn(Arc::clone(&this).accept());
@@ -275,7 +278,16 @@ impl FakeContainer {
         }
     }
 
+    /// Its machine burns down.
+    pub(crate) async fn die(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+        self.peer.close().await;
+    }
+
     fn feed(self: &Arc<Self>, event: Event) {
+        if self.dead.load(Ordering::SeqCst) {
+            return;
+        }
         let mut queue = vec![event];
         while let Some(event) = queue.pop() {
             let effects = self.house.lock().unwrap().brain.handle(event, now());
@@ -339,6 +351,7 @@ impl FakeContainer {
                 ("sleep", ms, _) => self.unless_killed(lease, Some(ms.parse().unwrap())).await,
                 ("forever", ..) => self.unless_killed(lease, None).await,
                 ("cat", ..) => self.cat(lease).await,
+                (muster_client::empty::EMPTY_COMMAND, ..) => {}
                 ("exit", code, _) => end = End::Exited(code.parse().unwrap()),
                 other => panic!("no such word: {other:?}"),
             }
@@ -567,7 +580,7 @@ impl World {
             domain: VoucherDomain::new(31_337, escrow),
         });
         let params = Params {
-            voucher_interval_ms: 400,
+            voucher_interval_ms: 800,
             settle_grace_ms: 1_000,
             close_patience_ms: 2_000,
             keep_outputs_ms: 20_000,
