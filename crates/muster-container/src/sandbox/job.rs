@@ -93,8 +93,8 @@ impl fmt::Display for JobEnd {
         let code_text = |code: &Option<i32>| code.map_or_else(String::new, |code| format!(" (exit code {code})"));
         match self {
             Self::Exited { code } => write!(f, "the job ended with exit code {code}"),
-            Self::Signaled { signal } => match Signal::from_named_raw(*signal) {
-                Some(name) => write!(f, "the job was ended by signal {signal} ({name:?})"),
+            Self::Signaled { signal } => match signal_name(*signal) {
+                Some(name) => write!(f, "the job was ended by signal {signal} ({name})"),
                 None => write!(f, "the job was ended by signal {signal}"),
             },
             Self::OutOfMemory { limit_bytes } => {
@@ -116,6 +116,29 @@ impl fmt::Display for JobEnd {
             Self::SetupFailed { reason } => write!(f, "the sandbox failed: {reason}"),
         }
     }
+}
+
+/// The names of the signals that end programs; their numbers are the same on every architecture that Linux jobs run on.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL, an instruction this processor does not have",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT, it gave up by itself",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV, an access to memory that is not its own",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ, a file larger than its limit",
+        libc::SIGSYS => "SIGSYS, a system call that no job may make",
+        _ => return None,
+    })
 }
 
 /// Bytes for people, in binary units.
@@ -258,7 +281,11 @@ mod tests {
             assert_eq!(end.exit_code(), code);
         };
         check(JobEnd::Exited { code: 3 }, "the job ended with exit code 3", 3);
-        check(JobEnd::Signaled { signal: 11 }, "the job was ended by signal 11 (SIGSEGV)", 139);
+        check(
+            JobEnd::Signaled { signal: 11 },
+            "the job was ended by signal 11 (SIGSEGV, an access to memory that is not its own)",
+            139,
+        );
         check(
             JobEnd::OutOfMemory { limit_bytes: 64 << 20 },
             "the job ran out of memory at its limit of 64 MiB: ask for more memory",

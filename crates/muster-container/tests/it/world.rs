@@ -44,6 +44,21 @@ pub(crate) struct World {
     pub(crate) indexer: Indexer,
 }
 
+/// A crash that a test plays leaves mounts behind, as a real one does until the next start.
+impl Drop for World {
+    fn drop(&mut self) {
+        let below = self.dir.path().to_string_lossy().into_owned();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for point in points.filter(|point| point.starts_with(&below)) {
+            let unmounted = std::process::Command::new("umount").arg("--lazy").arg(point).status();
+            if !unmounted.as_ref().is_ok_and(std::process::ExitStatus::success) {
+                eprintln!("{point} stays mounted: {unmounted:?}");
+            }
+        }
+    }
+}
+
 /// An Indexer that does what the test says.
 pub(crate) struct Indexer {
     pub(crate) peer: Peer,
