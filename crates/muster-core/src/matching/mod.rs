@@ -14,6 +14,7 @@
 //! on every machine, in whatever order the Containers came to be known. Only integers are used.
 
 mod choose;
+mod explain;
 mod geo;
 mod group;
 mod miss;
@@ -29,9 +30,10 @@ mod view;
 mod why;
 
 pub use choose::{Choice, MatchResult};
+pub use explain::Explained;
 pub use group::GroupResult;
 pub use record::{ContainerState, Provider, QUALITY_BPS_MAX, SiteId};
-pub use view::{Explained, Policy, PolicyRule, Settings, View};
+pub use view::{Policy, PolicyRule, Settings, View};
 pub use why::{Miss, Reason, Rejection, Report, Why};
 
 use std::collections::{BTreeMap, BTreeSet};

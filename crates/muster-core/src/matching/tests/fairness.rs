@@ -1,0 +1,102 @@
+//! Who is chosen how often.
+
+use super::*;
+
+/// How often each is chosen over so many seeds.
+fn counts(view: &View, demand: &Demand, seeds: u64) -> BTreeMap<NodeId, u64> {
+    let mut counts: BTreeMap<NodeId, u64> = view.iter().map(|p| (p.node, 0)).collect();
+    for seed in 0..seeds {
+        let result = view.match_one(demand, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), NOW);
+        *counts.get_mut(&result.choices[0].node).unwrap() += 1;
+    }
+    counts
+}
+
+/// Pearson's chi-squared against equal shares; its mean is n - 1 and its deviation the root of twice that.
+fn assert_equal_shares(counts: &BTreeMap<NodeId, u64>) {
+    let n = counts.len() as f64;
+    let expected = counts.values().sum::<u64>() as f64 / n;
+    let chi: f64 = counts.values().map(|c| (*c as f64 - expected).powi(2) / expected).sum();
+    assert!(chi < (n - 1.0) + 5.0 * (2.0 * (n - 1.0)).sqrt(), "chi-squared {chi} for {n}");
+}
+
+#[test]
+fn equals_share() {
+    // Few: all take part in the draw. Many: a sample does.
+    assert_equal_shares(&counts(&view_of((0..10).map(container)), &Demand::default(), 4_000));
+    assert_equal_shares(&counts(&view_of((0..300).map(container)), &Demand::default(), 30_000));
+}
+
+#[test]
+fn equals_share_among_others_that_do_not_fit() {
+    // Full ones and dear ones stand among a hundred equals: they must not shift the odds of their neighbours.
+    let providers = (0..600).map(|n| {
+        let mut provider = container(n);
+        match n % 6 {
+            0 => {}
+            1..=4 => provider.free.cpu_millis = 0,
+            _ => provider.ask.core_hour = UsdMicro(25_000),
+        }
+        provider
+    });
+    let counts = counts(&view_of(providers), &Demand::default(), 20_000);
+    let equals: BTreeMap<NodeId, u64> =
+        (0..600).step_by(6).map(|n| container(n).node).map(|node| (node, counts[&node])).collect();
+    assert_eq!(equals.values().sum::<u64>(), 20_000);
+    assert_equal_shares(&equals);
+}
+
+#[test]
+fn odds_rise_with_quality_and_stake_and_fall_with_use() {
+    let mut providers: Vec<Provider> = (0..4).map(container).collect();
+    providers[1].quality_bps = 5_000;
+    providers[2].stake = TokenAmount(64_000 * TokenAmount::ONE.0);
+    let mut view = view_of(providers.clone());
+    for _ in 0..3 {
+        view.note_chosen(&providers[3].node, NOW);
+    }
+    let demand = Demand { objective: Objective::Cheapest, ..Demand::default() };
+    let counts = counts(&view, &demand, 8_000);
+    let of = |n: usize| counts[&providers[n].node];
+    assert!(of(2) > of(0) && of(0) > of(1) && of(1) > of(3) && of(3) > 0, "{counts:?}");
+    // What was long ago no longer counts: an hour is six half-lives.
+    let later = TimeMs(NOW.0 + 3_600_000);
+    let chosen =
+        (0..4_000u64).filter(|seed| view.match_one(&demand, *seed, later).choices[0].node == providers[3].node);
+    assert!(chosen.count() > 800);
+}
+
+#[test]
+fn nobody_starves() {
+    // The best of everything against the worst of everything that is still near the best price.
+    let mut providers: Vec<Provider> = (0..200).map(container).collect();
+    for provider in providers.iter_mut().skip(1) {
+        provider.stake = TokenAmount(1_000_000 * TokenAmount::ONE.0);
+    }
+    providers[0].quality_bps = 0;
+    providers[0].ask.core_hour = UsdMicro(20_200);
+    let mut view = view_of(providers.clone());
+    let demand = Demand { objective: Objective::Cheapest, ..Demand::default() };
+    let mut served = BTreeSet::new();
+    for round in 0..6_000u64 {
+        let chosen = view.match_one(&demand, round, NOW).choices[0].node;
+        view.note_chosen(&chosen, NOW);
+        served.insert(chosen);
+    }
+    assert_eq!(served.len(), 200);
+}
+
+#[test]
+fn being_chosen_evens_out() {
+    let providers: Vec<Provider> = (0..20).map(container).collect();
+    let mut view = view_of(providers);
+    let mut counts: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for round in 0..400u64 {
+        let chosen = view.match_one(&Demand::default(), round, NOW).choices[0].node;
+        view.note_chosen(&chosen, NOW);
+        *counts.entry(chosen).or_default() += 1;
+    }
+    // Chance alone would spread them by 4.4 around 20; being held back by each choice keeps them closer.
+    assert_eq!(counts.len(), 20);
+    assert!(counts.values().all(|count| (12..=28).contains(count)), "{counts:?}");
+}
