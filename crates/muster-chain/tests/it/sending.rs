@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use muster_chain::embedded::ChainConfig;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{
     Call, ChainClient, ClientError, OutboxError, SendError, SenderConfig, TxId, TxOutcome, TxSender, VoucherError,
@@ -200,6 +201,23 @@ async fn a_chain_that_is_wrong_or_missing_is_told_in_a_sentence() {
     served.stop().await;
     let gone = client.block_number().await.unwrap_err();
     assert!(gone.to_string().contains("cannot be reached"), "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_comes_back_is_found_again() {
+    let served = Served::start().await;
+    let outbox = tempfile::tempdir().unwrap();
+    let running = run_sender(outbox.path(), served.faucet.clone(), client(&served.url()).await).await;
+    let sender = running.settlement.sender().clone();
+    insist(&sender, "before", Call::transfer(TO, 1)).await;
+    let address = served.address;
+    let dir = served.stop().await;
+    let meanwhile = tokio::spawn(async move { insist(&sender, "meanwhile", Call::transfer(TO, 2)).await });
+    let served = Served::start_in(dir, address, ChainConfig::development(CHAIN_ID)).await;
+    meanwhile.await.unwrap();
+    insist(running.settlement.sender(), "after", Call::transfer(TO, 4)).await;
+    let balance = client(&served.url()).await.eth_balance(TO).await.unwrap();
+    assert_eq!((balance, nonce(&served).await), (7, json!("0x3")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,9 +35,13 @@ impl Served {
     }
 
     pub(crate) async fn start_with(config: ChainConfig) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), "127.0.0.1:0".parse().unwrap(), config).await
+    }
+
+    /// Serves the chain of a folder at an address.
+    pub(crate) async fn start_in(dir: TempDir, address: SocketAddr, config: ChainConfig) -> Self {
         let opened = open_development(dir.path(), config).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let chain = opened.chain.clone();
@@ -57,6 +61,7 @@ impl Served {
     pub(crate) async fn stop(mut self) -> TempDir {
         self.stop.take().unwrap().send(()).unwrap();
         self.server.await.unwrap();
+        self.chain.close().await;
         self.dir
     }
 }
