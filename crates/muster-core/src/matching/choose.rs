@@ -8,7 +8,7 @@ use crate::ids::NodeId;
 use crate::pricing::UsdPerHour;
 use crate::units::TimeMs;
 
-use super::query::{Fit, Query, Rank};
+use super::query::{Query, Rank};
 use super::record::{Class, Record};
 use super::search::{Found, Random, Search, Tally, mix};
 use super::tree::{Body, Node};
@@ -148,13 +148,12 @@ impl View {
         now: TimeMs,
         random: &mut Random,
     ) -> Vec<Found> {
-        let best = Fit {
-            badness: near.iter().map(|found| found.fit.badness).min().unwrap_or(0),
-            price: near.iter().map(|found| found.fit.price).min().unwrap_or(0),
-        };
+        let best = near.iter().map(|found| found.fit.badness).min().unwrap_or(0);
+        let prices = near.iter().filter_map(|found| query.price_of(self.record(found.slot)?));
+        let least = if query.rank == Rank::Objective(Objective::Best) { prices.min() } else { None };
         let mut left: Vec<(u64, Found)> = near
             .into_iter()
-            .filter_map(|found| Some((self.weight(self.record(found.slot)?, &found, &best, query, now), found)))
+            .filter_map(|found| Some((self.weight(self.record(found.slot)?, &found, (best, least), query, now), found)))
             .collect();
         let mut drawn = Vec::with_capacity(count);
         while drawn.len() < count && !left.is_empty() {
@@ -171,17 +170,24 @@ impl View {
         drawn
     }
 
-    /// A Container's odds: never zero, below 2^50.
-    fn weight(&self, record: &Record, found: &Found, best: &Fit, query: &Query, now: TimeMs) -> u64 {
+    /// A Container's odds: never zero, below 2^50. `best` has the least badness of the near-best and, where the price
+    /// has no part in the rank, their least price: at least it shall count among those who are about as good.
+    fn weight(
+        &self,
+        record: &Record,
+        found: &Found,
+        best: (u64, Option<UsdPerHour>),
+        query: &Query,
+        now: TimeMs,
+    ) -> u64 {
         // Who has cards should be left for work that needs them.
         let by_match = if query.class == Class::Cpu && record.has_cards { 250 } else { 1_000 };
         // Within the near-best, ten times the distance to the best is the share of the odds that is lost.
-        let behind = found.fit.badness.saturating_sub(best.badness);
-        let lost = u128::from(behind).saturating_mul(10_000) / u128::from(best.badness.max(1));
+        let behind = found.fit.badness.saturating_sub(best.0);
+        let lost = u128::from(behind).saturating_mul(10_000) / u128::from(best.0.max(1));
         let mut by_rank = 1_000u64.saturating_sub(u64::try_from(lost).unwrap_or(u64::MAX).min(750));
-        if query.rank == Rank::Objective(Objective::Best) && found.fit.price > 0 {
-            // The price has no part in the rank; at least it shall count among those who are about as good.
-            let share = u128::from(best.price).saturating_mul(1_000) / u128::from(found.fit.price);
+        if let (Some(least), Some(price)) = (best.1, query.price_of(record)) {
+            let share = u128::from(least.0).saturating_mul(1_000) / u128::from(price.0.max(1));
             by_rank = by_rank.saturating_mul(u64::try_from(share).unwrap_or(1_000).clamp(1, 1_000)) / 1_000;
         }
         let by_quality = u64::from(record.quality_bps).saturating_add(1_000);

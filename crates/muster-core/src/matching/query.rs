@@ -5,9 +5,7 @@ use crate::hardware::Need;
 use crate::pricing::{UsdPerHour, mib_begun, share};
 
 use super::geo::{Point, round_trip_us};
-use super::record::{
-    Basis, Card, Class, DEMERIT_SCALE, Order, Prices, QUALITY_BPS_MAX, Record, Side, quality_factor_bps,
-};
+use super::record::{Basis, Card, Class, DEMERIT_SCALE, Order, Prices, QUALITY_BPS_MAX, Record, Side, dearer};
 use super::summary::Summary;
 use super::why::Reason;
 use super::{Latencies, View};
@@ -72,8 +70,6 @@ pub(super) struct Query {
 pub(super) struct Fit {
     /// The least is the best.
     pub(super) badness: u64,
-    /// Micro-dollars an hour, under the demand's term.
-    pub(super) price: u64,
 }
 
 /// Cards that would be taken.
@@ -307,7 +303,7 @@ impl Query {
             Rank::Objective(objective) => badness(objective, price, record.quality_bps, latency_us, cards.ob),
             Rank::Nearest(reason) => self.nearness(reason, record, side, latency_us, price),
         };
-        Ok(Fit { badness, price })
+        Ok(Fit { badness })
     }
 
     /// What the demand would cost on a Container, whether its cores, memory and disk are free or not; `None` when
@@ -471,8 +467,8 @@ fn badness(objective: Objective, price: u64, quality_bps: u16, latency_us: u64, 
         Objective::Cheapest => price,
         Objective::Balanced => {
             // One more, so that quality and distance count among Containers that cost nothing.
-            let price = u128::from(price).saturating_add(1);
-            farther(price.saturating_mul(quality_factor_bps(quality_bps)) / 10_000, latency_us, BALANCED_US)
+            let price = dearer(price.saturating_add(1), quality_bps);
+            farther(u128::from(price), latency_us, BALANCED_US)
         }
         Objective::Best => {
             let lacking = u128::from(QUALITY_BPS_MAX.saturating_sub(quality_bps)).saturating_add(2_000);
@@ -485,7 +481,10 @@ fn badness(objective: Objective, price: u64, quality_bps: u16, latency_us: u64, 
 /// Something bad, made worse by a round trip: doubled by `unit_us`. Round trips count in whole steps, so that those who
 /// are about as near are equal.
 fn farther(bad: u128, latency_us: u64, unit_us: u64) -> u64 {
-    let latency_us = u128::from(latency_us - latency_us % STEP_US);
-    let unit_us = u128::from(unit_us);
-    u64::try_from(bad.saturating_mul(latency_us.saturating_add(unit_us)) / unit_us).unwrap_or(u64::MAX)
+    let weight = (latency_us - latency_us % STEP_US).saturating_add(unit_us);
+    // Dividing 128 bits takes long, and hardly anything is so bad.
+    if let Some(product) = u64::try_from(bad).ok().and_then(|bad| bad.checked_mul(weight)) {
+        return product / unit_us;
+    }
+    u64::try_from(bad.saturating_mul(u128::from(weight)) / u128::from(unit_us)).unwrap_or(u64::MAX)
 }

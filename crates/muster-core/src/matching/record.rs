@@ -235,13 +235,12 @@ pub(super) struct Prices {
 
 /// What a price counts as for the objective `balanced`: up to three times as much for bad quality; rounded down.
 pub(super) fn dearer(price: u64, quality_bps: u16) -> u64 {
-    let factor = quality_factor_bps(quality_bps);
-    u64::try_from(u128::from(price).saturating_mul(factor) / 10_000).unwrap_or(u64::MAX)
-}
-
-/// 10,000 for the best quality, 30,000 for the worst.
-pub(super) fn quality_factor_bps(quality_bps: u16) -> u128 {
-    10_000 + 2 * u128::from(QUALITY_BPS_MAX.saturating_sub(quality_bps))
+    let factor = 10_000 + 2 * u64::from(QUALITY_BPS_MAX.saturating_sub(quality_bps));
+    // Dividing 128 bits takes long, and hardly any price is so high.
+    match price.checked_mul(factor) {
+        Some(product) => product / 10_000,
+        None => u64::try_from(u128::from(price) * u128::from(factor) / 10_000).unwrap_or(u64::MAX),
+    }
 }
 
 /// How bad a Container is for the objective `best`, distance left out: the square of what its quality lacks (and a
