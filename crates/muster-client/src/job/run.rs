@@ -16,6 +16,7 @@ use super::slots::{Slots, Wanted};
 use crate::files::{self, Claims, Placed};
 use crate::rental::{Command, Rental, RentalEnd, RentalEvent, Stdio};
 use crate::renter::Renter;
+use crate::seek::SeekError;
 use crate::session::SessionKey;
 use crate::store::{LeasePlan, LeaseRecord, LeaseState, TaskPlace};
 
@@ -170,11 +171,12 @@ impl Task {
             outcome: TaskOutcome::Stopped,
         };
         let mut excluded: Vec<NodeId> = self.job.request.demand.exclude.clone();
+        let mut broken: Option<String> = None;
         for attempt in 1..=self.job.request.retries.saturating_add(1) {
             let tried = match self.attempt(attempt, &mut excluded, &mut report).await {
                 Ok(tried) => tried,
                 Err(JobError::Stopped) => Tried::Over(TaskOutcome::Stopped),
-                Err(error) => Tried::Over(TaskOutcome::Failed(error)),
+                Err(error) => Tried::Over(unmet(error, broken.as_deref())),
             };
             match tried {
                 Tried::Over(outcome) => {
@@ -187,6 +189,7 @@ impl Task {
                     if last || self.job.control.stop.is_cancelled() {
                         break;
                     }
+                    broken = Some(why.clone());
                     self.tell(attempt, JobStep::Retrying { why });
                 }
             }
@@ -283,6 +286,16 @@ impl Task {
             settle_tx: None,
         };
         LeaseRecord { plan, state: LeaseState::new(rented) }
+    }
+}
+
+/// That nobody takes over what a Container broke off ends a task as an interruption, not as a demand that never fitted.
+fn unmet(error: JobError, broken: Option<&str>) -> TaskOutcome {
+    match (broken, &error) {
+        (Some(why), JobError::Seek(SeekError::NothingFits(_)) | JobError::StayedBusy { .. }) => {
+            TaskOutcome::Ended(End::Interrupted(format!("{why}, and nobody takes the work over ({error})")))
+        }
+        _ => TaskOutcome::Failed(error),
     }
 }
 

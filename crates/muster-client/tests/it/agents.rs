@@ -139,12 +139,18 @@ async fn it_is_started_once_and_again_after_it_was_killed() {
     };
     assert_eq!(agent::ensure_running(&dir, &launch).await.unwrap(), Ensured::NotNeeded);
     detached(&world, "sleep 100; exit 0").await;
+    let mut killed = 0;
     for _ in 0..2 {
         let (first, second) = tokio::join!(agent::ensure_running(&dir, &launch), agent::ensure_running(&dir, &launch));
         let both = [first.unwrap(), second.unwrap()];
         assert!(both.contains(&Ensured::Started), "{both:?}");
         assert_eq!(agent::ensure_running(&dir, &launch).await.unwrap(), Ensured::Running);
-        let pid: i32 = fs::read_to_string(dir.root().join("agent.lock")).unwrap().parse().unwrap();
+        // The number is written a moment after the lock is taken.
+        let lock = dir.root().join("agent.lock");
+        let number = || fs::read_to_string(&lock).unwrap().parse::<i32>().ok().filter(|pid| *pid != killed);
+        until(|| number().is_some()).await;
+        let pid = number().unwrap();
+        killed = pid;
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         until(|| !agent::is_running(&dir).unwrap()).await;

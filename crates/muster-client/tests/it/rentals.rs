@@ -46,7 +46,7 @@ fn books_agree(world: &World, before: TokenAmount, report: &JobReport) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_runs_brings_its_outputs_and_is_paid_for() {
-    let world = World::new(1, 4).await;
+    let world = World::with_interval(1, 4, 600).await;
     let renter = world.renter().await;
     let before = world.balance();
     let input = world.temp.path().join("scene");

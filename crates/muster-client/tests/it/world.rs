@@ -572,6 +572,12 @@ pub(crate) struct World {
 impl World {
     /// A network of so many Containers with so many slots each.
     pub(crate) async fn new(containers: usize, slots: u32) -> Self {
+        // As on a development network: time enough for a busy machine to hand a lease from one driver to the next.
+        Self::with_interval(containers, slots, 2_000).await
+    }
+
+    /// With another voucher interval.
+    pub(crate) async fn with_interval(containers: usize, slots: u32, voucher_interval_ms: u64) -> Self {
         let escrow = Address([3; 20]);
         let chain = Arc::new(FakeChain {
             leases: Mutex::default(),
@@ -580,7 +586,7 @@ impl World {
             domain: VoucherDomain::new(31_337, escrow),
         });
         let params = Params {
-            voucher_interval_ms: 800,
+            voucher_interval_ms,
             settle_grace_ms: 1_000,
             close_patience_ms: 2_000,
             keep_outputs_ms: 20_000,
