@@ -39,6 +39,8 @@ const TICK: Duration = Duration::from_millis(50);
 const TICK_IDLE: Duration = Duration::from_millis(500);
 /// How long a Container that goes down waits for its jobs to be gone.
 const LAST_JOBS_WITHIN: Duration = Duration::from_secs(10);
+/// How long the start waits for the chain; a registration that takes longer goes on in the background.
+const FIRST_LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// How often leases that work are looked up on the chain: several times within any challenge window.
 const WATCH_MIN: Duration = Duration::from_secs(5);
 const WATCH_MAX: Duration = Duration::from_secs(60);
@@ -110,7 +112,7 @@ impl ContainerNode {
     pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ContainerError> {
         let ready = self.ready.take();
         let ledger = Arc::clone(&self.ledger);
-        let outcome = match self.assemble().await {
+        let outcome = match Box::pin(self.assemble()).await {
             Ok(parts) => Box::pin(parts.run(ready, shutdown)).await,
             Err(error) => Err(error),
         };
@@ -145,6 +147,8 @@ impl ContainerNode {
             gpus: config.offer.gpus.clone(),
             bounds: config.job,
             allow_empty: config.allow_empty,
+            // As much again as is offered: what runs and what waits to be fetched never take more than twice the offer.
+            keep_bytes_max: config.offer.disk.0,
         });
         recover(&jobs, &records).await?;
         let board = Arc::new(Board::new());
@@ -226,10 +230,10 @@ impl Parts {
         }
         let addr = control.presence.addr(&peer);
         let endpoint = endpoint_text(&addr);
-        let mut outcome = match house.desk.look(&endpoint).await {
+        let mut outcome = match tokio::time::timeout(FIRST_LOOK_WITHIN, house.desk.look(&endpoint)).await {
             // No retry mends a wrong chain, a missing contract or an empty wallet: the owner must.
-            Err(LedgerError::Refused(why)) => Some(Err(ContainerError::Chain(why))),
-            Ok(()) | Err(LedgerError::Unknown(_)) => None,
+            Ok(Err(LedgerError::Refused(why))) => Some(Err(ContainerError::Chain(why))),
+            Ok(Ok(()) | Err(LedgerError::Unknown(_))) | Err(_) => None,
         };
         if outcome.is_none() {
             spawn_all(&control, lines, &params, endpoint, listener);

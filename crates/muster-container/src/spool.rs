@@ -186,6 +186,12 @@ impl Spool {
         self.changed.notify_waiters();
     }
 
+    /// Bytes that are kept.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let state = self.lock();
+        state.end - state.start
+    }
+
     /// Begins to read at a position.
     pub(crate) fn watch(self: &Arc<Self>, from: u64) -> Watcher {
         let mut state = self.lock();

@@ -4,7 +4,7 @@ mod intake;
 mod outtake;
 mod workplace;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,13 +39,22 @@ pub(crate) struct Shop {
     pub(crate) gpus: Vec<GpuOffer>,
     pub(crate) bounds: JobBounds,
     pub(crate) allow_empty: bool,
+    /// Bytes of disk that leases which are over may take, until their consumers have fetched what they want.
+    pub(crate) keep_bytes_max: u64,
 }
 
 /// All workplaces. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Jobs {
     shop: Arc<Shop>,
-    places: Arc<Mutex<HashMap<LeaseId, Arc<Workplace>>>>,
+    places: Arc<Mutex<Places>>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    all: HashMap<LeaseId, Arc<Workplace>>,
+    /// Those whose lease is over, the first first; some may be removed since.
+    over: VecDeque<LeaseId>,
 }
 
 impl Jobs {
@@ -53,20 +62,21 @@ impl Jobs {
         Self { shop: Arc::new(shop), places: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, Arc<Workplace>>> {
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        // The queue may name what the map no longer has, so one that panicked in between left nothing wrong.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The workplace of a lease, while there is one.
     pub(crate) fn get(&self, lease: LeaseId) -> Option<Arc<Workplace>> {
-        self.lock().get(&lease).cloned()
+        self.lock().all.get(&lease).cloned()
     }
 
     fn enter(&self, held: &Held) -> Arc<Workplace> {
         let lease = held.lease.id();
         let mut places = self.lock();
         let make = || Workplace::new(Arc::clone(&self.shop), held.lease.terms.clone());
-        Arc::clone(places.entry(lease).or_insert_with(make))
+        Arc::clone(places.all.entry(lease).or_insert_with(make))
     }
 
     /// Makes the work folder ready, in the background.
@@ -74,9 +84,13 @@ impl Jobs {
         let place = self.enter(held);
         // Where jobs may be empty, most will be: a folder is made once it is needed.
         if !self.shop.allow_empty {
+            let jobs = self.clone();
             tokio::spawn(async move {
-                // Whoever needs the folder asks again, and is told what went wrong.
-                drop(place.folder().await);
+                if let Err(why) = place.folder().await {
+                    warn!(lease = %place.lease(), %why, "no work folder; removing what finished leases have left");
+                    jobs.make_room(0);
+                    // Whoever needs the folder asks again, and is told what went wrong.
+                }
             });
         }
     }
@@ -86,7 +100,10 @@ impl Jobs {
     pub(crate) async fn reopen(&self, held: &Held) {
         let lease = held.lease.id();
         let place = Workplace::left_over(Arc::clone(&self.shop), held.lease.terms.clone()).await;
-        self.lock().insert(lease, place);
+        place.shrink().await;
+        let mut places = self.lock();
+        places.all.insert(lease, place);
+        places.over.push_back(lease);
     }
 
     /// Ends and removes jobs of an earlier process that nobody has taken over.
@@ -111,14 +128,43 @@ impl Jobs {
 
     /// Tells the workplace that the lease has ended, in whatever way.
     pub(crate) fn over(&self, lease: LeaseId) {
-        if let Some(place) = self.get(lease) {
-            place.over();
+        let Some(place) = self.get(lease) else { return };
+        if place.over() {
+            self.lock().over.push_back(lease);
+            let jobs = self.clone();
+            tokio::spawn(async move {
+                place.shrink().await;
+                jobs.make_room(jobs.shop.keep_bytes_max);
+            });
+        }
+    }
+
+    /// Removes what the longest finished leases have left, until all of it fits into so many bytes: a consumer who
+    /// fetches nothing must not fill the disk of its provider.
+    fn make_room(&self, bytes_max: u64) {
+        let mut surplus = Vec::new();
+        {
+            let mut places = self.lock();
+            let Places { all, over } = &mut *places;
+            over.retain(|lease| all.contains_key(lease));
+            let kept = |lease: &LeaseId| all.get(lease).map_or(0, |place| place.kept_bytes());
+            let mut sum: u64 = over.iter().map(kept).fold(0, u64::saturating_add);
+            while sum > bytes_max
+                && let Some(oldest) = over.pop_front()
+            {
+                sum = sum.saturating_sub(kept(&oldest));
+                surplus.push(oldest);
+            }
+        }
+        for lease in surplus {
+            warn!(%lease, "outputs that nobody has fetched are removed to make room");
+            self.clean_up(lease);
         }
     }
 
     /// Removes everything that the lease had.
     pub(crate) fn clean_up(&self, lease: LeaseId) {
-        let place = self.lock().remove(&lease);
+        let place = self.lock().all.remove(&lease);
         if let Some(place) = place {
             tokio::spawn(async move { place.remove().await });
         } else {
@@ -141,7 +187,7 @@ impl Jobs {
 
     /// Ends all jobs, and leaves what finished ones have made in place: for the end of the process.
     pub(crate) async fn shut_down(&self) {
-        let places: Vec<_> = self.lock().drain().map(|(_, place)| place).collect();
+        let places: Vec<_> = self.lock().all.drain().map(|(_, place)| place).collect();
         let ending = places.into_iter().map(|place| async move {
             place.kill();
             place.ended().await;

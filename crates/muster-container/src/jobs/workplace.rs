@@ -1,6 +1,7 @@
 //! One lease's place on this machine, from the prepared folder to its removal.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,7 +52,11 @@ pub(crate) struct Workplace {
     shop: Arc<Shop>,
     terms: LeaseTerms,
     /// Made once, by whoever needs it first; taken out at the removal.
-    folder: OnceCell<Result<Mutex<Option<Arc<WorkDir>>>, String>>,
+    folder: OnceCell<Mutex<Option<Arc<WorkDir>>>>,
+    /// Of an earlier process, and what the job had left could not be taken over.
+    lost: bool,
+    /// Bytes of disk that folder and logs take since the lease is over.
+    kept: AtomicU64,
     out: Arc<Spool>,
     err: Arc<Spool>,
     wanted: Mutex<Option<Wanted>>,
@@ -77,15 +82,16 @@ impl Workplace {
         let (lease, dir) = (terms.lease, lease_dir(&shop.leases_dir, terms.lease));
         let bytes = shop.limits(&terms).disk_bytes;
         let folder = match shop.sandbox.reopen(&job_id(lease), bytes).await {
-            Ok(folder) => Ok(Mutex::new(Some(Arc::new(folder)))),
+            Ok(folder) => Some(Mutex::new(Some(Arc::new(folder)))),
             Err(error) => {
-                info!(%lease, why = %sentence(&error), "outputs of an earlier run are lost");
-                Err("the Container restarted, and what the job had left in its work folder is lost".to_owned())
+                debug!(%lease, why = %sentence(&error), "no outputs of an earlier run");
+                None
             }
         };
         let (out, err) = (Spool::left_over(dir.join("out")), Spool::left_over(dir.join("err")));
         let mut place = Self::build(shop, terms, out, err);
-        place.folder = OnceCell::new_with(Some(folder));
+        place.lost = folder.is_none();
+        place.folder = OnceCell::new_with(folder);
         place.inputs = tokio::sync::Mutex::new(Manifest::load(&dir.join("inputs")));
         place.stage.send_replace(Stage::Over);
         Arc::new(place)
@@ -93,8 +99,8 @@ impl Workplace {
 
     /// Leaves the work folder of a lease that is over in place for the next process.
     pub(super) fn keep(&self) {
-        if *self.stage.borrow() == Stage::Over
-            && let Some(Ok(slot)) = self.folder.get()
+        if self.is_over()
+            && let Some(slot) = self.folder.get()
             && let Some(folder) = guard(slot).as_ref()
         {
             folder.keep();
@@ -114,6 +120,8 @@ impl Workplace {
             shop,
             terms,
             folder: OnceCell::new(),
+            lost: false,
+            kept: AtomicU64::new(0),
             out,
             err,
             wanted: Mutex::default(),
@@ -169,19 +177,15 @@ impl Workplace {
     /// # Errors
     /// Why there is none, as a sentence.
     pub(crate) async fn folder(&self) -> Result<Arc<WorkDir>, String> {
-        let made = self.folder.get_or_init(|| async {
+        if self.lost {
+            return Err("the Container restarted, and what the job had left in its work folder is lost".to_owned());
+        }
+        let made = self.folder.get_or_try_init(|| async {
             let (id, bytes) = (job_id(self.terms.lease), self.disk_bytes());
-            match self.shop.sandbox.prepare(&id, bytes).await {
-                Ok(folder) => Ok(Mutex::new(Some(Arc::new(folder)))),
-                Err(error) => {
-                    let why = sentence(&error);
-                    warn!(lease = %self.terms.lease, %why, "no work folder");
-                    Err(why)
-                }
-            }
+            let folder = self.shop.sandbox.prepare(&id, bytes).await;
+            folder.map(|folder| Mutex::new(Some(Arc::new(folder)))).map_err(|error| sentence(&error))
         });
-        let slot = made.await.as_ref().map_err(Clone::clone)?;
-        guard(slot).clone().ok_or_else(|| "the work folder is removed already".to_owned())
+        guard(made.await?).clone().ok_or_else(|| "the work folder is removed already".to_owned())
     }
 
     /// The work folder if one was ever made; `None` for a job that needed none.
@@ -189,7 +193,7 @@ impl Workplace {
     /// # Errors
     /// Why it is not there any more, as a sentence.
     pub(crate) async fn folder_if_made(&self) -> Result<Option<Arc<WorkDir>>, String> {
-        if !self.folder.initialized() {
+        if !self.lost && !self.folder.initialized() {
             return Ok(None);
         }
         self.folder().await.map(Some)
@@ -210,6 +214,7 @@ impl Workplace {
         let (last_words, words) = oneshot::channel();
         let (end, line) = self.execute(words).await;
         info!(lease = %self.terms.lease, %end, "job ended");
+        metrics::counter!("muster_container_jobs_total", "end" => label(&end)).increment(1);
         if let Some(line) = line.map(|line| format!("muster: {line}\n"))
             && let Err(unsaid) = last_words.send(line)
         {
@@ -220,7 +225,6 @@ impl Workplace {
         if told.is_err() {
             debug!(lease = %self.terms.lease, "the end of a job came after the end of the node");
         }
-        self.over();
     }
 
     async fn execute(self: &Arc<Self>, words: oneshot::Receiver<String>) -> (End, Option<String>) {
@@ -310,13 +314,39 @@ impl Workplace {
         self.kill.cancel();
     }
 
-    /// The lease is over. Streams of a job that never ran end here; those of one that ran end with their pipes.
-    pub(super) fn over(&self) {
-        self.stage.send_if_modified(|stage| std::mem::replace(stage, Stage::Over) != Stage::Over);
+    /// The lease is over. Streams of a job that never ran end here; those of one that ran end with their pipes. `true`
+    /// the first time.
+    pub(super) fn over(&self) -> bool {
+        let first = self.stage.send_if_modified(|stage| std::mem::replace(stage, Stage::Over) != Stage::Over);
         if guard(&self.handle).is_none() {
             self.out.finish();
             self.err.finish();
         }
+        first
+    }
+
+    /// Gives back room that was rented and is not used, and measures what stays.
+    pub(super) async fn shrink(&self) {
+        self.ended().await;
+        let folder = self.folder.get().and_then(|slot| guard(slot).clone());
+        let folder_bytes = match folder {
+            Some(folder) => folder.shrink().await.unwrap_or_else(|error| {
+                warn!(lease = %self.terms.lease, error = %sentence(&error), "a work folder cannot be measured");
+                folder.disk_bytes()
+            }),
+            None => 0,
+        };
+        let logs = self.out.kept_bytes().saturating_add(self.err.kept_bytes());
+        self.kept.store(folder_bytes.saturating_add(logs), Ordering::Relaxed);
+    }
+
+    /// Bytes of disk that a lease which is over still takes, as last measured.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        *self.stage.borrow() == Stage::Over
     }
 
     /// Waits until no process of the job is left.
@@ -358,7 +388,7 @@ impl Workplace {
         self.ended().await;
         self.out.finish();
         self.err.finish();
-        if let Some(Ok(slot)) = self.folder.get() {
+        if let Some(slot) = self.folder.get() {
             let folder = guard(slot).take();
             if let Some(folder) = folder {
                 remove_folder(folder, self.terms.lease).await;
@@ -399,6 +429,21 @@ async fn pump_one(mut pipe: StdoutReader, spool: &Arc<Spool>) {
                 return;
             }
         }
+    }
+}
+
+/// The end as a metric's label.
+const fn label(end: &End) -> &'static str {
+    match end {
+        End::Exited(0) => "finished",
+        End::Exited(_) => "exited",
+        End::Signaled(_) => "signaled",
+        End::OutOfMemory => "out_of_memory",
+        End::DiskFull => "disk_full",
+        End::FailedToStart(_) => "failed_to_start",
+        End::Interrupted(_) => "killed",
+        // The brain's own words; a job never ends with them.
+        End::StoppedByConsumer | End::TimeLimit | End::DepositUsedUp | End::Unpaid | End::NeverStarted => "other",
     }
 }
 

@@ -221,7 +221,7 @@ fn is_full(data: &Path, watched: bool, limit_bytes: u64) -> bool {
 
 /// What a folder takes on the disk; hard links count once, nothing is followed. A folder of absurdly many files counts as
 /// endless.
-fn used_bytes(root: &Path) -> u64 {
+pub(super) fn used_bytes(root: &Path) -> u64 {
     let (mut used, mut seen) = (0_u64, 0_usize);
     let mut linked = BTreeSet::new();
     let mut pending = vec![root.to_path_buf()];

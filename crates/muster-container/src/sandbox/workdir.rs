@@ -31,7 +31,7 @@ use super::error::{SandboxError, chain};
 use super::outputs::{Output, OutputLimits, Outputs};
 use super::recover::Record;
 use super::spec::{JobId, check_disk};
-use super::{Inner, outputs, system};
+use super::{Inner, outputs, supervise, system};
 
 const NAME_LEN_MAX: usize = 4096;
 const DEPTH_MAX: usize = 64;
@@ -188,6 +188,33 @@ impl WorkDir {
     /// [`SandboxError::Io`] when the file is gone or no longer a plain file.
     pub fn open_output(&self, output: &Output) -> Result<File, SandboxError> {
         outputs::open(&self.root()?, output)
+    }
+
+    /// Gives the room that was rented and not used back to the machine, once the job has ended, and says how much the
+    /// folder still takes.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Io`] when the folder cannot be measured.
+    pub async fn shrink(self: &Arc<Self>) -> Result<u64, SandboxError> {
+        let work = Arc::clone(self);
+        system::blocking(move || {
+            if !work.mounted {
+                return Ok(supervise::used_bytes(&work.data()));
+            }
+            let trimmed = system::run_program(
+                "give unused room back",
+                Command::new(system::find_program("fstrim").unwrap_or_else(|| "fstrim".into())).arg(work.data()),
+            );
+            let image = work.dir.join("disk.img");
+            let stat = fs::metadata(&image).map_err(SandboxError::io("look at", &image))?;
+            if let Err(error) = trimmed {
+                // A file system below that cannot have holes: the room stays taken until the folder is removed.
+                tracing::debug!(job = %work.id, error = %chain(&error), "unused room is not given back");
+            }
+            Ok(stat.blocks().saturating_mul(512))
+        })
+        .await
     }
 
     /// Unmounts and removes the folder. The job must have ended.

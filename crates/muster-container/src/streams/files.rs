@@ -32,7 +32,7 @@ impl House {
         let (mut reader, mut writer) = stream.framed().split();
         match reader.recv_within::<Transfer>(PROOF_WITHIN).await? {
             Transfer::Inputs { lease } => {
-                let outcome = match self.may_bring(guest, lease) {
+                let outcome = match self.may_bring(guest, lease).await {
                     Ok(place) => self.bring(&place, &mut reader).await?,
                     Err(why) => Err(why),
                 };
@@ -50,7 +50,7 @@ impl House {
                 writer.send_within(&outcome, SEND_WITHIN).await?;
                 writer.finish_acked().await
             }
-            Transfer::Outputs { lease } => match self.may_take(guest, lease) {
+            Transfer::Outputs { lease } => match self.may_take(guest, lease).await {
                 Ok(place) => hand_out(&place, &mut reader, &mut writer).await,
                 Err(why) => {
                     writer.send_within(&Piece::Abort { why: clip_sentence(&why) }, SEND_WITHIN).await?;
@@ -60,8 +60,8 @@ impl House {
         }
     }
 
-    fn may_bring(&self, guest: &Guest, lease: LeaseId) -> Result<Arc<Workplace>, String> {
-        if !guest.has_proven(lease) {
+    async fn may_bring(&self, guest: &Guest, lease: LeaseId) -> Result<Arc<Workplace>, String> {
+        if !guest.has_proven(lease).await {
             guest.refuse_proof();
             return Err("attach to the lease on this connection first".to_owned());
         }
@@ -74,8 +74,8 @@ impl House {
         self.jobs.get(lease).ok_or_else(|| "the lease has no work folder any more".to_owned())
     }
 
-    fn may_take(&self, guest: &Guest, lease: LeaseId) -> Result<Arc<Workplace>, String> {
-        if !guest.has_proven(lease) {
+    async fn may_take(&self, guest: &Guest, lease: LeaseId) -> Result<Arc<Workplace>, String> {
+        if !guest.has_proven(lease).await {
             guest.refuse_proof();
             return Err("attach to the lease on this connection first".to_owned());
         }
@@ -86,7 +86,8 @@ impl House {
             Phase::Ended | Phase::Settling | Phase::Closed => {}
             phase => return Err(format!("outputs come after the job's end, and the lease is {phase}")),
         }
-        let removed = "the outputs were taken, or kept for as long as they are kept, and are removed";
+        let removed =
+            "the outputs are removed: they were taken, kept for long enough, or had to make room for newer ones";
         self.jobs.get(lease).ok_or_else(|| removed.to_owned())
     }
 

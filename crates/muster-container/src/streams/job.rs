@@ -15,7 +15,7 @@ impl House {
     pub(super) async fn job(&self, guest: &Guest, stream: NetStream) -> Result<(), NetError> {
         let (mut reader, mut writer) = stream.framed().split();
         let watch: Watch = reader.recv_within(PROOF_WITHIN).await?;
-        if !guest.has_proven(watch.lease) {
+        if !guest.has_proven(watch.lease).await {
             guest.refuse_proof();
             return Ok(());
         }

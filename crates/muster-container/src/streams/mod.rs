@@ -6,12 +6,13 @@ mod lease;
 mod offer;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::ids::{LeaseId, NodeId};
 use muster_net::{Connection, NetError, NodeSecret, Peer, Stream, StreamKind};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -24,6 +25,8 @@ use crate::sessions::Sessions;
 
 /// A consumer proves itself within this time, on a new control stream.
 const PROOF_WITHIN: Duration = Duration::from_secs(5);
+/// A stream that needs a proof waits for it so long.
+const PROOF_ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// A connection on which nobody has proved anything is closed after this time.
 const NOBODY_FOR: Duration = Duration::from_secs(30);
 /// False proofs on one connection until it is cut off.
@@ -53,24 +56,25 @@ pub(crate) struct House {
 #[derive(Debug)]
 struct Guest {
     connection: Connection,
-    proven: Mutex<HashSet<LeaseId>>,
+    proven: watch::Sender<HashSet<LeaseId>>,
     false_proofs: AtomicU32,
 }
 
 impl Guest {
-    fn has_proven(&self, lease: LeaseId) -> bool {
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).contains(&lease)
+    /// Whether the peer has proved a lease on this connection. A proof that is still on its way is waited for: streams
+    /// that were opened one after the other may arrive in another order.
+    async fn has_proven(&self, lease: LeaseId) -> bool {
+        let mut proven = self.proven.subscribe();
+        let known = proven.wait_for(|known| known.contains(&lease));
+        matches!(tokio::time::timeout(PROOF_ON_ITS_WAY, known).await, Ok(Ok(_)))
     }
 
     fn has_proven_anything(&self) -> bool {
-        !self.proven.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.proven.borrow().is_empty()
     }
 
     fn prove(&self, lease: LeaseId) {
-        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        if proven.len() < PROVEN_MAX {
-            proven.insert(lease);
-        }
+        self.proven.send_if_modified(|proven| proven.len() < PROVEN_MAX && proven.insert(lease));
     }
 
     /// Counts a false proof; cuts the peer off when there are too many.
@@ -102,7 +106,7 @@ impl House {
 
     /// Takes the streams of one connection until it is lost.
     pub(crate) async fn serve(self: Arc<Self>, connection: Connection) {
-        let guest = Arc::new(Guest { connection, proven: Mutex::default(), false_proofs: AtomicU32::new(0) });
+        let guest = Arc::new(Guest { connection, proven: watch::Sender::default(), false_proofs: AtomicU32::new(0) });
         let known = self.indexers.contains(&guest.connection.remote_id());
         let nobody = tokio::time::sleep(NOBODY_FOR);
         tokio::pin!(nobody);

@@ -305,3 +305,107 @@ async fn outputs_outlive_a_restart() {
     }
     container.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_that_nobody_fetches_give_way_and_small_ones_take_little() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let mut config = world.config("c1");
+    config.offer.disk = muster_core::units::Bytes(64 << 20);
+    let container = world.start(config, &NodeSecret::generate()).await;
+    let jobs = container.data_dir.join("sandbox/jobs");
+    let run = async |script: &str| {
+        let mut renter = Renter::open(&world, &container).await;
+        renter.go(&["sh", "-c", script]).await;
+        assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+        renter.settled().await;
+        renter
+    };
+    // Each rents half of the disk and leaves little: all are kept.
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        kept.push(Box::pin(run("echo small > result")).await);
+    }
+    for renter in &kept {
+        assert_eq!(renter.outputs().await.unwrap().0.len(), 1);
+    }
+    // These leave much: the oldest go.
+    for _ in 0..3 {
+        kept.push(Box::pin(run("head -c 25000000 /dev/urandom > result")).await);
+    }
+    while std::fs::read_dir(&jobs).unwrap().count() > 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let why = kept[0].outputs().await.unwrap_err();
+    assert!(why.contains("make room"), "{why}");
+    assert_eq!(kept.last().unwrap().outputs().await.unwrap().0.len(), 1);
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_does_not_read_holds_its_own_job_and_nothing_else() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sh", "-c", "yes"]).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let stalled = renter.stall().await;
+    // Others go on, and so does the metering.
+    let mut other = Renter::open(&world, &container).await;
+    other.go(&["echo", "fine"]).await;
+    assert_eq!(other.pay_to_the_end(&world).await.0, End::Exited(0));
+    assert_eq!(other.streams(true).await.out, "fine\n");
+    renter.say(ToContainer::Stop).await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::StoppedByConsumer);
+    renter.settled().await;
+    drop(stalled);
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_that_is_away_delays_the_money_and_loses_none() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sh", "-c", "echo while away"]).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    world.chain.down().await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+    assert_eq!(renter.streams(true).await.out, "while away\n");
+    // A chain that does not answer is no reason to lose one's standing.
+    let status = container.ask(AdminRequest::Status).await.unwrap();
+    assert_eq!((status.standing.as_str(), status.earned.claimable), ("active", None));
+    container.line.heartbeat(|beat| !beat.draining && beat.leases == 0).await;
+    world.chain.up().await;
+    assert_eq!(renter.settled().await.0, renter.paid);
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_starts_while_the_chain_is_away_and_takes_work_once_it_is_back() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    world.chain.down().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let status = container.ask(AdminRequest::Status).await.unwrap();
+    assert_eq!(status.standing, "unknown");
+    let session = muster_chain::keys::Wallet::random();
+    let answer = container.line.offer(Offer::Take(Box::new(world.terms(container.id, &session)))).await;
+    assert!(matches!(answer, OfferAnswer::Rejected(OfferRejected::NotRegistered(_))), "{answer:?}");
+    world.chain.up().await;
+    container.line.heartbeat(|beat| !beat.draining).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["true"]).await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
+    container.stop().await;
+}

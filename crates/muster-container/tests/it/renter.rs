@@ -181,6 +181,14 @@ impl Renter {
         }
     }
 
+    /// Watches and reads nothing.
+    pub(crate) async fn stall(&self) -> muster_net::FramedStream {
+        let mut stream = self.connection.open_bi(StreamKind::Job).await.unwrap().framed();
+        let watch = Watch { lease: self.terms.lease, out_from: 0, err_from: 0, follow: true, stdin: false };
+        stream.send(&watch).await.unwrap();
+        stream
+    }
+
     /// Reads both streams to their end, or what there is.
     pub(crate) async fn streams(&self, follow: bool) -> Streams {
         let mut stream = self.connection.open_bi(StreamKind::Job).await.unwrap().framed();

@@ -231,3 +231,45 @@ async fn an_owners_mistakes_get_a_sentence() {
     let nobody = muster_container::ask(&world.dir.path().join("c9"), &muster_container::AdminRequest::Status).await;
     assert!(nobody.unwrap_err().to_string().contains("no Container is running"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_prove_itself_is_cut_off() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let silent = dialler().await;
+    let connection = silent.connect(&container.addr).await.unwrap();
+    let _stream = connection.open_bi(StreamKind::Lease).await.unwrap();
+    let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("the silent one is cut off");
+    assert!(reason.to_string().contains("prove"), "{reason}");
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_socket_is_the_owners_alone_and_answers_nonsense_with_a_sentence() {
+    use std::os::unix::fs::PermissionsExt;
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let path = muster_container::socket_path(&container.data_dir);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(&container.data_dir).unwrap().permissions().mode() & 0o777, 0o700);
+    let mut socket = BufReader::new(tokio::net::UnixStream::connect(&path).await.unwrap());
+    for nonsense in ["nonsense\n", "{\"cmd\":\"fly\"}\n", "{\"cmd\":\"stop\",\"lease\":\"\"}\n"] {
+        socket.write_all(nonsense.as_bytes()).await.unwrap();
+        let mut line = String::new();
+        socket.read_line(&mut line).await.unwrap();
+        assert!(line.contains("\"ok\":false") && line.contains("\"error\":"), "{line}");
+    }
+    socket.write_all(b"{\"cmd\":\"status\"}\n").await.unwrap();
+    let mut line = String::new();
+    socket.read_line(&mut line).await.unwrap();
+    assert!(line.contains("\"ok\":true") && line.contains("\"standing\":\"active\""), "{line}");
+    container.stop().await;
+    assert!(!path.exists());
+}

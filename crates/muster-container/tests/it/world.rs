@@ -35,6 +35,7 @@ const ETHER: u128 = 1_000_000_000_000_000_000;
 /// The chain, the Indexer and everybody's purse.
 pub(crate) struct World {
     pub(crate) dir: TempDir,
+    pub(crate) chain: Chain,
     pub(crate) rpc: String,
     pub(crate) contracts: Contracts,
     pub(crate) params: Params,
@@ -74,13 +75,41 @@ pub(crate) fn ask() -> Ask {
     Ask { core_hour: UsdMicro(20_000), memory_gib_hour: UsdMicro(2_000), ..Ask::default() }
 }
 
-async fn chain(dir: &Path) -> (String, Wallet) {
-    let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
-    let rpc = format!("http://{}", listener.local_addr().unwrap());
-    let development = open_development(dir, ChainConfig::development(CHAIN_ID)).unwrap();
-    let faucet = development.faucet.clone();
-    tokio::spawn(serve(development.chain, listener, ServerConfig::default(), std::future::pending()));
-    (rpc, faucet)
+/// A chain whose door can be shut and opened again.
+pub(crate) struct Chain {
+    chain: muster_chain::embedded::Chain,
+    addr: SocketAddr,
+    server: tokio::sync::Mutex<Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)>>,
+}
+
+impl Chain {
+    async fn new(dir: &Path) -> (Self, Wallet) {
+        let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        drop(listener);
+        let development = open_development(dir, ChainConfig::development(CHAIN_ID)).unwrap();
+        let this = Self { chain: development.chain, addr, server: tokio::sync::Mutex::new(None) };
+        this.up().await;
+        (this, development.faucet)
+    }
+
+    pub(crate) async fn up(&self) {
+        let listener = tokio::net::TcpListener::bind(self.addr).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            // Letting go of the sender means the same.
+            drop(stopped.await);
+        };
+        let serving = serve(self.chain.clone(), listener, ServerConfig::default(), shutdown);
+        let task = tokio::spawn(async move { serving.await.unwrap() });
+        *self.server.lock().await = Some((stop, task));
+    }
+
+    pub(crate) async fn down(&self) {
+        let (stop, task) = self.server.lock().await.take().unwrap();
+        drop(stop);
+        task.await.unwrap();
+    }
 }
 
 async fn settlement(dir: &Path, wallet: Wallet, client: ChainClient) -> Settlement {
@@ -94,7 +123,8 @@ impl World {
     /// A chain with contracts, a consumer and an owner with tokens, and an Indexer.
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (rpc, faucet) = chain(&dir.path().join("chain")).await;
+        let (chain, faucet) = Chain::new(&dir.path().join("chain")).await;
+        let rpc = format!("http://{}", chain.addr);
         let params = Params { heartbeat_ms: 500, ..Params::development() };
         let zero = muster_core::ids::Address::ZERO;
         let nowhere = Contracts { token: zero, registry: zero, escrow: zero };
@@ -112,7 +142,7 @@ impl World {
         }
         let consumer = settlement(&dir.path().join("consumer"), consumer, client.clone()).await;
         let indexer = Indexer::new().await;
-        Self { dir, rpc, contracts, params, client, consumer, owner, indexer }
+        Self { dir, chain, rpc, contracts, params, client, consumer, owner, indexer }
     }
 
     /// The faucet's wallet with the contracts known.
@@ -188,10 +218,10 @@ impl World {
         // A runtime of its own, so that a test can drop it with everything in it.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let task = runtime.spawn(async move {
-            node.run(async {
+            Box::pin(node.run(async {
                 // A test that lets go of the sender wants the same.
                 drop(stopped.await);
-            })
+            }))
             .await
         });
         let ready = tokio::select! {
@@ -218,7 +248,7 @@ impl World {
     /// Starts a Container that is expected not to come up.
     pub(crate) async fn start_in_vain(&self, config: ContainerConfig, secret: &NodeSecret) -> ContainerError {
         let node = self.node(config, secret);
-        let run = node.run(std::future::pending());
+        let run = Box::pin(node.run(std::future::pending()));
         tokio::time::timeout(PATIENCE, run).await.expect("it gives up by itself").expect_err("it does not start")
     }
 
