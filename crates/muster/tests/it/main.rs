@@ -1,6 +1,7 @@
 //! The real binary: bad input, whole networks, crashes.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod join;
 mod kills;
 mod network;
 mod rental;

@@ -13,6 +13,12 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// The binary under test.
 pub(crate) fn muster() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+    clean(&mut command);
+    command
+}
+
+/// Nothing of the machine's own settings reaches the command.
+pub(crate) fn clean(command: &mut Command) -> &mut Command {
     for name in [
         "MUSTER_DIR",
         "MUSTER_NETWORK",
@@ -24,8 +30,7 @@ pub(crate) fn muster() -> Command {
     ] {
         command.env_remove(name);
     }
-    command.stdin(Stdio::null());
-    command
+    command.stdin(Stdio::null())
 }
 
 /// A network that runs until it is dropped.

@@ -217,10 +217,10 @@ impl Host {
         self.outside.into()
     }
 
-    /// A program to be run in the host.
+    /// A program to be run in the host. Not by `ip netns exec`, which mounts another /sys and hides the control groups.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, program]);
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/run/netns/{}", self.namespace), "--", program]);
         command
     }
 
