@@ -23,8 +23,38 @@ pub struct Config {
     pub calm_ms: u64,
     /// Faults.
     pub faults: Faults,
+    /// One planned crash.
+    pub crash: Option<CrashAt>,
     /// The network's parameters.
     pub params: Params,
+}
+
+/// A role, for planned crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleKind {
+    /// The chain's node.
+    Chain,
+    /// Any Indexer.
+    Indexer,
+    /// Any Container.
+    Container,
+    /// Any consumer.
+    Consumer,
+}
+
+impl RoleKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Chain, Self::Indexer, Self::Container, Self::Consumer];
+}
+
+/// A crash at one exact place: just before the role performs its n-th effect, which is just after it has performed
+/// the one before. The chain performs what it is asked; its answer is lost when it dies after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashAt {
+    /// Whose.
+    pub role: RoleKind,
+    /// Which effect of all nodes of that role, from 0.
+    pub effect: u64,
 }
 
 /// How bad the world is; chances in millionths.
@@ -110,6 +140,7 @@ impl Config {
             busy_ms: 60_000 + hours.saturating_mul(3_600_000),
             calm_ms: 240_000,
             faults: Faults::drawn(&mut rng),
+            crash: None,
             params: Params { close_patience_ms: 10_000, keep_outputs_ms: 60_000, ..Params::development() },
         }
     }

@@ -12,7 +12,7 @@ use muster_core::units::{Bytes, TimeMs, TokenAmount};
 use muster_core::voucher::{CompactSignature, SignedVoucher, Voucher};
 
 use crate::chain::Op;
-use crate::config::Config;
+use crate::config::{Config, RoleKind};
 use crate::container::{acceptance, container_index};
 use crate::rng::Rng;
 use crate::world::{Happening, Rpc, Session, Who, World, account};
@@ -190,7 +190,7 @@ impl World {
         let Some(driven) = node.driven.get_mut(&lease) else { return };
         let effects = driven.brain.handle(event, now);
         for effect in effects {
-            if self.dies() {
+            if self.dies(RoleKind::Consumer) {
                 self.crash(Who::Consumer(i));
                 return;
             }

@@ -13,7 +13,7 @@ use muster_core::protocol::{
 use muster_core::units::{Bytes, TimeMs, UsdMicro};
 
 use crate::chain::Op;
-use crate::config::Config;
+use crate::config::{Config, RoleKind};
 use crate::rng::Rng;
 use crate::world::{Happening, Rpc, Session, Who, World};
 
@@ -174,7 +174,7 @@ impl World {
 
     fn container_does(&mut self, i: usize, effects: Vec<Effect>) {
         for effect in effects {
-            if self.dies() {
+            if self.dies(RoleKind::Container) {
                 self.kill_container(i);
                 return;
             }

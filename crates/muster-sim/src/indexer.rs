@@ -7,7 +7,7 @@ use muster_core::ids::{LeaseId, NodeId};
 use muster_core::protocol::{ContainerReport, MatchReply, Offer, OfferAnswer};
 use muster_core::units::TokenAmount;
 
-use crate::config::Config;
+use crate::config::{Config, RoleKind};
 use crate::container::{container_id, container_index};
 use crate::rng::Rng;
 use crate::world::{Rpc, Who, World};
@@ -73,7 +73,7 @@ impl World {
         let now = self.clock(Who::Indexer(i));
         let effects = self.indexers[i].brain.handle(event, now);
         for effect in effects {
-            if self.dies() {
+            if self.dies(RoleKind::Indexer) {
                 self.crash(Who::Indexer(i));
                 return;
             }

@@ -19,7 +19,7 @@ mod indexer;
 mod rng;
 mod world;
 
-pub use config::{Config, Faults};
+pub use config::{Config, CrashAt, Faults, RoleKind};
 pub use rng::Rng;
 pub use world::{Outcome, World};
 

@@ -8,7 +8,7 @@ use muster_core::protocol::{ContainerReport, MatchReply, MatchRequest, Offer, Of
 use muster_core::units::TimeMs;
 
 use crate::chain::{Chain, Op};
-use crate::config::Config;
+use crate::config::{Config, CrashAt, RoleKind};
 use crate::consumer::ConsumerNode;
 use crate::container::ContainerNode;
 use crate::indexer::IndexerNode;
@@ -135,6 +135,8 @@ pub struct Outcome {
     pub crashes: u64,
     /// Events that were handled.
     pub steps: u64,
+    /// Effects that the nodes of each role performed, in the order of [`RoleKind::ALL`](crate::RoleKind::ALL).
+    pub effects: [u64; 4],
     /// The chain of hashes over everything that happened: equal runs have equal fingerprints.
     pub fingerprint: u64,
     /// Broken invariants, the first ones.
@@ -159,6 +161,8 @@ pub struct World {
     pub(crate) next_session: u64,
     pub(crate) next_reply: u64,
     pub(crate) outcome: Outcome,
+    /// Until when the chain's node is down.
+    chain_down_until: u64,
 }
 
 impl std::fmt::Debug for World {
@@ -200,6 +204,7 @@ impl World {
             next_session: 1,
             next_reply: 1,
             outcome: Outcome::default(),
+            chain_down_until: 0,
         };
         for who in world.everybody() {
             let first = world.rng.below(1_000);
@@ -291,7 +296,7 @@ impl World {
 
     pub(crate) fn up(&self, who: Who) -> bool {
         match who {
-            Who::Chain => true,
+            Who::Chain => self.now >= self.chain_down_until,
             Who::Indexer(i) => self.indexers.get(i).is_some_and(|n| n.up),
             Who::Container(i) => self.containers.get(i).is_some_and(|n| n.up),
             Who::Consumer(i) => self.consumers.get(i).is_some_and(|n| n.up),
@@ -499,6 +504,10 @@ impl World {
     }
 
     fn chain_gets(&mut self, from: Who, rpc: Rpc) {
+        if self.dies(RoleKind::Chain) {
+            self.crash(Who::Chain);
+            return;
+        }
         match rpc {
             Rpc::Read { lease } => {
                 let view = self.chain.read(lease);
@@ -512,6 +521,10 @@ impl World {
                 };
                 let now = TimeMs(self.now);
                 let ok = self.chain.execute(sender, lease, &op, attempt, now);
+                if self.dies(RoleKind::Chain) {
+                    self.crash(Who::Chain);
+                    return;
+                }
                 self.send(Who::Chain, from, Rpc::Executed { lease, kind: op.kind(), attempt, ok });
             }
             _ => {}
@@ -536,7 +549,10 @@ impl World {
     pub(crate) fn crash(&mut self, who: Who) {
         self.outcome.crashes += 1;
         match who {
-            Who::Chain => return,
+            Who::Chain => {
+                self.chain_down_until = self.now + self.rng.between(50, 8_000);
+                return;
+            }
             Who::Indexer(i) => {
                 if let Some(n) = self.indexers.get_mut(i) {
                     n.die();
@@ -566,8 +582,14 @@ impl World {
         self.after(down, Happening::Restart(who));
     }
 
-    /// Whether this process dies now, between two effects.
-    pub(crate) fn dies(&mut self) -> bool {
+    /// Whether a process of this role dies now, between two effects.
+    pub(crate) fn dies(&mut self, role: RoleKind) -> bool {
+        let seen = &mut self.outcome.effects[role as usize];
+        let effect = *seen;
+        *seen += 1;
+        if self.config.crash == Some(CrashAt { role, effect }) {
+            return true;
+        }
         let ppm = self.config.faults.crash_ppm;
         self.chance(ppm)
     }
