@@ -142,6 +142,11 @@ impl Wallet {
         let file = scratch.join("key");
         PrivateKeySigner::encrypt_keystore(scratch, &mut OsRng, self.secret(), passphrase, Some("key"))
             .map_err(|error| KeyError::Io { path: file.clone(), reason: std::io::Error::other(error) })?;
+        // The address in clear, as geth writes it: lists and balances then need no passphrase.
+        let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&file).map_err(io(&file))?)
+            .map_err(|error| KeyError::Io { path: file.clone(), reason: error.into() })?;
+        json["address"] = hex::encode(self.address().0).into();
+        fs::write(&file, json.to_string()).map_err(io(&file))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(io(&file))?;
         File::open(&file).and_then(|f| f.sync_all()).map_err(io(&file))?;
         // A hard link fails when the name is taken, which a rename would not.

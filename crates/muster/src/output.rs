@@ -74,6 +74,9 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         table.add_row(row);
     }
     table.load_style(presets::NOTHING);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 

@@ -93,7 +93,10 @@ fn text(report: &Report) -> String {
     let m = &report.machine;
     let mut lines = vec![format!("{} ({})", report.bench, plain(&report.parameters))];
     for (name, value) in report.figures.as_object().into_iter().flatten() {
-        lines.push(format!("  {name:<24} {}", short(value)));
+        match value.as_array() {
+            None => lines.push(format!("  {name:<24} {}", short(value))),
+            Some(rows) => lines.extend(rows.iter().map(|row| format!("  {name:<24} {}", plain(row)))),
+        }
     }
     lines.push(format!("  on {} cores {}, {}, {}, {} build", m.cores, m.cpu_model, m.os, m.file_system, m.build));
     lines.join("\n")

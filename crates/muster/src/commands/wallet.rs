@@ -227,15 +227,15 @@ async fn send(cx: &Context, to: Address, amount: TokenAmount, ether: bool) -> Re
     let wallet = cx.wallet()?;
     let client = cx.chain().await?;
     let from = wallet.address();
-    if !ether {
-        let have = client.token_balance(from).await.map_err(|e| chain_failure(&e))?;
-        if have < amount {
-            let why = format!(
-                "wallet {from} holds {have} tokens, less than the {amount} to be sent; nothing was sent. On a \
-                 development network `muster wallet faucet` gives more"
-            );
-            return Err(Failure::new(Code::Balance, why));
-        }
+    let what = if ether { "ether" } else { "tokens" };
+    let have = if ether { client.eth_balance(from).await.map(TokenAmount) } else { client.token_balance(from).await };
+    let have = have.map_err(|e| chain_failure(&e))?;
+    if have < amount {
+        let why = format!(
+            "wallet {from} holds {have} {what}, less than the {amount} to be sent; nothing was sent. On a development \
+             network `muster wallet faucet` gives more"
+        );
+        return Err(Failure::new(Code::Balance, why));
     }
     let outbox = paying::outbox(cx, &network, from)?;
     let intent = format!("by hand {:032x}", rand::random::<u128>());
@@ -247,7 +247,6 @@ async fn send(cx: &Context, to: Address, amount: TokenAmount, ether: bool) -> Re
         }
     })
     .await?;
-    let what = if ether { "ether" } else { "tokens" };
     let sent = Sent { from, to, what, amount, tx: mined.tx.to_string(), block: mined.block };
     cx.output
         .result(&sent, || format!("sent {amount} {what} to {to}: transaction {} in block {}", sent.tx, sent.block));

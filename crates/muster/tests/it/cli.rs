@@ -19,10 +19,12 @@ fn nowhere() -> String {
 
 #[test]
 fn a_wrong_command_line_is_named() {
+    fn run<'a>(args: &[&'a str]) -> Vec<&'a str> {
+        [&["run"], args, &["--", "true"]].concat()
+    }
     let user = User::new();
     user.refused(&["wallet", "list", "--colour"], 2, &["--colour", "--help"]);
     user.refused(&["frobnicate"], 2, &["frobnicate"]);
-    let run = |args: &[&str]| [&["run"], args, &["--", "true"]].concat();
     user.refused(&run(&["--array", "5-1"]), 2, &["5-1", "ends before it begins"]);
     user.refused(&run(&["--array", "x"]), 2, &["write for example 0-23"]);
     user.refused(&run(&["--array", "0-99999"]), 2, &["more than 10000 tasks"]);
@@ -100,7 +102,11 @@ fn another_chain_is_refused() {
 #[test]
 fn pages_without_a_password_stay_on_loopback() {
     let user = User::new();
-    user.refused(&["chain", "run", "--listen", "127.0.0.1:0", "--health", "0.0.0.0:0"], 101, &["0.0.0.0:0", "127.0.0.1"]);
+    user.refused(
+        &["chain", "run", "--listen", "127.0.0.1:0", "--health", "0.0.0.0:0"],
+        101,
+        &["0.0.0.0:0", "127.0.0.1"],
+    );
     user.refused(&["chain", "run", "--listen", "0.0.0.0:0"], 101, &["--allow-remote"]);
 }
 
@@ -130,7 +136,11 @@ fn a_missing_wallet_is_named() {
     let file = user.file("net.toml", &network(31_337, &nowhere()));
     let net = file.to_str().unwrap();
     user.refused(&["--network", net, "wallet", "send", ADDRESS, "1"], 106, &["default.json", "muster wallet new"]);
-    user.refused(&["--network", net, "--wallet", "nobody", "wallet", "balance"], 106, &["nobody", "muster wallet list"]);
+    user.refused(
+        &["--network", net, "--wallet", "nobody", "wallet", "balance"],
+        106,
+        &["nobody", "muster wallet list"],
+    );
     user.refused(&["wallet", "balance", "../etc/passwd"], 106, &["there is no wallet ../etc/passwd"]);
     user.refused(&["wallet", "new", "a b"], 106, &["a b", "letters"]);
     user.refused(&["wallet", "balance", "0x1234"], 106, &["0x1234", "40 hex digits"]);
@@ -276,7 +286,7 @@ fn shells_get_their_completions() {
     let user = User::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = user.ok(&["completions", shell]);
-        assert!(script.contains("top-up") && script.contains("--passphrase-file"), "{shell}");
+        assert!(script.contains("top-up") && script.contains("passphrase-file"), "{shell}");
     }
     user.refused(&["completions", "abacus"], 2, &["abacus", "bash"]);
 }

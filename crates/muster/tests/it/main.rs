@@ -6,3 +6,6 @@ mod kills;
 mod network;
 mod rental;
 mod run;
+mod cli;
+mod commands;
+mod world;

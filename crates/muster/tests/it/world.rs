@@ -19,11 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A folder of a user, and the program in it.
 pub(crate) struct User {
     home: TempDir,
+    /// Given in the variable; none where the folder's own wallets are used.
+    passphrase: Option<&'static str>,
 }
 
 impl User {
     pub(crate) fn new() -> Self {
-        Self { home: tempfile::tempdir().unwrap() }
+        Self { home: tempfile::tempdir().unwrap(), passphrase: Some(PASSPHRASE) }
+    }
+
+    /// A user of the wallets that `muster up` makes.
+    pub(crate) fn of_network() -> Self {
+        Self { passphrase: None, ..Self::new() }
     }
 
     /// Muster's folder, which may not exist yet.
@@ -55,9 +62,9 @@ impl User {
         self.command(args).output().unwrap()
     }
 
-    /// With the passphrase in its variable; must succeed.
+    /// With the user's passphrase; must succeed.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
-        let output = self.command(args).env("MUSTER_PASSPHRASE", PASSPHRASE).output().unwrap();
+        let output = self.command(args).envs(self.passphrase.map(|p| ("MUSTER_PASSPHRASE", p))).output().unwrap();
         let (out, err) = texts(&output);
         assert!(output.status.success(), "muster {args:?} ended with {}:\n{out}{err}", output.status);
         out

@@ -77,13 +77,13 @@ pub(super) async fn claim(cx: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The network of a Container: as the role reads it.
+/// The network of a Container: --network, its own copy, or the file of the `muster up` that it belongs to.
 fn network(cx: &Context, dir: &Path) -> Result<Network, Failure> {
-    let copy = dir.join("network.toml");
-    if cx.global.network.is_some() || !copy.exists() {
+    if cx.global.network.is_some() {
         return cx.network();
     }
-    let global = Global { network: Some(copy), ..cx.global.clone() };
+    let file = [Some(dir), dir.parent()].into_iter().flatten().map(|d| d.join("network.toml")).find(|f| f.exists());
+    let global = Global { network: file, ..cx.global.clone() };
     Context { global, ..cx.clone() }.network()
 }
 
