@@ -52,10 +52,7 @@ impl House {
             }
             Transfer::Outputs { lease } => match self.may_take(guest, lease).await {
                 Ok(place) => hand_out(&place, &mut reader, &mut writer).await,
-                Err(why) => {
-                    writer.send_within(&Piece::Abort { why: clip_sentence(&why) }, SEND_WITHIN).await?;
-                    writer.finish_acked().await
-                }
+                Err(why) => conclude(lease, Piece::Abort { why: clip_sentence(&why) }, &mut reader, &mut writer).await,
             },
         }
     }
@@ -185,12 +182,11 @@ async fn hand_out(place: &Arc<Workplace>, reader: &mut FrameReader, writer: &mut
         Ok(Some(folder)) => folder,
         Ok(None) => {
             let nothing = Piece::Done { entries: 0, bytes: 0, left_out: Vec::new() };
-            writer.send_within(&nothing, SEND_WITHIN).await?;
-            return writer.finish_acked().await;
+            return conclude(place.lease(), nothing, reader, writer).await;
         }
         Err(why) => {
-            writer.send_within(&Piece::Abort { why: clip_sentence(&why) }, SEND_WITHIN).await?;
-            return writer.finish_acked().await;
+            let abort = Piece::Abort { why: clip_sentence(&why) };
+            return conclude(place.lease(), abort, reader, writer).await;
         }
     };
     let (pieces, mut coming) = mpsc::channel::<Piece>(QUEUE);
@@ -209,10 +205,25 @@ async fn hand_out(place: &Arc<Workplace>, reader: &mut FrameReader, writer: &mut
     reading.await.map_err(std::io::Error::other)?;
     let bytes = sent?;
     metrics::counter!("muster_container_output_bytes_total").increment(bytes);
+    hear_outcome(place.lease(), reader, writer).await
+}
+
+/// Sends the one piece that is all, and hears what the consumer makes of it.
+async fn conclude(
+    lease: LeaseId,
+    piece: Piece,
+    reader: &mut FrameReader,
+    writer: &mut FrameWriter,
+) -> Result<(), NetError> {
+    writer.send_within(&piece, SEND_WITHIN).await?;
+    hear_outcome(lease, reader, writer).await
+}
+
+async fn hear_outcome(lease: LeaseId, reader: &mut FrameReader, writer: &mut FrameWriter) -> Result<(), NetError> {
     writer.finish().await?;
     match reader.recv_within::<Outcome>(TAKE_WITHIN).await? {
-        Outcome::Received { entries, bytes } => info!(lease = %place.lease(), entries, bytes, "outputs taken"),
-        Outcome::Refused { why } => info!(lease = %place.lease(), %why, "the consumer could not take the outputs"),
+        Outcome::Received { entries, bytes } => info!(%lease, entries, bytes, "outputs taken"),
+        Outcome::Refused { why } => info!(%lease, %why, "the consumer could not take the outputs"),
     }
     Ok(())
 }

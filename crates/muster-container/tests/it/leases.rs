@@ -409,3 +409,48 @@ async fn a_container_starts_while_the_chain_is_away_and_takes_work_once_it_is_ba
     assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
     container.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_who_closes_on_the_chain_behind_the_back_is_noticed_in_time() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let mut renter = Renter::open(&world, &container).await;
+    renter.go(&["sleep", "600"]).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    world.consumer.close_by_consumer(renter.terms.lease).await.unwrap();
+    // It goes on paying, so only the chain tells: the vouchers must be in before the challenge window is over.
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::StoppedByConsumer);
+    let (redeemed, refunded, _) = renter.settled().await;
+    assert!(redeemed == renter.paid && redeemed > TokenAmount::ZERO);
+    assert_eq!(redeemed.saturating_add(refunded), renter.terms.deposit);
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposit_can_be_added_to_and_ends_the_job_when_it_is_used_up() {
+    if !can_run_jobs() {
+        return;
+    }
+    let world = World::new().await;
+    let container = world.start(world.config("c1"), &NodeSecret::generate()).await;
+    let small = |terms: &mut muster_core::lease::LeaseTerms| {
+        terms.deposit = terms.rate_per_second.per_second_for_ms(3_000);
+    };
+    let mut renter = Renter::open_with(&world, &container, small).await;
+    let more = renter.terms.rate_per_second.per_second_for_ms(1_500);
+    world.consumer.top_up("test", renter.terms.lease, more).await.unwrap();
+    renter.say(ToContainer::ToppedUp).await;
+    let all = renter.terms.deposit.saturating_add(more);
+    while container.ask(AdminRequest::Status).await.unwrap().leases[0].deposit != all.0.to_string() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    renter.terms.deposit = all;
+    renter.go(&["sleep", "600"]).await;
+    assert_eq!(renter.pay_to_the_end(&world).await.0, End::DepositUsedUp);
+    let (redeemed, refunded, _) = renter.settled().await;
+    assert_eq!((redeemed, refunded), (all, TokenAmount::ZERO));
+    container.stop().await;
+}
