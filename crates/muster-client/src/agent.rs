@@ -25,7 +25,7 @@ use crate::files::Claims;
 use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::rental::{Command, Rental, RentalEnd, RentalError, RentalEvent};
-use crate::renter::Renter;
+use crate::renter::{Renter, wall_clock};
 use crate::store::{ClientDir, LeaseFile, LeaseRecord, StoreError, take_lock};
 
 /// How often leases that nobody drives are looked for.
@@ -38,6 +38,10 @@ const NETWORK_AGAIN: Duration = Duration::from_secs(2);
 const START_WITHIN: Duration = Duration::from_secs(10);
 /// The agent's log begins anew beyond this, in bytes.
 const LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Leases that are over are forgotten after thirty days, in milliseconds, beyond the newest ones.
+const FORGET_AFTER_MS: u64 = 30 * 24 * 3_600_000;
+/// So many are kept however old they are.
+const LEASES_KEPT: usize = 1_000;
 /// Leases that it drives at once.
 const LEASES_MAX: usize = 10_000;
 
@@ -197,6 +201,11 @@ pub async fn run_with(
         drop(lock);
         // A lease that was left behind after the last look, by somebody who saw the lock held, is seen now.
         if told || open_leases(dir, &mut over, Need::NoWallet, |_| false)?.is_empty() {
+            match dir.prune(wall_clock(), FORGET_AFTER_MS, LEASES_KEPT) {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "old leases removed"),
+                Err(error) => tracing::warn!(%error, "old leases could not be removed"),
+            }
             tracing::info!("agent ended");
             return Ok(());
         }

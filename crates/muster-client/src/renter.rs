@@ -105,7 +105,7 @@ impl Renter {
     }
 }
 
-fn wall_clock() -> TimeMs {
+pub(crate) fn wall_clock() -> TimeMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

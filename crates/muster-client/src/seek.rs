@@ -54,7 +54,18 @@ impl SeekError {
     /// Whether the same request may succeed a little later.
     #[must_use]
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Overloaded(_) | Self::Unreachable { .. })
+        matches!(self, Self::Busy(_) | Self::Overloaded(_)) || self.is_young()
+    }
+
+    /// Whether the network, as far as it can be seen, has only just begun or is starting again: no Indexer answers, or
+    /// those that do know no Container at all yet.
+    #[must_use]
+    pub const fn is_young(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::NothingFits(failed) => failed.considered == 0,
+            Self::Busy(_) | Self::Refused(_) | Self::Overloaded(_) | Self::NoIndexers | Self::NoWallet => false,
+        }
     }
 }
 

@@ -101,7 +101,11 @@ where
     let written = writer
         .await
         .map_err(|e| FilesError::Io { path: output.to_owned(), reason: io::Error::other(e.to_string()) })?;
-    let fetched = told.and(written);
+    let fetched = told.and(written).map_err(|why| match why {
+        // Where it was being written does not matter to anybody; which disk does.
+        FetchError::Here(FilesError::Full { .. }) => FilesError::Full { path: output.to_owned() }.into(),
+        other => other,
+    });
     let answer = match &fetched {
         Ok(f) => Outcome::Received { entries: f.entries, bytes: f.bytes },
         Err(why) => Outcome::Refused { why: clip_sentence(&why.to_string()) },

@@ -16,8 +16,9 @@ use crate::session::SessionKey;
 
 /// The shortest and longest pause before a busy network is asked again, in milliseconds.
 const PAUSE_MS: (u64, u64) = (200, 1_000);
-/// While no Indexer answers at all, patience is shorter.
-const UNREACHABLE_PATIENCE: Duration = Duration::from_secs(10);
+/// While no Indexer answers at all, or none knows a single Container yet, patience is shorter: long enough for one that
+/// was restarted.
+const YOUNG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the tasks of one job share while they look for Containers.
 #[derive(Debug, Default)]
@@ -67,14 +68,14 @@ impl Slots {
         loop {
             let why = match self.try_once(&wanted).await {
                 Ok(found) => return Ok(found),
+                Err(JobError::Seek(error)) if error.may_pass() => {
+                    self.patience(&wanted, &error, &mut waiting_since)?;
+                    error.to_string()
+                }
                 // Only the excluded ones fit: better one of those again than none.
                 Err(JobError::Seek(SeekError::NothingFits(_))) if !wanted.demand.exclude.is_empty() => {
                     wanted.demand.exclude.clear();
                     continue;
-                }
-                Err(JobError::Seek(error)) if error.may_pass() => {
-                    self.patience(&wanted, &error, &mut waiting_since)?;
-                    error.to_string()
                 }
                 // Running tasks give back what is left of their deposits.
                 Err(error @ JobError::TooLittle { .. }) if self.alive() > 0 => error.to_string(),
@@ -99,8 +100,7 @@ impl Slots {
             *since = Instant::now();
             return Ok(());
         }
-        let unreachable = matches!(error, SeekError::Unreachable { .. });
-        let patience = if unreachable { wanted.patience.min(UNREACHABLE_PATIENCE) } else { wanted.patience };
+        let patience = if error.is_young() { wanted.patience.min(YOUNG_PATIENCE) } else { wanted.patience };
         if since.elapsed() < patience {
             return Ok(());
         }

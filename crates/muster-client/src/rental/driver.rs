@@ -8,8 +8,8 @@ use muster_core::brain::consumer::{Effect, Event, Renting};
 use muster_core::ids::LeaseId;
 use muster_core::lease::{End, Lease, Phase};
 use muster_core::protocol::{ToConsumer, ToContainer};
-use muster_core::units::TimeMs;
-use muster_core::voucher::Voucher;
+use muster_core::units::{TimeMs, TokenAmount};
+use muster_core::voucher::{SignedVoucher, Voucher};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -120,6 +120,8 @@ impl Rental {
             ended: watch::channel(false).0,
             chain: ChainState::default(),
             top_up: self.top_up,
+            dirty: false,
+            pending: Vec::new(),
             finished: false,
         };
         let end = driver.drive(&mut notes, &mut commands).await?;
@@ -162,6 +164,10 @@ pub(super) struct Driver {
     pub(super) chain: ChainState,
     pub(super) transfers: Transfers,
     pub(super) top_up: Option<TopUp>,
+    /// The record changed since it was written.
+    dirty: bool,
+    /// Decided, and to be performed once the record is written.
+    pending: Vec<Effect>,
     finished: bool,
 }
 
@@ -175,8 +181,9 @@ impl Driver {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut ticks, mut commanded) = (0u32, true);
         self.ended.send_replace(self.lease_now().end.is_some());
-        self.feed(Event::Begin).await?;
+        self.feed(Event::Begin);
         loop {
+            self.flush().await?;
             if self.finished {
                 return Ok(RentalEnd::Finished);
             }
@@ -184,11 +191,18 @@ impl Driver {
                 return Ok(RentalEnd::NeedsWallet);
             }
             tokio::select! {
-                Some(note) = notes.recv() => self.on_note(note).await?,
+                Some(note) = notes.recv() => {
+                    self.on_note(note).await?;
+                    for _ in 0..NOTES_MAX {
+                        let Ok(note) = notes.try_recv() else { break };
+                        self.on_note(note).await?;
+                    }
+                }
                 command = commands.recv(), if commanded => match command {
-                    Some(Command::Stop) => self.feed(Event::Stop).await?,
+                    Some(Command::Stop) => self.feed(Event::Stop),
                     Some(Command::Look) => self.ask_chain(),
                     Some(Command::Detach) => {
+                        self.flush().await?;
                         self.save().await?;
                         return Ok(RentalEnd::Detached);
                     }
@@ -234,26 +248,54 @@ impl Driver {
         }
     }
 
-    /// Gives an event to the brain and performs what it decides, with all that follows from it at once.
-    pub(super) async fn feed(&mut self, event: Event) -> Result<(), RentalError> {
+    /// Gives an event to the brain and notes what it decides; [`Driver::flush`] performs it.
+    pub(super) fn feed(&mut self, event: Event) {
         let mut queue = VecDeque::from([event]);
         while let Some(event) = queue.pop_front() {
             let now = self.now();
             for effect in self.brain.handle(event, now) {
-                self.perform(effect, &mut queue).await?;
+                match effect {
+                    Effect::Save => self.dirty = true,
+                    // A signature that nobody has seen changes nothing outside, so it need not wait for the disk.
+                    Effect::Sign(amount) => queue.push_back(Event::Signed(self.sign(amount))),
+                    other => self.pending.push(other),
+                }
+            }
+        }
+    }
+
+    fn sign(&self, amount: TokenAmount) -> SignedVoucher {
+        let voucher = Voucher { lease: self.lease, amount, as_of_s: self.now().secs() };
+        self.tell(RentalEvent::Paid { ran_ms: self.lease_now().ran_ms, amount });
+        self.renter.ledger().sign_voucher(&self.key, voucher)
+    }
+
+    /// Writes the record if it changed, then performs what was decided, in order: what reaches others has been written
+    /// down before. What happened at about the same time shares one write.
+    async fn flush(&mut self) -> Result<(), RentalError> {
+        while self.dirty || !self.pending.is_empty() {
+            if std::mem::take(&mut self.dirty) {
+                self.save().await?;
+            }
+            for effect in std::mem::take(&mut self.pending) {
+                self.perform(effect);
             }
         }
         Ok(())
     }
 
-    async fn perform(&mut self, effect: Effect, queue: &mut VecDeque<Event>) -> Result<(), RentalError> {
+    fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Save => self.save().await?,
+            Effect::Save => self.dirty = true,
+            Effect::Sign(amount) => {
+                let signed = self.sign(amount);
+                self.feed(Event::Signed(signed));
+            }
             Effect::OpenOnChain => self.open(),
             Effect::Connect => self.connect(),
             Effect::SendInputs => {
                 if self.plan.inputs.is_empty() {
-                    queue.push_back(Event::InputsSent);
+                    self.feed(Event::InputsSent);
                 } else {
                     self.send_inputs();
                 }
@@ -262,12 +304,6 @@ impl Driver {
                 self.tell(RentalEvent::Starting);
                 self.say(ToContainer::Go(self.plan.spec.clone()));
                 self.watch_stdio();
-            }
-            Effect::Sign(amount) => {
-                let voucher = Voucher { lease: self.lease, amount, as_of_s: self.now().secs() };
-                let signed = self.renter.ledger().sign_voucher(&self.key, voucher);
-                self.tell(RentalEvent::Paid { ran_ms: self.lease_now().ran_ms, amount });
-                queue.push_back(Event::Signed(signed));
             }
             Effect::Pay(voucher) => self.say(ToContainer::Paid(voucher)),
             Effect::SayStop => self.say(ToContainer::Stop),
@@ -279,7 +315,7 @@ impl Driver {
             Effect::TakeOutputs => {
                 self.transfers.wanted = true;
                 if let Some(event) = self.take_outputs() {
-                    queue.push_back(event);
+                    self.feed(event);
                 }
             }
             Effect::AskChain => self.ask_chain(),
@@ -294,7 +330,6 @@ impl Driver {
             Effect::Complaint(why) => self.tell(RentalEvent::Complaint(why)),
             Effect::Finished => self.finished = true,
         }
-        Ok(())
     }
 
     /// Writes the record; durable when this returns. A full disk may be a matter of seconds; beyond that nothing may
@@ -329,9 +364,10 @@ impl Driver {
         self.open_again();
         self.show_progress();
         if let Some(event) = self.retry_outputs().await? {
-            self.feed(event).await?;
+            self.feed(event);
         }
-        self.feed(Event::Tick).await
+        self.feed(Event::Tick);
+        Ok(())
     }
 
     /// Other processes leave wishes as files. They are taken away once they are in the record.
@@ -342,9 +378,10 @@ impl Driver {
                 continue;
             }
             match kind {
-                WishKind::Stop => self.feed(Event::Stop).await?,
+                WishKind::Stop => self.feed(Event::Stop),
                 WishKind::Look => self.ask_chain(),
             }
+            self.flush().await?;
             if let Err(error) = self.renter.dir().fulfilled(wish) {
                 tracing::warn!(lease = %self.lease.short(), %error, "a wish that was fulfilled cannot be taken away");
             }
@@ -364,34 +401,31 @@ impl Driver {
 
     async fn on_note(&mut self, note: Note) -> Result<(), RentalError> {
         match note {
-            Note::Line(generation, _) if generation != self.line.generation => Ok(()),
-            Note::Line(_, what) => self.on_line(what).await,
-            Note::Inputs(generation, result) => match self.on_inputs(generation, result) {
-                Some(event) => self.feed(event).await,
-                None => Ok(()),
-            },
-            Note::LeftOut(names) => {
-                self.tell(RentalEvent::LeftOut { names });
-                Ok(())
+            Note::Line(generation, what) => {
+                if generation == self.line.generation {
+                    self.on_line(what);
+                }
             }
-            Note::Outputs(result) => match self.on_outputs(result).await? {
-                Some(event) => self.feed(event).await,
-                None => Ok(()),
-            },
-            Note::Stdio(result) => self.on_stdio(result).await,
-            Note::Missed(stream, count) => {
-                self.tell(RentalEvent::Missed { stream, count });
-                Ok(())
+            Note::Inputs(generation, result) => {
+                if let Some(event) = self.on_inputs(generation, result) {
+                    self.feed(event);
+                }
             }
-            Note::Opened(result) => self.on_opened(result).await,
-            Note::Seen(result) => self.on_seen(result).await,
-            Note::Closed(result) => self.on_closed(result).await,
-            Note::Finalized(result) => self.on_finalized(result).await,
-            Note::ToppedUp(amount, result) => {
-                self.on_topped_up(amount, result);
-                Ok(())
+            Note::LeftOut(names) => self.tell(RentalEvent::LeftOut { names }),
+            Note::Outputs(result) => {
+                if let Some(event) = self.on_outputs(result).await? {
+                    self.feed(event);
+                }
             }
+            Note::Stdio(result) => self.on_stdio(result),
+            Note::Missed(stream, count) => self.tell(RentalEvent::Missed { stream, count }),
+            Note::Opened(result) => self.on_opened(result),
+            Note::Seen(result) => self.on_seen(result),
+            Note::Closed(result) => self.on_closed(result).await?,
+            Note::Finalized(result) => self.on_finalized(result).await?,
+            Note::ToppedUp(amount, result) => self.on_topped_up(amount, result),
         }
+        Ok(())
     }
 
     /// Lets what was said last arrive.
@@ -439,13 +473,13 @@ impl Driver {
         }
     }
 
-    async fn on_line(&mut self, what: LineNote) -> Result<(), RentalError> {
+    fn on_line(&mut self, what: LineNote) {
         match what {
             LineNote::Up { connection, to } => {
                 self.line.to = Some(to);
                 self.line.connection = Some(connection);
                 self.tell(RentalEvent::Connected { container: self.brain.rented().container.id });
-                self.feed(Event::Connected).await
+                self.feed(Event::Connected);
             }
             LineNote::Heard(message) => {
                 if let ToConsumer::Attached { phase, .. } = &message
@@ -453,14 +487,14 @@ impl Driver {
                 {
                     self.watch_stdio();
                 }
-                self.feed(Event::Heard(message)).await
+                self.feed(Event::Heard(message));
             }
             LineNote::Down { why, stale } => {
                 self.line.to = None;
                 self.line.connection = None;
                 self.line.stale = stale;
                 self.tell(RentalEvent::Lost { why: why.clone() });
-                self.feed(Event::Lost { why }).await
+                self.feed(Event::Lost { why });
             }
         }
     }
@@ -482,7 +516,7 @@ impl Driver {
         self.tasks.spawn(watcher.run());
     }
 
-    async fn on_stdio(&mut self, result: Result<(), String>) -> Result<(), RentalError> {
+    fn on_stdio(&mut self, result: Result<(), String>) {
         self.stdio.running = false;
         if let Err(why) = result {
             tracing::debug!(lease = %self.lease.short(), %why, "the job's streams broke");
@@ -491,14 +525,13 @@ impl Driver {
             if lost || self.stdio.tries < STDIO_TRIES {
                 // On a line that stands they are asked for again; otherwise when it stands again.
                 self.watch_stdio();
-                return Ok(());
+                return;
             }
             self.tell(RentalEvent::Complaint(format!("the rest of the job's output could not be read: {why}")));
         }
         self.stdio.over = true;
-        match self.outputs_all_here() {
-            Some(event) => self.feed(event).await,
-            None => Ok(()),
+        if let Some(event) = self.outputs_all_here() {
+            self.feed(event);
         }
     }
 

@@ -46,7 +46,7 @@ impl Driver {
         });
     }
 
-    pub(super) async fn on_opened(&mut self, result: Result<(), LedgerError>) -> Result<(), RentalError> {
+    pub(super) fn on_opened(&mut self, result: Result<(), LedgerError>) {
         self.chain.opening = false;
         match result {
             Ok(()) => {
@@ -64,14 +64,13 @@ impl Driver {
                 };
                 // The Container looks by itself, but not at this very moment.
                 self.say(ToContainer::ToppedUp);
-                self.feed(Event::ChainSeen(view)).await
+                self.feed(Event::ChainSeen(view));
             }
-            Err(LedgerError::Refused(why)) => self.feed(Event::OpenFailed { why }).await,
-            Err(LedgerError::NoWallet(_)) => Ok(()),
+            Err(LedgerError::Refused(why)) => self.feed(Event::OpenFailed { why }),
+            Err(LedgerError::NoWallet(_)) => {}
             Err(LedgerError::Unknown(why)) => {
                 tracing::warn!(lease = %self.lease.short(), %why, "whether the deposit is paid is unknown; asking again");
                 self.chain.open_again_at = Some(Instant::now() + Duration::from_secs(1));
-                Ok(())
             }
         }
     }
@@ -87,13 +86,13 @@ impl Driver {
         });
     }
 
-    pub(super) async fn on_seen(&mut self, result: Result<EscrowLease, LedgerError>) -> Result<(), RentalError> {
+    pub(super) fn on_seen(&mut self, result: Result<EscrowLease, LedgerError>) {
         self.chain.asking = false;
         let view = match result {
             Ok(view) => view,
             Err(why) => {
                 tracing::debug!(lease = %self.lease.short(), %why, "the chain does not answer; the brain asks again");
-                return Ok(());
+                return;
             }
         };
         let lapsed = self.now() > self.lease_now().open_by().plus(OPEN_GRACE_MS);
@@ -103,16 +102,15 @@ impl Driver {
             && !self.chain.opening
         {
             let why = "the deposit did not get onto the chain while the slot was held".to_owned();
-            return self.feed(Event::OpenFailed { why }).await;
+            return self.feed(Event::OpenFailed { why });
         }
         let closed = view.status == EscrowStatus::Closed && self.lease_now().phase != Phase::Closed;
-        self.feed(Event::ChainSeen(view)).await?;
+        self.feed(Event::ChainSeen(view));
         if closed {
             let lease = self.lease_now();
             let (redeemed, refunded) = (lease.redeemed, lease.refunded);
             self.tell(RentalEvent::Settled { redeemed, refunded, tx: self.brain.rented().settle_tx });
         }
-        Ok(())
     }
 
     pub(super) fn close(&mut self) {

@@ -23,6 +23,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use muster_core::ids::LeaseId;
+use muster_core::units::TimeMs;
 
 pub use self::record::{LeasePlan, LeaseRecord, LeaseState, SessionSecret, TaskPlace};
 pub use self::wishes::{Wish, WishKind};
@@ -219,6 +220,32 @@ impl ClientDir {
         let lock = lock(&folder, lease)?;
         let (log, plan, state) = log::Log::open(&folder.join("record"))?;
         Ok(LeaseFile { folder, log, record: LeaseRecord { plan, state }, _lock: lock })
+    }
+
+    /// Removes leases that have been over for longer than `older_than_ms`, with their logs, as long as more than `keep`
+    /// leases are there: the folder must not grow for ever. Gives how many were removed.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn prune(&self, now: TimeMs, older_than_ms: u64, keep: usize) -> Result<usize, StoreError> {
+        let all = self.leases()?;
+        let mut old = Vec::new();
+        for id in all.iter().take(if all.len() > keep { all.len() } else { 0 }) {
+            if let Ok(record) = self.read(*id)
+                && record.is_over()
+                && now.since(record.plan.created_at) > older_than_ms
+                && !self.is_driven(*id)?
+            {
+                old.push((record.plan.created_at, *id));
+            }
+        }
+        old.sort_unstable();
+        old.truncate(all.len().saturating_sub(keep));
+        for (_, id) in &old {
+            let folder = self.lease_folder(*id);
+            fs::remove_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        }
+        Ok(old.len())
     }
 
     /// Keeps a copy of a network, for whoever drives its leases later.

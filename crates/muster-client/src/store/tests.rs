@@ -120,3 +120,23 @@ fn a_folder_of_a_newer_version_is_refused() {
     fs::write(dir.path().join("version"), "2\n").unwrap();
     assert!(matches!(ClientDir::open(dir.path()), Err(StoreError::Newer { found: 2, .. })));
 }
+
+#[test]
+fn only_old_leases_that_are_over_are_removed_and_only_when_there_are_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ClientDir::open(dir.path()).unwrap();
+    for byte in 1..=4u8 {
+        let mut new = record(byte);
+        new.plan.created_at = TimeMs(u64::from(byte) * 100);
+        if byte != 1 {
+            new.state.rented.lease.phase = muster_core::lease::Phase::Void;
+        }
+        drop(store.create(&new).unwrap());
+    }
+    let left = |store: &ClientDir| store.leases().unwrap().iter().map(|id| id.0[0]).collect::<Vec<_>>();
+    assert_eq!(store.prune(TimeMs(10_000), 0, 4).unwrap(), 0, "there are not many");
+    assert_eq!(store.prune(TimeMs(450), 100, 1).unwrap(), 2);
+    assert_eq!(left(&store), [1, 4], "the first is not over, the last is not old");
+    assert_eq!(store.prune(TimeMs(10_000), 0, 1).unwrap(), 1);
+    assert_eq!(left(&store), [1]);
+}
