@@ -74,7 +74,8 @@ async fn garbage_on_any_stream_harms_nobody_else() {
             assert!(connection.close_reason().is_none());
             continue;
         }
-        written.unwrap();
+        // It may be cut off before all is written.
+        drop(written);
         tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap_or_else(|_| panic!("{kind:?} was not cut"));
         if let Ok(again) = vandal.connect(&container.addr).await {
             let reason = tokio::time::timeout(PATIENCE, again.closed()).await;
@@ -87,13 +88,14 @@ async fn garbage_on_any_stream_harms_nobody_else() {
     let connection = stranger.connect(&container.addr).await.unwrap();
     let mut stream = connection.open_bi(StreamKind::Offer).await.unwrap().framed();
     let terms = world.terms(container.id, &Wallet::random());
-    stream.send(&Offer::Take(Box::new(terms))).await.unwrap();
+    // Being cut off before it has finished its sentence is fine, too.
+    drop(stream.send(&Offer::Take(Box::new(terms))).await);
     tokio::time::timeout(PATIENCE, connection.closed()).await.expect("the stranger is cut off");
     // A consumer who speaks before the proof.
     let hasty = dialler().await;
     let connection = hasty.connect(&container.addr).await.unwrap();
     let mut stream = connection.open_bi(StreamKind::Lease).await.unwrap().framed();
-    stream.send(&ToContainer::Stop).await.unwrap();
+    drop(stream.send(&ToContainer::Stop).await);
     tokio::time::timeout(PATIENCE, connection.closed()).await.expect("the hasty one is cut off");
     renter.go(&["true"]).await;
     assert_eq!(renter.pay_to_the_end(&world).await.0, End::Exited(0));
