@@ -391,7 +391,7 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 20_000)]
         transfers: u32,
     },
-    /// `true` from request to exit, on a running network.
+    /// `true` from request to exit, on a network of its own.
     Job {
         /// How many jobs.
         #[arg(long, default_value_t = 100)]

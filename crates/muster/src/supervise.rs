@@ -97,6 +97,9 @@ fn spawn(role: &Role) -> Result<Child, Failure> {
     Command::new(&exe)
         .args(&role.args)
         .args(["--supervisor", &std::process::id().to_string()])
+        // What a person set for commands is not meant for the roles.
+        .env_remove("MUSTER_RPC")
+        .env_remove("MUSTER_WALLET")
         .envs(role.env.iter().map(|(k, v)| (k, v)))
         .stdin(Stdio::null())
         .stdout(Stdio::from(log))

@@ -13,8 +13,8 @@ use muster_gpu::HostReport;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Context;
 use super::container_admin::init::existing;
+use super::{Context, stop_on_signals};
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::failure::{Because, Code, Failure};
 
@@ -48,12 +48,20 @@ type Measured = (&'static str, Value, Value);
 /// Measures and prints.
 pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
     let machine = Machine::read(cx)?;
-    let (bench, parameters, figures) = match args.what {
-        BenchCommand::Chain { transfers } => chain::run(cx, transfers).await?,
-        BenchCommand::Job { jobs } => job::run(cx, jobs).await?,
-        BenchCommand::Lease { leases, concurrency } => lease::run(cx, leases, concurrency).await?,
-        BenchCommand::Match { containers, matches } => matching::run(containers, matches).await?,
-        BenchCommand::Idle { containers } => idle::run(cx, containers).await?,
+    let stop = stop_on_signals()?;
+    let measured = async {
+        match args.what {
+            BenchCommand::Chain { transfers } => chain::run(cx, transfers).await,
+            BenchCommand::Job { jobs } => job::run(cx, jobs).await,
+            BenchCommand::Lease { leases, concurrency } => lease::run(cx, leases, concurrency).await,
+            BenchCommand::Match { containers, matches } => matching::run(containers, matches).await,
+            BenchCommand::Idle { containers } => idle::run(cx, containers).await,
+        }
+    };
+    // Whichever way it ends, processes and folders of the measurement go with what is dropped here.
+    let (bench, parameters, figures) = tokio::select! {
+        measured = Box::pin(measured) => measured?,
+        () = stop.cancelled() => return Err(Failure::new(Code::Stopped, "stopped before the measurement was done")),
     };
     let report = Report { bench, machine, parameters, figures };
     cx.output.result(&report, || text(&report));

@@ -31,7 +31,7 @@ pub(super) async fn run(cx: &Context, command: LeaseCommand) -> Result<u8, Failu
         LeaseCommand::Show { lease } => show(cx, &dir, &lease).await?,
         LeaseCommand::Logs { lease, follow } => logs(cx, &dir, &lease, follow).await?,
         LeaseCommand::Stop { lease } => stop(cx, &dir, &lease).await?,
-        LeaseCommand::TopUp { lease, amount } => top_up(cx, &dir, &lease, amount).await?,
+        LeaseCommand::TopUp { lease, amount } => Box::pin(top_up(cx, &dir, &lease, amount)).await?,
     }
     Ok(0)
 }
@@ -181,7 +181,7 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
         StoreError::Io { .. } => Code::Io,
         StoreError::Corrupt { .. } | StoreError::Newer { .. } => Code::Data,
         StoreError::Driven { .. } => Code::InUse,
-        StoreError::Unknown(_) | StoreError::Ambiguous { .. } => Code::NotFound,
+        StoreError::Unknown(_) | StoreError::Ambiguous { .. } | StoreError::Unfinished { .. } => Code::NotFound,
         StoreError::Network(source) => return Failure::new(Code::Config, format!("{error}: {source}")),
     };
     Failure::new(code, error)

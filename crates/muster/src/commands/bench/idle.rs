@@ -16,7 +16,7 @@ use crate::failure::{Because, Code, Failure};
 use crate::serve;
 
 /// The network rests for so long before its memory is looked at.
-const REST: Duration = Duration::from_secs(15);
+const REST: Duration = Duration::from_secs(10);
 /// It must be ready within this.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// It must have ended within this after it was asked to.
