@@ -181,7 +181,7 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
         StoreError::Io { .. } => Code::Io,
         StoreError::Corrupt { .. } | StoreError::Newer { .. } => Code::Data,
         StoreError::Driven { .. } => Code::InUse,
-        StoreError::Unknown(_) | StoreError::Ambiguous { .. } | StoreError::Unfinished { .. } => Code::NotFound,
+        StoreError::Unknown(_) | StoreError::Ambiguous { .. } => Code::NotFound,
         StoreError::Network(source) => return Failure::new(Code::Config, format!("{error}: {source}")),
     };
     Failure::new(code, error)
