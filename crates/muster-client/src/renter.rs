@@ -3,16 +3,20 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use muster_core::params::Params;
 use muster_core::protocol::NodeAddr;
 use muster_core::units::TimeMs;
 use muster_net::{Limits, NetError, NodeSecret, Peer, PeerAddr, PeerConfig, Rate, RelayConfig, RelayUrlError};
+use tokio_util::task::TaskTracker;
 
 use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::store::{ClientDir, StoreError};
+
+/// What was said last must reach the Containers within this.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why this process cannot rent.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,8 @@ struct Inner {
     peer: Peer,
     dir: ClientDir,
     started: (TimeMs, Instant),
+    /// Lines to Containers, which may still carry their last words when the driver of the lease has ended.
+    lines: TaskTracker,
 }
 
 impl fmt::Debug for Renter {
@@ -59,7 +65,8 @@ impl Renter {
         dir.keep_network(&network)?;
         let peer = Peer::bind(peer_config(&network)?).await?;
         let started = (wall_clock(), Instant::now());
-        Ok(Self { inner: Arc::new(Inner { network, ledger, peer, dir, started }) })
+        let lines = TaskTracker::new();
+        Ok(Self { inner: Arc::new(Inner { network, ledger, peer, dir, started, lines }) })
     }
 
     /// The network.
@@ -99,8 +106,16 @@ impl Renter {
         wall.plus(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Leaves the network; every line is closed.
+    pub(crate) fn lines(&self) -> &TaskTracker {
+        &self.inner.lines
+    }
+
+    /// Leaves the network, once what was said last has arrived; every line is closed.
     pub async fn close(&self) {
+        self.inner.lines.close();
+        if tokio::time::timeout(FAREWELL, self.inner.lines.wait()).await.is_err() {
+            tracing::debug!("some Containers did not take the last words in time");
+        }
         self.inner.peer.close().await;
     }
 }

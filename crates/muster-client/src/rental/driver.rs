@@ -12,7 +12,7 @@ use muster_core::units::{TimeMs, TokenAmount};
 use muster_core::voucher::{SignedVoucher, Voucher};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::line::{Line, LineNote};
 use super::notes::{NOTES_MAX, Note, Notes};
@@ -31,8 +31,6 @@ const TICK: Duration = Duration::from_millis(100);
 const WISH_TICKS: u32 = 5;
 /// How often a record that cannot be written is tried again, with a pause of a second.
 const SAVE_TRIES: u32 = 5;
-/// What was said last must reach the Container within this.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// How often broken standard streams are asked for again on a line that stands.
 const STDIO_TRIES: u32 = 5;
 
@@ -125,7 +123,7 @@ impl Rental {
             finished: false,
         };
         let end = driver.drive(&mut notes, &mut commands).await?;
-        driver.say_farewell().await;
+        driver.line.let_finish();
         Ok((end, driver.record()))
     }
 }
@@ -137,6 +135,23 @@ struct LineState {
     to: Option<mpsc::Sender<ToContainer>>,
     connection: Option<muster_net::Connection>,
     stale: bool,
+}
+
+impl LineState {
+    /// The line carries what was said last and ends by itself; [`Renter::close`] waits for it.
+    fn let_finish(&mut self) {
+        self.to = None;
+        self.task = None;
+    }
+}
+
+impl Drop for LineState {
+    /// A driver that was stopped in the middle leaves no line behind.
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -258,6 +273,8 @@ impl Driver {
                     Effect::Save => self.dirty = true,
                     // A signature that nobody has seen changes nothing outside, so it need not wait for the disk.
                     Effect::Sign(amount) => queue.push_back(Event::Signed(self.sign(amount))),
+                    // Nor does a question.
+                    Effect::AskChain => self.ask_chain(),
                     other => self.pending.push(other),
                 }
             }
@@ -427,22 +444,6 @@ impl Driver {
         }
         Ok(())
     }
-
-    /// Lets what was said last arrive.
-    async fn say_farewell(&mut self) {
-        self.line.to = None;
-        let line_over = async {
-            while let Some(task) = &self.line.task
-                && !task.is_finished()
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        if timeout(FAREWELL, line_over).await.is_err() {
-            tracing::debug!(lease = %self.lease.short(), "the Container did not take the last words in time");
-        }
-        self.tasks.abort_all();
-    }
 }
 
 /// The line.
@@ -461,7 +462,7 @@ impl Driver {
             fresh: std::mem::take(&mut self.line.stale),
             notes: self.notes.clone(),
         };
-        self.line.task = Some(self.tasks.spawn(line.run()));
+        self.line.task = Some(self.renter.lines().spawn(line.run()).abort_handle());
     }
 
     /// Says something, if the line stands; after a break the brain says again what matters.

@@ -76,7 +76,8 @@ impl Line {
                     Some(message) => to.send_within(&message, ANSWER_WITHIN).await.map_err(broken)?,
                     None => {
                         // The driver is done; what it said last must still arrive.
-                        return to.finish_acked().await.map_err(broken);
+                        let farewell = tokio::time::timeout(ANSWER_WITHIN, to.finish_acked()).await;
+                        return farewell.unwrap_or(Ok(())).map_err(broken);
                     }
                 },
             }
