@@ -28,7 +28,7 @@ impl Output {
         if self.json {
             match serde_json::to_string(value) {
                 Ok(line) => put(&line),
-                Err(e) => eprintln!("muster: the result cannot be written as JSON: {e}"),
+                Err(e) => warn(&format!("muster: the result cannot be written as JSON: {e}")),
             }
         } else {
             let text = text();
@@ -38,17 +38,10 @@ impl Output {
         }
     }
 
-    /// A sentence for people; programs do not see it.
-    pub(crate) fn say(self, text: &str) {
-        if !self.json {
-            put(text);
-        }
-    }
-
     /// A sentence on standard error, for people at a terminal and for logs.
     pub(crate) fn note(self, text: &str) {
         if !self.json {
-            eprintln!("{text}");
+            warn(text);
         }
     }
 
@@ -56,6 +49,11 @@ impl Output {
     pub(crate) fn shows_progress(self) -> bool {
         !self.json && std::io::stderr().is_terminal()
     }
+}
+
+/// Prints a line on standard error; whoever was reading may be gone, and the work goes on.
+pub(crate) fn warn(line: &str) {
+    let _gone = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Prints a line; a closed pipe ends the command quietly, as other tools do.

@@ -44,20 +44,19 @@ pub(crate) struct Supervised {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     pid: Arc<AtomicU32>,
-    restarts: Arc<AtomicU32>,
 }
 
 impl Supervised {
     /// Starts a role and keeps it running until it is stopped.
     pub(crate) fn start(role: Role) -> Result<Self, Failure> {
         let stop = CancellationToken::new();
-        let (pid, restarts) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let pid = Arc::new(AtomicU32::new(0));
         // The first start happens here, so that a role that cannot be started at all is an error now.
         let child = spawn(&role)?;
         pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
         let name = role.name.clone();
-        let task = tokio::spawn(watch(role, child, stop.clone(), pid.clone(), restarts.clone()));
-        Ok(Self { name, stop, task, pid, restarts })
+        let task = tokio::spawn(watch(role, child, stop.clone(), pid.clone()));
+        Ok(Self { name, stop, task, pid })
     }
 
     /// Its name.
@@ -68,11 +67,6 @@ impl Supervised {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
-    }
-
-    /// How often it had to be started again.
-    pub(crate) fn restarts(&self) -> u32 {
-        self.restarts.load(Ordering::Relaxed)
     }
 
     /// Asks it to end, waits, and kills it if it does not.
@@ -120,7 +114,7 @@ fn rotate(log: &Path) {
     }
 }
 
-async fn watch(role: Role, first: Child, stop: CancellationToken, pid: Arc<AtomicU32>, restarts: Arc<AtomicU32>) {
+async fn watch(role: Role, first: Child, stop: CancellationToken, pid: Arc<AtomicU32>) {
     let mut child = first;
     let mut backoff = BACKOFF_MIN;
     loop {
@@ -151,7 +145,6 @@ async fn watch(role: Role, first: Child, stop: CancellationToken, pid: Arc<Atomi
             }
         };
         pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
-        restarts.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -67,17 +67,17 @@ pub(crate) fn open(dirs: &Dirs, global: &Global, path: &Path) -> Result<Wallet, 
     })
 }
 
-/// The passphrase: --passphrase-file, MUSTER_PASSPHRASE, the folder's own where the wallet is the folder's, a prompt.
+/// The passphrase: --passphrase-file; the folder's own where `muster up` made the wallet; MUSTER_PASSPHRASE; a prompt.
 pub(crate) fn passphrase(dirs: &Dirs, global: &Global, wallet: &Path, twice: bool) -> Result<String, Failure> {
     if let Some(file) = &global.passphrase_file {
         return read_passphrase(file);
     }
-    if let Ok(text) = std::env::var("MUSTER_PASSPHRASE") {
-        return not_empty(text, "MUSTER_PASSPHRASE");
-    }
     let own = dirs.wallets().join(OWN_PASSPHRASE);
     if wallet.starts_with(dirs.wallets()) && is_own(dirs, wallet) && own.exists() {
         return read_passphrase(&own);
+    }
+    if let Ok(text) = std::env::var("MUSTER_PASSPHRASE") {
+        return not_empty(text, "MUSTER_PASSPHRASE");
     }
     if !std::io::stdin().is_terminal() {
         let why =

@@ -500,11 +500,13 @@ impl Container {
             Phase::Closed | Phase::Void => {
                 let over = slot.held.lease.ended_at.unwrap_or(slot.held.lease.accepted_at);
                 let stale = now.since(over) > params.keep_outputs_ms;
+                // The body keeps the history; what is settled and fetched need not be walked at each tick.
+                let done = slot.held.lease.phase == Phase::Closed && slot.held.taken;
                 if slot.held.lease.phase == Phase::Closed && stale && !slot.held.taken {
                     slot.held.taken = true;
                     out.push(Effect::Save(id));
                     out.push(Effect::CleanUp(id));
-                } else if stale {
+                } else if stale || (done && now.since(over) > FORGET_MS) {
                     self.slots.remove(&id);
                     out.push(Effect::Forget(id));
                 }
@@ -616,6 +618,8 @@ impl Container {
 
 /// How often the chain is asked for a deposit that has not appeared, in milliseconds.
 const CHAIN_POLL_MS: u64 = 500;
+/// How long a lease that is settled and fetched stays known, in milliseconds: for whoever asks again.
+const FORGET_MS: u64 = 30_000;
 /// How often the chain is asked about a settlement that was sent, in milliseconds.
 const SETTLE_POLL_MS: u64 = 10_000;
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::{Context, chain_failure, run, setup};
 use crate::dirs::make_private;
 use crate::failure::{Because, Code, Failure};
-use crate::output::{length, table, tokens};
+use crate::output::{table, tokens};
 
 /// Frames of the animation.
 const FRAMES: u32 = 24;
@@ -43,9 +43,9 @@ struct LeaseLine {
     task: Option<u32>,
     container: String,
     end: String,
-    ran_seconds: String,
-    core_hours: String,
-    obh: String,
+    ran_seconds: f64,
+    core_hours: f64,
+    obh: f64,
     rate_per_second: String,
     billed: String,
     vouchers: u32,
@@ -65,8 +65,8 @@ struct Balances {
 struct Totals {
     billed: String,
     billed_usd: String,
-    ran_seconds: String,
-    core_hours: String,
+    ran_seconds: f64,
+    core_hours: f64,
     tasks: usize,
     retries: usize,
 }
@@ -260,14 +260,25 @@ fn line(task: Option<u32>, a: &AttemptReport) -> LeaseLine {
         task,
         container: a.container.to_string(),
         end: a.end.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ran_seconds: decimal(u128::from(a.ran_ms), 3),
-        core_hours: decimal(core_ms * 1_000_000_000 / (1_000 * 3_600_000), 9),
-        obh: "0".to_owned(),
+        ran_seconds: seconds(a.ran_ms),
+        core_hours: core_hours(core_ms),
+        // No card was rented: the animation is rendered on cores.
+        obh: 0.0,
         rate_per_second: a.rate_per_second.0.to_string(),
         billed: a.billed.0.to_string(),
         vouchers: a.vouchers,
         redeem_tx: a.redeem_tx.clone(),
     }
+}
+
+/// Milliseconds as seconds.
+fn seconds(ms: u64) -> f64 {
+    std::time::Duration::from_millis(ms).as_secs_f64()
+}
+
+/// Thousandths of a core × milliseconds as core-hours, to nine places.
+fn core_hours(core_ms: u128) -> f64 {
+    decimal(core_ms * 1_000_000_000 / (1_000 * 3_600_000), 9).parse().unwrap_or(f64::NAN)
 }
 
 /// An integer with so many of its digits behind the point.
@@ -305,8 +316,8 @@ fn receipt(
         totals: Totals {
             billed: billed.0.to_string(),
             billed_usd: decimal(u128::from(usd.0), 6),
-            ran_seconds: decimal(u128::from(report.ran_ms()), 3),
-            core_hours: decimal(core_ms * 1_000_000_000 / (1_000 * 3_600_000), 9),
+            ran_seconds: seconds(report.ran_ms()),
+            core_hours: core_hours(core_ms),
             tasks: report.tasks.len(),
             retries: leases.len().saturating_sub(report.tasks.len()),
         },
@@ -332,8 +343,8 @@ pub(super) fn receipt_text(receipt: &Receipt) -> String {
             vec![
                 l.task.map(|t| t.to_string()).unwrap_or_default(),
                 l.container.chars().take(8).collect(),
-                l.ran_seconds.clone(),
-                l.core_hours.clone(),
+                format!("{:.3}", l.ran_seconds),
+                format!("{:.9}", l.core_hours),
                 amount(&l.billed),
                 l.vouchers.to_string(),
                 l.redeem_tx.as_ref().map(|t| t.chars().take(12).collect()).unwrap_or_default(),
@@ -341,12 +352,11 @@ pub(super) fn receipt_text(receipt: &Receipt) -> String {
         })
         .collect();
     let b = &receipt.balances;
-    let ran_ms = receipt.totals.ran_seconds.replace('.', "").parse().unwrap_or(0);
     format!(
         "{}\n\n{} tasks ran {} in all ({} core-hours) and cost {} (${}).\n\n  consumer    {} -> {}\n  Containers  {} -> {} (in wallets and claimable)\n  network fee {}\n\n{}",
         table(&["frame", "container", "seconds", "core-hours", "billed", "vouchers", "redeemed in"], rows),
         receipt.totals.tasks,
-        length(ran_ms),
+        format_args!("{:.1} s", receipt.totals.ran_seconds),
         receipt.totals.core_hours,
         amount(&receipt.totals.billed),
         receipt.totals.billed_usd,

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::{Context, agent, stop_on_signals};
 use crate::cli::{GpuChoice, RunArgs};
 use crate::failure::{Because, Code, Failure};
-use crate::output::{length, tokens};
+use crate::output::{length, tokens, warn};
 
 /// Tries of a task beside the first, when Containers break it off.
 const RETRIES: u32 = 3;
@@ -141,7 +141,7 @@ async fn show(mut inbox: mpsc::Receiver<JobEvent>, bar: ProgressBar, detach: boo
         let task = event.task.map(|t| format!("task {t}: ")).unwrap_or_default();
         match step_text(&event.step, detach) {
             Shown::Message(text) => bar.set_message(format!("{task}{text}")),
-            Shown::Warning(text) => bar.suspend(|| eprintln!("muster: {task}{text}")),
+            Shown::Warning(text) => bar.suspend(|| warn(&format!("muster: {task}{text}"))),
             // From here on the terminal belongs to the job.
             Shown::Clear if event.task.is_none() => bar.finish_and_clear(),
             Shown::Over => bar.inc(1),
@@ -313,11 +313,11 @@ fn report_text(report: &JobReport, detach: bool) -> String {
             lines.extend(task.attempts.iter().map(|a| a.lease.to_string()));
         } else if !quiet && !task.succeeded() {
             let name = task.index.map(|i| format!("task {i}: ")).unwrap_or_default();
-            eprintln!("muster: {name}{}", outcome_text(&task.outcome));
+            warn(&format!("muster: {name}{}", outcome_text(&task.outcome)));
         }
     }
     if !detach && report.leases().next().is_some() {
-        eprintln!("muster: billed {} for {} of running", tokens(report.billed()), length(report.ran_ms()));
+        warn(&format!("muster: billed {} for {} of running", tokens(report.billed()), length(report.ran_ms())));
     }
     lines.join("\n")
 }

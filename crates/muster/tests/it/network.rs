@@ -47,11 +47,6 @@ impl Net {
         Self { dir, up }
     }
 
-    /// Its folder.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// A command on this network.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = muster();
