@@ -441,7 +441,8 @@ async fn a_deposit_that_came_too_late_is_given_back() {
     let lease = report.leases().next().unwrap();
     assert_eq!(lease.phase, Phase::Void);
     assert_eq!(leases::reclaim(&renter).await.unwrap(), [], "nothing is on the chain");
-    // Afterwards it appears there all the same.
+    // Afterwards it appears there all the same, and its Container does not give it back by itself.
+    world.containers[0].die().await;
     *world.chain.refuse_opens.lock().unwrap() = None;
     let record = renter.dir().read(lease.lease).unwrap();
     renter.ledger().open(record.state.rented.lease.terms.clone()).await.unwrap();
