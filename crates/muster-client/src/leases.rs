@@ -2,7 +2,7 @@
 
 use std::io::SeekFrom;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_core::ids::LeaseId;
 use muster_core::lease::Phase;
@@ -15,14 +15,16 @@ use tokio::sync::mpsc;
 
 use crate::job::AttemptReport;
 use crate::ledger::LedgerError;
-use crate::rental::{Rental, RentalEnd, RentalError, RentalEvent};
+use crate::rental::{Command, Rental, RentalEnd, RentalError, RentalEvent};
 use crate::renter::Renter;
-use crate::store::{ClientDir, LeaseRecord, StoreError, TaskPlace, Wish, WishKind};
+use crate::store::{ClientDir, LeaseRecord, LeaseState, StoreError, TaskPlace, Wish, WishKind};
 
 /// Pause between two looks at growing logs.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// Leases that were given up longer ago are not looked at any more, in milliseconds: four weeks.
 const RECLAIM_WITHIN_MS: u64 = 28 * 24 * 3_600_000;
+/// Pause between two looks whether a challenge window is over.
+const RECLAIM_EVERY: Duration = Duration::from_millis(500);
 /// Bytes that are copied at a time.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -177,18 +179,40 @@ pub async fn top_up(renter: &Renter, lease: LeaseId, amount: TokenAmount) -> Res
     Ok(ledger.lease(lease).await?.deposit)
 }
 
-/// Drives a lease that nobody drives to its end, with this process's wallet: what the agent cannot do.
+/// Drives a lease that nobody drives with this process's wallet: what the agent cannot do. Goes on until the lease is
+/// over, for `within` at most; a challenge window may be longer than anybody wants to wait, and the lease can be driven
+/// on later.
 ///
 /// # Errors
 /// Another process drives it, or its record cannot be used.
 pub async fn finish(
     renter: &Renter,
     lease: LeaseId,
+    within: Duration,
     events: mpsc::Sender<RentalEvent>,
 ) -> Result<(RentalEnd, LeaseRecord), LeaseError> {
-    let file = renter.dir().drive(lease)?;
-    let (_commands, received) = mpsc::channel(1);
-    Ok(Rental::new(renter.clone(), file, events, received).run().await?)
+    let mut file = renter.dir().drive(lease)?;
+    if file.record().state.rented.lease.phase == Phase::Void {
+        let until = Instant::now() + within;
+        while reclaim_one(renter, lease).await? && Instant::now() < until {
+            tokio::time::sleep(RECLAIM_EVERY).await;
+        }
+        let still = renter.ledger().lease(lease).await?.status;
+        if matches!(still, EscrowStatus::None | EscrowStatus::Closed) {
+            let state = LeaseState { needs: None, ..file.record().state.clone() };
+            file.save(state)?;
+        }
+        return Ok((RentalEnd::Finished, file.record().clone()));
+    }
+    let (commands, received) = mpsc::channel(1);
+    let mut driving = std::pin::pin!(Rental::new(renter.clone(), file, events, received).run());
+    if let Ok(over) = tokio::time::timeout(within, &mut driving).await {
+        return Ok(over?);
+    }
+    if commands.send(Command::Detach).await.is_err() {
+        tracing::debug!(lease = %lease.short(), "the lease came to its end at the last moment");
+    }
+    Ok(driving.await?)
 }
 
 /// Gets back deposits that reached the chain only after their lease had been given up here (a chain that was unreachable
@@ -207,18 +231,26 @@ pub async fn reclaim(renter: &Renter) -> Result<Vec<LeaseId>, LeaseError> {
         if !given_up || record.plan.network != network || renter.now().since(created) > RECLAIM_WITHIN_MS {
             continue;
         }
-        let ledger = renter.ledger();
-        match ledger.lease(lease).await?.status {
-            EscrowStatus::Open => ledger.close(lease).await?,
-            EscrowStatus::Closing => match ledger.finalize(lease).await {
-                Ok(()) | Err(LedgerError::Refused(_)) => {}
-                Err(error) => return Err(error.into()),
-            },
-            EscrowStatus::None | EscrowStatus::Closed => continue,
+        if reclaim_one(renter, lease).await? {
+            reclaimed.push(lease);
         }
-        reclaimed.push(lease);
     }
     Ok(reclaimed)
+}
+
+/// Begins or ends the closing of a lease that should not be open. `false`: it is not.
+async fn reclaim_one(renter: &Renter, lease: LeaseId) -> Result<bool, LedgerError> {
+    let ledger = renter.ledger();
+    let done = match ledger.lease(lease).await?.status {
+        EscrowStatus::Open => ledger.close(lease).await,
+        EscrowStatus::Closing => ledger.finalize(lease).await,
+        EscrowStatus::None | EscrowStatus::Closed => return Ok(false),
+    };
+    match done {
+        // Its Container was quicker, or the challenge window is not over.
+        Ok(()) | Err(LedgerError::Refused(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Copies what was saved of a job's standard streams; with `follow`, goes on until the job is over and all of it is

@@ -102,6 +102,11 @@ impl Driver {
             && !self.chain.opening
         {
             let why = "the deposit did not get onto the chain while the slot was held".to_owned();
+            // It may still come: nobody has said no.
+            let short = self.lease.short();
+            self.state.needs = Some(format!(
+                "whether its deposit still reached the chain is not known: `muster lease stop {short}` looks, and gets it back if so"
+            ));
             return self.feed(Event::OpenFailed { why });
         }
         let closed = view.status == EscrowStatus::Closed && self.lease_now().phase != Phase::Closed;
@@ -131,7 +136,13 @@ impl Driver {
                 self.state.needs = None;
                 self.save().await?;
             }
-            Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
+            Err(LedgerError::NoWallet(_)) => {
+                let short = self.lease.short();
+                let why = format!(
+                    "its Container cannot be reached: run `muster lease stop {short}` to close it on the chain with your wallet and get the rest of the deposit back"
+                );
+                self.need_wallet(why).await?;
+            }
             // Its Container may have closed it meanwhile, which is as good.
             Err(why) => tracing::info!(lease = %self.lease.short(), %why, "closing on the chain"),
         }
@@ -152,11 +163,7 @@ impl Driver {
         });
     }
 
-    pub(super) async fn need_wallet(&mut self) -> Result<(), RentalError> {
-        let short = self.lease.short();
-        let why = format!(
-            "its Container cannot be reached: run `muster lease stop {short}` to close it on the chain with your wallet and get the rest of the deposit back"
-        );
+    async fn need_wallet(&mut self, why: String) -> Result<(), RentalError> {
         if self.state.needs.as_ref() != Some(&why) {
             self.state.needs = Some(why.clone());
             self.save().await?;
@@ -193,7 +200,13 @@ impl Driver {
         self.chain.finalizing = false;
         match result {
             Ok(()) => self.ask_chain(),
-            Err(LedgerError::NoWallet(_)) => self.need_wallet().await?,
+            Err(LedgerError::NoWallet(_)) => {
+                let short = self.lease.short();
+                let why = format!(
+                    "it is being closed: when the chain's challenge window is over, `muster lease stop {short}` brings the rest of the deposit back to your wallet"
+                );
+                self.need_wallet(why).await?;
+            }
             Err(why) => tracing::debug!(lease = %self.lease.short(), %why, "not finalised yet"),
         }
         Ok(())

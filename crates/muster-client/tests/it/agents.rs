@@ -108,7 +108,7 @@ async fn a_container_that_is_gone_for_good_needs_the_wallet_and_the_rest_comes_b
     assert_eq!(agent::ensure_running(&dir, &launch).await.unwrap(), Ensured::NotNeeded);
     let renter = world.renter().await;
     let (events, _told) = mpsc::channel(100);
-    let (end, record) = leases::finish(&renter, lease, events).await.unwrap();
+    let (end, record) = leases::finish(&renter, lease, Duration::from_secs(60), events).await.unwrap();
     assert_eq!((end, record.state.needs.as_ref()), (RentalEnd::Finished, None));
     assert_eq!(record.state.rented.lease.phase, Phase::Closed);
     // The fake escrow has no voucher of the Container's, so everything comes back.

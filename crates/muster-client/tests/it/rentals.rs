@@ -454,6 +454,37 @@ async fn a_deposit_that_came_too_late_is_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_deposit_is_unsure_says_so_and_is_finished_by_hand() {
+    let world = World::new(1, 1).await;
+    let before = world.balance();
+    let renter = world.renter().await;
+    *world.chain.refuse_opens.lock().unwrap() = Some("the chain looks away".to_owned());
+    let (report, _) = run(&renter, request("exit 0")).await;
+    let lease = report.leases().next().unwrap().lease;
+    world.containers[0].die().await;
+    // As if the process had been killed before it heard anything, long ago.
+    let folder = renter.dir().lease_folder(lease);
+    let mut record = renter.dir().read(lease).unwrap();
+    fs::remove_file(folder.join("record")).unwrap();
+    record.state.rented.lease.phase = Phase::Accepted;
+    record.state.rented.gone = None;
+    record.state.rented.lease.accepted_at = muster_core::units::TimeMs(1);
+    drop(renter.dir().create(&record).unwrap());
+    let agent = world.process(None).await;
+    let (events, _told) = mpsc::channel(100);
+    let (_, record) = leases::finish(&agent, lease, Duration::from_secs(60), events).await.unwrap();
+    assert_eq!(record.state.rented.lease.phase, Phase::Void);
+    assert!(record.state.needs.as_ref().is_some_and(|n| n.contains("muster lease stop")), "{record:?}");
+    // The deposit comes after all; whoever has the wallet gets it back.
+    *world.chain.refuse_opens.lock().unwrap() = None;
+    renter.ledger().open(record.state.rented.lease.terms.clone()).await.unwrap();
+    let (events, _told) = mpsc::channel(100);
+    let (end, record) = leases::finish(&renter, lease, Duration::from_secs(60), events).await.unwrap();
+    assert_eq!((end, record.state.needs), (RentalEnd::Finished, None));
+    assert_eq!(world.balance(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_leases_are_counted_and_measured() {
     let world = World::new(2, 4).await;
     let before = world.balance();

@@ -7,9 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use muster_client::agent::Ensured;
 use muster_client::leases::{self, LeaseError, LeaseSummary};
 use muster_client::ledger::LedgerError;
+use muster_client::store::LeaseRecord;
 use muster_client::{ClientDir, StoreError};
 use muster_core::ids::LeaseId;
 use muster_core::units::TokenAmount;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::tell::LeaseObject;
@@ -55,7 +57,7 @@ async fn ls(cx: &Context, dir: &ClientDir, all: bool) -> Result<(), Failure> {
     see_to_agent(cx, dir).await;
     let (mut found, damaged) = leases::list(dir).map_err(|e| store_failure(&e))?;
     let known = found.len();
-    found.retain(|s| all || !s.over);
+    found.retain(|s| all || !s.over || s.needs.is_some());
     for (lease, error) in &damaged {
         cx.output.note(&format!("muster: lease {} cannot be shown: {error}", lease.short()));
     }
@@ -111,6 +113,9 @@ async fn logs(cx: &Context, dir: &ClientDir, name: &str, follow: bool) -> Result
 
 async fn stop(cx: &Context, dir: &ClientDir, name: &str) -> Result<(), Failure> {
     let lease = find(dir, name)?;
+    if read(dir, lease)?.needs.is_some() {
+        return Box::pin(finish(cx, dir, lease)).await;
+    }
     leases::stop(dir, lease).map_err(|e| lease_failure(&e))?;
     agent::ensure(cx, dir).await?;
     let until = Instant::now() + STOPPED_WITHIN;
@@ -121,6 +126,19 @@ async fn stop(cx: &Context, dir: &ClientDir, name: &str) -> Result<(), Failure> 
         }
         tokio::time::sleep(LOOK_EVERY).await;
     };
+    cx.output.result(&LeaseObject::from(&summary), || stopped(&summary));
+    Ok(())
+}
+
+/// Does for a lease what the agent cannot, because it holds no wallet: closes it on the chain.
+async fn finish(cx: &Context, dir: &ClientDir, lease: LeaseId) -> Result<(), Failure> {
+    same_network(cx, &dir.read(lease).map_err(|e| store_failure(&e))?)?;
+    let renter = cx.renter(Some(cx.wallet()?)).await?;
+    let (events, _nobody_watches) = mpsc::channel(1);
+    let finished = leases::finish(&renter, lease, STOPPED_WITHIN, events).await.map_err(|e| lease_failure(&e));
+    renter.close().await;
+    finished?;
+    let summary = read(dir, lease)?;
     cx.output.result(&LeaseObject::from(&summary), || stopped(&summary));
     Ok(())
 }
@@ -152,15 +170,7 @@ async fn top_up(cx: &Context, dir: &ClientDir, name: &str, amount: TokenAmount) 
     }
     let lease = find(dir, name)?;
     let record = dir.read(lease).map_err(|e| store_failure(&e))?;
-    let network = cx.network()?;
-    if record.plan.network != network.fingerprint() {
-        let why = format!(
-            "lease {} belongs to another network than {:?}: name its file with --network. Nothing was paid",
-            lease.short(),
-            network.name
-        );
-        return Err(Failure::new(Code::Config, why));
-    }
+    same_network(cx, &record)?;
     let renter = cx.renter(Some(cx.wallet()?)).await?;
     let topped = leases::top_up(&renter, lease, amount).await.map_err(|e| lease_failure(&e));
     renter.close().await;
@@ -173,6 +183,20 @@ async fn top_up(cx: &Context, dir: &ClientDir, name: &str, amount: TokenAmount) 
         format!("added {amount} tokens to lease {}; its deposit is {} now{lasts}", lease.short(), tokens(deposit))
     });
     Ok(())
+}
+
+/// Refuses to do something on one network's chain for a lease of another.
+fn same_network(cx: &Context, record: &LeaseRecord) -> Result<(), Failure> {
+    let network = cx.network()?;
+    if record.plan.network == network.fingerprint() {
+        return Ok(());
+    }
+    let why = format!(
+        "lease {} belongs to another network than {:?}: name its file with --network. Nothing was paid",
+        record.id().short(),
+        network.name
+    );
+    Err(Failure::new(Code::Config, why))
 }
 
 /// A record's error as a failure of a command.
