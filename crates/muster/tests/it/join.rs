@@ -61,6 +61,11 @@ fn check_bill(world: &World, report: &Value, before: u128) {
 }
 
 fn files_and_words_cross_the_line(world: &World) {
+    // It has registered, but the Indexer reads the registry and hears heartbeats at its own pace.
+    wait_for(world, "the far Container to be offered", || {
+        let (output, _) = rent(world, &["--region", REGION, "--", "true"]);
+        (code(&output) == 0).then_some(())
+    });
     let bytes: Vec<u8> = (0..200_000u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
     let input = file(world.dir.path(), "input.bin", &bytes);
     let out = world.dir.path().join("out");

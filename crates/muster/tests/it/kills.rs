@@ -17,6 +17,17 @@ fn all_is_settled(net: &Net) {
     });
 }
 
+/// Waits until a Container says that a job runs, and names the Container.
+fn where_it_runs(net: &Net) -> String {
+    net.wait_for("the job to run", || {
+        let status = net.json(&["container", "status"]);
+        let runs = |c: &&serde_json::Value| {
+            c["leases"].as_array().is_some_and(|leases| leases.iter().any(|l| l["phase"] == "running"))
+        };
+        Some(status["containers"].as_array()?.iter().find(runs)?["name"].as_str()?.to_owned())
+    })
+}
+
 #[test]
 fn a_killed_container_interrupts_and_the_job_is_done_elsewhere() {
     let net = Net::start(2);
@@ -26,13 +37,7 @@ fn a_killed_container_interrupts_and_the_job_is_done_elsewhere() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let victim = net.wait_for("the job to run", || {
-        let status = net.json(&["container", "status"]);
-        let running =
-            |c: &serde_json::Value| c["leases"].as_array().is_some_and(|l| l.iter().any(|l| l["phase"] == "running"));
-        let at = status["containers"].as_array()?.iter().find(|c| running(c))?["name"].as_str()?.to_owned();
-        Some(at)
-    });
+    let victim = where_it_runs(&net);
     net.kill(&victim);
     let output = job.wait_with_output().unwrap();
     assert_eq!(code(&output), 0, "{}", shown(&output));
@@ -52,10 +57,7 @@ fn a_killed_chain_and_a_killed_indexer_are_survived() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    net.wait_for("the job to run", || {
-        let status = net.json(&["container", "status"]);
-        status.to_string().contains("\"running\"").then_some(())
-    });
+    where_it_runs(&net);
     net.kill("chain");
     net.kill("indexer-0");
     assert!(job.try_wait().unwrap().is_none(), "the job ended with the chain");
@@ -80,10 +82,7 @@ fn a_killed_consumer_is_taken_over_by_the_agent() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    net.wait_for("the job to run", || {
-        let status = net.json(&["container", "status"]);
-        status.to_string().contains("\"running\"").then_some(())
-    });
+    where_it_runs(&net);
     job.kill().unwrap();
     job.wait().unwrap();
     // The next command finds what was left behind and has the agent go on with it.
