@@ -12,7 +12,7 @@ fn all_is_settled(net: &Net) {
     net.wait_for("every slot to be free", || {
         let status = net.json(&["container", "status"]);
         let containers = status["containers"].as_array()?.clone();
-        let free = |c: &serde_json::Value| c["free"]["cpu_millis"] == c["total"]["cpu_millis"];
+        let free = |c: &serde_json::Value| c["status"]["free"]["cpu_millis"] == c["status"]["total"]["cpu_millis"];
         (containers.len() == 2 && containers.iter().all(free)).then_some(())
     });
 }
@@ -22,9 +22,9 @@ fn where_it_runs(net: &Net) -> String {
     net.wait_for("the job to run", || {
         let status = net.json(&["container", "status"]);
         let runs = |c: &&serde_json::Value| {
-            c["leases"].as_array().is_some_and(|leases| leases.iter().any(|l| l["phase"] == "running"))
+            c["status"]["leases"].as_array().is_some_and(|leases| leases.iter().any(|l| l["phase"] == "running"))
         };
-        Some(status["containers"].as_array()?.iter().find(runs)?["name"].as_str()?.to_owned())
+        Some(status["containers"].as_array()?.iter().find(runs)?["status"]["name"].as_str()?.to_owned())
     })
 }
 
