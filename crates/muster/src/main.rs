@@ -63,8 +63,11 @@ fn start(cli: Cli) -> Result<u8, Failure> {
 
 /// Logs go to standard error: roles tell changes of state, commands only what is wrong.
 fn log(global: &Global, serves: bool) {
-    let default =
-        if serves { "info,iroh=warn,noq=warn,quinn=warn,netwatch=warn,hyper=warn" } else { "error,muster=warn,iroh=off" };
+    let default = if serves {
+        "info,iroh=warn,noq=warn,quinn=warn,netwatch=warn,hyper=warn"
+    } else {
+        "error,muster=warn,iroh=off"
+    };
     let text = global.log.clone().or_else(|| std::env::var("RUST_LOG").ok());
     let filter = tracing_subscriber::EnvFilter::try_new(text.as_deref().unwrap_or(default))
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));

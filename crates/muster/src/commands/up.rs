@@ -147,7 +147,8 @@ fn rpc_address(plan: &Plan, port: u16, known: Option<&Network>) -> Result<Socket
         }
         // A number, not "any": a chain that is started again must come back where the network file says.
         let free = std::net::TcpListener::bind(SocketAddr::new(ip, 0)).and_then(|l| l.local_addr());
-        return free.because(Code::Config, format!("cannot listen on {ip}; name an address of this machine with --listen"));
+        return free
+            .because(Code::Config, format!("cannot listen on {ip}; name an address of this machine with --listen"));
     };
     let text = network.chain.rpc.trim_start_matches("http://").trim_end_matches('/');
     text.parse().map_err(|_| {
