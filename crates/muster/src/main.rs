@@ -71,7 +71,9 @@ fn log(global: &Global, serves: bool) {
     let text = global.log.clone().or_else(|| std::env::var("RUST_LOG").ok());
     let filter = tracing_subscriber::EnvFilter::try_new(text.as_deref().unwrap_or(default))
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A terminal that was closed must not take the supervisor of a network with it: what cannot be written is dropped.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match global.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
