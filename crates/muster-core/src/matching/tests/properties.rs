@@ -16,7 +16,12 @@ proptest! {
             let prices: Vec<UsdPerHour> = providers.iter().filter_map(|p| oracle(p, &demand, &view)).collect();
             prop_assert_eq!(result.choices.is_empty(), prices.is_empty(), "{:?}", &demand);
             prop_assert_eq!(result.report.nearest_miss.is_some(), prices.is_empty());
-            prop_assert_eq!(result.choices.len(), prices.len().min(5), "as many to fall back on as there are");
+            // The search for the best compromise ends early: it may name fewer to fall back on than there are.
+            let most = prices.len().min(5);
+            prop_assert!(result.choices.len() <= most);
+            if demand.objective == Objective::Cheapest {
+                prop_assert_eq!(result.choices.len(), most, "as many to fall back on as there are");
+            }
             let names: BTreeSet<NodeId> = result.choices.iter().map(|c| c.node).collect();
             prop_assert_eq!(names.len(), result.choices.len(), "nobody is named twice");
             for choice in &result.choices {
