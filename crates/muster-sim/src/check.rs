@@ -40,7 +40,7 @@ impl World {
             // A liar is believed at most for the time since the go, which came a start of a workload and some delays
             // before the workload began: it gains nothing by claiming more than the clock of its consumer shows.
             let since_began = container.began.get(&lease).map_or(0, |at| self.now - at);
-            let believed = if honest { ran + 1 } else { since_began + 400 + 6 * self.config.faults.delay_ms.1 };
+            let believed = if honest { ran + 1 } else { since_began + 1_000 + 10 * self.config.faults.delay_ms.1 };
             let most = on_chain.rate_per_second.per_second_for_ms(believed + believed / 5_000);
             if on_chain.redeemed > most {
                 found = Some(format!(

@@ -15,7 +15,7 @@ use crate::chain::Op;
 use crate::config::{Config, RoleKind};
 use crate::container::{acceptance, container_index};
 use crate::rng::Rng;
-use crate::world::{Happening, Rpc, Session, Who, World, account};
+use crate::world::{Happening, OUTBOX_MS, Rpc, Session, Who, World, account};
 
 /// One lease that this consumer drives.
 #[derive(Debug)]
@@ -43,7 +43,6 @@ pub(crate) struct ConsumerNode {
     seek_again_at: u64,
     driven: BTreeMap<LeaseId, Driven>,
     excluded: BTreeSet<NodeId>,
-    finalize_tries: u64,
     pub(crate) misses: u32,
 }
 
@@ -62,7 +61,6 @@ impl ConsumerNode {
             seek_again_at: 0,
             driven: BTreeMap::new(),
             excluded: BTreeSet::new(),
-            finalize_tries: 0,
             misses: 0,
         }
     }
@@ -160,7 +158,7 @@ impl World {
                 node.seek_again_at = self.now + wait;
                 node.misses += 1;
                 // In calm weather a task that nobody can do is given up in the end.
-                if self.calm && (never || node.misses > 60) {
+                if self.calm && (never || node.misses > 8) {
                     node.tasks_left -= 1;
                     node.misses = 0;
                     self.outcome.unmatched += 1;
@@ -252,8 +250,8 @@ impl World {
             Effect::AskChain => self.send(Who::Consumer(i), Who::Chain, Rpc::Read { lease }),
             Effect::CloseOnChain => self.consumer_sends(i, lease, Op::Close, 0),
             Effect::Finalize => {
-                self.consumers[i].finalize_tries += 1;
-                let attempt = self.consumers[i].finalize_tries;
+                // One try a second: each answer makes the brain look again.
+                let attempt = self.now / 1_000;
                 self.consumer_sends(i, lease, Op::Finalize, attempt);
             }
             Effect::DepositLow { .. } => {
@@ -278,9 +276,17 @@ impl World {
 
     fn consumer_sends(&mut self, i: usize, lease: LeaseId, op: Op, attempt: u64) {
         let node = &mut self.consumers[i];
-        node.outbox.entry((lease, op.kind(), attempt)).or_insert(op);
+        let (kind, first) = (op.kind(), node.outbox.is_empty());
+        if node.outbox.contains_key(&(lease, kind, attempt)) {
+            return;
+        }
+        node.outbox.insert((lease, kind, attempt), op.clone());
         let life = node.life;
-        self.after(1, Happening::Outbox(Who::Consumer(i), life));
+        self.send(Who::Consumer(i), Who::Chain, Rpc::Execute { lease, op: Box::new(op), attempt });
+        // One timer sends again whatever waits: a timer for each would multiply.
+        if first {
+            self.after(OUTBOX_MS, Happening::Outbox(Who::Consumer(i), life));
+        }
     }
 
     fn sign(&mut self, i: usize, lease: LeaseId, amount: TokenAmount, now: TimeMs) {
@@ -339,7 +345,9 @@ impl World {
                 if !ok && matches!(op, Some(Op::Open(_))) {
                     self.feed_consumer(i, lease, Event::OpenFailed { why: "the escrow refused".to_owned() });
                 }
-                self.send(Who::Consumer(i), Who::Chain, Rpc::Read { lease });
+                if ok {
+                    self.send(Who::Consumer(i), Who::Chain, Rpc::Read { lease });
+                }
             }
             _ => {}
         }

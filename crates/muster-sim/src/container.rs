@@ -15,7 +15,7 @@ use muster_core::units::{Bytes, TimeMs, UsdMicro};
 use crate::chain::Op;
 use crate::config::{Config, RoleKind};
 use crate::rng::Rng;
-use crate::world::{Happening, Rpc, Session, Who, World};
+use crate::world::{Happening, OUTBOX_MS, Rpc, Session, Who, World};
 
 /// A workload that really runs in this world.
 #[derive(Clone, Debug)]
@@ -240,9 +240,13 @@ impl World {
             Effect::Settle { lease, voucher } => {
                 let op = Op::Settle(voucher);
                 let node = &mut self.containers[i];
-                node.outbox.entry((lease, op.kind(), 0)).or_insert(op);
+                let first = node.outbox.is_empty();
+                node.outbox.entry((lease, op.kind(), 0)).or_insert_with(|| op.clone());
                 let life = node.life;
-                self.after(1, Happening::Outbox(Who::Container(i), life));
+                self.send(Who::Container(i), Who::Chain, Rpc::Execute { lease, op: Box::new(op), attempt: 0 });
+                if first {
+                    self.after(OUTBOX_MS, Happening::Outbox(Who::Container(i), life));
+                }
             }
             Effect::Report { indexer, report } => {
                 if let Some(to) = self.indexers.iter().position(|n| n.id == indexer) {

@@ -21,7 +21,7 @@ const TICK_MS: u64 = 100;
 /// How often a node without work is woken.
 const IDLE_TICK_MS: u64 = 1_000;
 /// How often an outbox tries again.
-const OUTBOX_MS: u64 = 1_000;
+pub(crate) const OUTBOX_MS: u64 = 1_000;
 
 /// A node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -298,6 +298,8 @@ pub struct Renting {
     asked_chain_at: TimeMs,
     stop_said: bool,
     closed_at: Option<TimeMs>,
+    /// The Container saw the deposit before this side did: what it said waits until this side has seen it too.
+    early: Option<ToConsumer>,
     finished: bool,
 }
 
@@ -334,6 +336,7 @@ impl Renting {
             asked_chain_at: now,
             stop_said: false,
             closed_at: None,
+            early: None,
             finished: false,
         }
     }
@@ -452,6 +455,9 @@ impl Renting {
                         out.push(Effect::SayToppedUp);
                     }
                 }
+                if let Some(message) = self.early.take() {
+                    self.on_heard(message, now, out);
+                }
                 if self.rented.gone.is_some() {
                     self.give_up("the Container gave the slot away", now, out);
                 }
@@ -494,7 +500,11 @@ impl Renting {
             self.say_stop(out);
         }
         match phase {
-            Phase::Open => self.want_inputs(out),
+            Phase::Open => {
+                // It has not begun, as it says itself: a go that was lost with the line bounds nothing.
+                self.rented.go_at = None;
+                self.want_inputs(out);
+            }
             Phase::Running => {
                 self.on_started(now, out);
                 self.on_usage(ran_ms, now, out);
@@ -534,6 +544,7 @@ impl Renting {
         }
         // The Container may have seen the deposit before this side did.
         if self.rented.lease.phase == Phase::Accepted {
+            self.early.get_or_insert(ToConsumer::Started);
             out.push(Effect::AskChain);
             return;
         }
@@ -574,6 +585,7 @@ impl Renting {
     fn on_ended(&mut self, end: End, ran_ms: u64, now: TimeMs, out: &mut Vec<Effect>) {
         let ran_ms = self.believable(ran_ms, now);
         if self.rented.lease.phase == Phase::Accepted {
+            self.early = Some(ToConsumer::Ended { end, ran_ms });
             out.push(Effect::AskChain);
             return;
         }
