@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod chain;
 mod durable;
+pub mod empty;
 pub mod files;
 pub mod job;
 pub mod leases;

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use muster_core::params::Params;
 use muster_core::protocol::NodeAddr;
-use muster_core::units::{TimeMs, TokenAmount};
+use muster_core::units::TimeMs;
 use muster_net::{Limits, NetError, NodeSecret, Peer, PeerAddr, PeerConfig, Rate, RelayConfig, RelayUrlError};
 use tokio_util::task::TaskTracker;
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::store::{ClientDir, StoreError};
 
@@ -47,8 +47,6 @@ struct Inner {
     started: (TimeMs, Instant),
     /// Lines to Containers, which may still carry their last words when the driver of the lease has ended.
     lines: TaskTracker,
-    /// What the wallet held when it was last asked.
-    balance: Mutex<Option<(Instant, TokenAmount)>>,
 }
 
 impl fmt::Debug for Renter {
@@ -67,8 +65,8 @@ impl Renter {
         dir.keep_network(&network)?;
         let peer = Peer::bind(peer_config(&network)?).await?;
         let started = (wall_clock(), Instant::now());
-        let (lines, balance) = (TaskTracker::new(), Mutex::new(None));
-        Ok(Self { inner: Arc::new(Inner { network, ledger, peer, dir, started, lines, balance }) })
+        let lines = TaskTracker::new();
+        Ok(Self { inner: Arc::new(Inner { network, ledger, peer, dir, started, lines }) })
     }
 
     /// The network.
@@ -106,18 +104,6 @@ impl Renter {
     pub fn now(&self) -> TimeMs {
         let (wall, at) = self.inner.started;
         wall.plus(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// What the wallet holds, as of at most `age` ago.
-    pub(crate) async fn balance(&self, age: Duration) -> Result<TokenAmount, LedgerError> {
-        let known = *self.inner.balance.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, balance)) = known.filter(|(at, _)| at.elapsed() < age) {
-            return Ok(balance);
-        }
-        let at = Instant::now();
-        let balance = self.inner.ledger.balance().await?;
-        *self.inner.balance.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, balance));
-        Ok(balance)
     }
 
     pub(crate) fn lines(&self) -> &TaskTracker {

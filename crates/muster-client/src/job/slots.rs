@@ -20,11 +20,6 @@ const PAUSE_MS: (u64, u64) = (200, 1_000);
 /// was restarted.
 const YOUNG_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How old the knowledge of a balance may be that is enough for many deposits.
-const BALANCE_AGE: Duration = Duration::from_secs(5);
-/// So many deposits are many: other processes may use the wallet too.
-const PLENTY: u128 = 1_000;
-
 /// What the tasks of one job share while they look for Containers.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
@@ -124,10 +119,7 @@ impl Slots {
     async fn try_once(&self, wanted: &Wanted<'_>) -> Result<(Matched, SessionKey, Alive<'_>), JobError> {
         let ledger = wanted.renter.ledger();
         let wallet = ledger.consumer().ok_or(SeekError::NoWallet)?;
-        let mut have = wanted.renter.balance(BALANCE_AGE).await?;
-        if have < TokenAmount::ONE {
-            have = wanted.renter.balance(Duration::ZERO).await?;
-        }
+        let have = ledger.balance().await?;
         if have == TokenAmount::ZERO {
             return Err(JobError::TooLittle { wallet, have, need: TokenAmount(1) });
         }
@@ -137,9 +129,6 @@ impl Slots {
             () = wanted.stop.cancelled() => return Err(JobError::Stopped),
         };
         let need = matched.terms.deposit;
-        if need.0.saturating_mul(PLENTY) > have.0 {
-            have = wanted.renter.balance(Duration::ZERO).await?;
-        }
         if need > have {
             // The slot lapses by itself when no deposit comes.
             return Err(JobError::TooLittle { wallet, have, need });
