@@ -9,7 +9,6 @@
 pub mod agent;
 pub mod chain;
 mod durable;
-pub mod empty;
 pub mod files;
 pub mod job;
 pub mod leases;

@@ -483,16 +483,3 @@ async fn a_lease_whose_deposit_is_unsure_says_so_and_is_finished_by_hand() {
     assert_eq!((end, record.state.needs), (RentalEnd::Finished, None));
     assert_eq!(world.balance(), before);
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn empty_leases_are_counted_and_measured() {
-    let world = World::new(2, 4).await;
-    let before = world.balance();
-    let renter = world.renter().await;
-    let demand = Demand { time_limit_s: 60, ..Demand::default() };
-    let all = muster_client::empty::rent_empty(&renter, &demand, 20, 6).await;
-    assert_eq!((all.done.len(), all.failed.as_slice()), (20, &[][..]));
-    let billed = all.done.iter().fold(0, |sum, r| sum + r.billed.0);
-    assert_eq!(before.0 - world.balance().0, billed);
-    assert!(all.done.iter().all(|r| r.matched <= r.ended && r.ended <= r.closed && r.closed <= all.took));
-}

@@ -351,7 +351,6 @@ impl FakeContainer {
                 ("sleep", ms, _) => self.unless_killed(lease, Some(ms.parse().unwrap())).await,
                 ("forever", ..) => self.unless_killed(lease, None).await,
                 ("cat", ..) => self.cat(lease).await,
-                (muster_client::empty::EMPTY_COMMAND, ..) => {}
                 ("exit", code, _) => end = End::Exited(code.parse().unwrap()),
                 other => panic!("no such word: {other:?}"),
             }
