@@ -188,12 +188,28 @@ impl Core {
             let call = self.escrow(&LeaseEscrow::openBatchCall { batch });
             match self.sender.submit_many(keys, call).await.map_err(SettlementError::from).and_then(judge) {
                 Ok(mined) => return group.iter().map(|_| Ok(mined.tx)).collect(),
-                // One bad lease fails the whole group: each for itself, then.
-                Err(SettlementError::Failed { .. } | SettlementError::Send(SendError::WouldFail(_))) => {}
+                // One bad lease fails the whole group, and one that another group has just written down keeps its own
+                // record: each for itself, then.
+                Err(
+                    SettlementError::Failed { .. }
+                    | SettlementError::Send(SendError::WouldFail(_) | SendError::KeyReused { .. }),
+                ) => {}
                 Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
             }
         }
-        join_all(group.iter().map(|open| self.open_alone(open))).await
+        join_all(group.iter().map(|open| self.open_one(open))).await
+    }
+
+    /// Goes on under the record that is there, or makes one. Between the look and the making somebody else may have
+    /// made it, in a group with others: then that record counts.
+    async fn open_one(&self, open: &OpenLease) -> Result<TxId, SettlementError> {
+        if self.sender.find(&open_key(open))?.is_some() {
+            return self.open_known(open).await;
+        }
+        match self.open_alone(open).await {
+            Err(SettlementError::Send(SendError::KeyReused { .. })) => self.open_known(open).await,
+            done => done,
+        }
     }
 
     async fn open_alone(&self, open: &OpenLease) -> Result<TxId, SettlementError> {
