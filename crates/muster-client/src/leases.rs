@@ -1,10 +1,12 @@
-//! What the commands about leases need: lists, logs, stopping, adding to a deposit.
+//! What the commands about leases need: lists, logs, stopping, adding to a deposit, bringing deposits back.
+
+mod reclaim;
 
 use std::io::SeekFrom;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use muster_core::ids::LeaseId;
+use muster_core::ids::{Address, LeaseId};
 use muster_core::lease::Phase;
 use muster_core::protocol::EscrowStatus;
 use muster_core::units::{TimeMs, TokenAmount};
@@ -13,6 +15,8 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use self::reclaim::close_stray;
+pub use self::reclaim::{Reclaimed, reclaim};
 use crate::job::AttemptReport;
 use crate::ledger::LedgerError;
 use crate::rental::{Command, Rental, RentalEnd, RentalError, RentalEvent};
@@ -21,8 +25,6 @@ use crate::store::{ClientDir, LeaseRecord, LeaseState, StoreError, TaskPlace, Wi
 
 /// Pause between two looks at growing logs.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
-/// Leases that were given up longer ago are not looked at any more, in milliseconds: four weeks.
-const RECLAIM_WITHIN_MS: u64 = 28 * 24 * 3_600_000;
 /// Pause between two looks whether a challenge window is over.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
 /// Bytes that are copied at a time.
@@ -47,6 +49,14 @@ pub enum LeaseError {
         lease: LeaseId,
         /// How it ended.
         how: String,
+    },
+    /// Another wallet pays for it.
+    #[error("lease {} was paid by the wallet {owner}: name that one with --wallet; nothing was done", .lease.short())]
+    OtherWallet {
+        /// Which.
+        lease: LeaseId,
+        /// Who paid.
+        owner: Address,
     },
     /// The wallet holds too little.
     #[error("the wallet holds {have} tokens, the top-up is {need}")]
@@ -184,7 +194,7 @@ pub async fn top_up(renter: &Renter, lease: LeaseId, amount: TokenAmount) -> Res
 /// on later.
 ///
 /// # Errors
-/// Another process drives it, or its record cannot be used.
+/// Another process drives it, another wallet paid for it, or its record cannot be used.
 pub async fn finish(
     renter: &Renter,
     lease: LeaseId,
@@ -192,9 +202,13 @@ pub async fn finish(
     events: mpsc::Sender<RentalEvent>,
 ) -> Result<(RentalEnd, LeaseRecord), LeaseError> {
     let mut file = renter.dir().drive(lease)?;
+    let owner = file.record().state.rented.lease.terms.consumer;
+    if renter.ledger().consumer().is_some_and(|wallet| wallet != owner) {
+        return Err(LeaseError::OtherWallet { lease, owner });
+    }
     if file.record().state.rented.lease.phase == Phase::Void {
         let until = Instant::now() + within;
-        while reclaim_one(renter, lease).await? && Instant::now() < until {
+        while close_stray(renter, lease).await? && Instant::now() < until {
             tokio::time::sleep(RECLAIM_EVERY).await;
         }
         let still = renter.ledger().lease(lease).await?.status;
@@ -213,44 +227,6 @@ pub async fn finish(
         tracing::debug!(lease = %lease.short(), "the lease came to its end at the last moment");
     }
     Ok(driving.await?)
-}
-
-/// Gets back deposits that reached the chain only after their lease had been given up here (a chain that was unreachable
-/// for long, a process that was killed at the wrong moment). Every command that holds the wallet may call it; gives the
-/// leases whose closing it began or ended, for the others there is nothing to do.
-///
-/// # Errors
-/// The folder cannot be read, or the chain does not answer.
-pub async fn reclaim(renter: &Renter) -> Result<Vec<LeaseId>, LeaseError> {
-    let mut reclaimed = Vec::new();
-    let network = renter.network().fingerprint();
-    for lease in renter.dir().leases()? {
-        let Ok(record) = renter.dir().read(lease) else { continue };
-        let created = record.plan.created_at;
-        let given_up = record.state.rented.lease.phase == Phase::Void;
-        if !given_up || record.plan.network != network || renter.now().since(created) > RECLAIM_WITHIN_MS {
-            continue;
-        }
-        if reclaim_one(renter, lease).await? {
-            reclaimed.push(lease);
-        }
-    }
-    Ok(reclaimed)
-}
-
-/// Begins or ends the closing of a lease that should not be open. `false`: it is not.
-async fn reclaim_one(renter: &Renter, lease: LeaseId) -> Result<bool, LedgerError> {
-    let ledger = renter.ledger();
-    let done = match ledger.lease(lease).await?.status {
-        EscrowStatus::Open => ledger.close(lease).await,
-        EscrowStatus::Closing => ledger.finalize(lease).await,
-        EscrowStatus::None | EscrowStatus::Closed => return Ok(false),
-    };
-    match done {
-        // Its Container was quicker, or the challenge window is not over.
-        Ok(()) | Err(LedgerError::Refused(_)) => Ok(true),
-        Err(error) => Err(error),
-    }
 }
 
 /// Copies what was saved of a job's standard streams; with `follow`, goes on until the job is over and all of it is

@@ -170,6 +170,10 @@ pub(crate) struct RunArgs {
     /// The longest that each task may run: `90s`, `10m`, `2h`.
     #[arg(long, default_value = "1h", value_name = "LIMIT")]
     pub(crate) time: TimeLimit,
+    /// For how long the deposit of each task lasts, where that is less than --time: `10m`. When it is nearly used up you
+    /// are warned; `muster lease top-up` adds to it, otherwise the task ends there.
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) deposit: Option<TimeLimit>,
     /// A variable for the job, NAME=VALUE; may be given more than once.
     #[arg(long, short = 'e', value_name = "NAME=VALUE")]
     pub(crate) env: Vec<EnvVar>,
@@ -218,6 +222,9 @@ pub(crate) enum LeaseCommand {
         /// So many tokens.
         amount: TokenAmount,
     },
+    /// Bring back deposits that are stuck: of Containers that vanished, and of leases given up before the chain
+    /// answered.
+    Reclaim,
 }
 
 /// `muster container`.

@@ -8,6 +8,7 @@ mod failure;
 mod hidden;
 mod output;
 mod serve;
+mod streams;
 mod supervise;
 mod wallets;
 

@@ -86,6 +86,9 @@ impl JobRequest {
     pub fn check(&self) -> Result<(), JobError> {
         self.demand.check()?;
         let wrong = |what: &str| Err(JobError::Request(what.to_owned()));
+        if self.command.first().is_none_or(String::is_empty) {
+            return wrong("there is no command: write it after --, for example `-- echo hello`");
+        }
         check_job(&self.spec(None)).map_err(|why| JobError::Request(why.to_string()))?;
         if self.demand.grouping != Grouping::Array {
             return wrong("gangs are not rented by this version; leave the grouping at `array`");
@@ -135,6 +138,9 @@ impl JobRequest {
     }
 }
 
+/// Where tokens come from.
+const GET_MORE: &str = "`muster wallet faucet` on a development network, `muster wallet send` from another wallet";
+
 /// Why a job, or a task of it, came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -160,7 +166,7 @@ pub enum JobError {
     },
     /// The wallet holds too little.
     #[error(
-        "the wallet {wallet} holds {have} tokens, this needs a deposit of {need}; get more (`muster wallet faucet` on a development network, `muster wallet send` from another wallet), or ask for less time with --time"
+        "the wallet {wallet} holds {have} tokens, this needs a deposit of {need}; get more ({GET_MORE}), or ask for less: a smaller deposit with --deposit, less time with --time"
     )]
     TooLittle {
         /// The wallet.
@@ -169,6 +175,12 @@ pub enum JobError {
         have: TokenAmount,
         /// The deposit that was asked for.
         need: TokenAmount,
+    },
+    /// The wallet holds nothing, so nobody was asked.
+    #[error("the wallet {wallet} holds no tokens; get some ({GET_MORE})")]
+    Nothing {
+        /// The wallet.
+        wallet: Address,
     },
     /// The chain failed.
     #[error(transparent)]
@@ -329,6 +341,11 @@ pub enum TaskOutcome {
         /// How the workload ended.
         end: End,
         /// Why they are not here.
+        why: String,
+    },
+    /// Its inputs could not be sent: nothing ran, nothing was billed.
+    InputsFailed {
+        /// Why.
         why: String,
     },
     /// It goes on without this process.

@@ -237,8 +237,16 @@ impl Task {
             .with_stdio((self.job.stdio)(self.place.map(|p| p.index), attempt))
             .with_claims(self.job.claims.clone())
             .with_top_up(request.top_up);
-        let mut watch =
-            Watch { task: self, lease, attempt, commands, outputs: Vec::new(), stuck: None, running: false };
+        let mut watch = Watch {
+            task: self,
+            lease,
+            attempt,
+            commands,
+            outputs: Vec::new(),
+            stuck: None,
+            unsent: None,
+            running: false,
+        };
         let over = watch.over(rental, events).await;
         drop(alive);
         let (end, record) = match over {
@@ -252,8 +260,11 @@ impl Task {
             }
         };
         report.attempts.push(AttemptReport::from(&record));
-        let (outputs, stuck) = (watch.outputs, watch.stuck);
+        let (outputs, stuck, unsent) = (watch.outputs, watch.stuck, watch.unsent);
         report.outputs.extend(outputs);
+        if let Some(why) = unsent {
+            return Ok(Tried::Over(TaskOutcome::InputsFailed { why }));
+        }
         let tried = judge(end, &record, stuck, self.job.control.stop.is_cancelled());
         if matches!(tried, Tried::Failed { .. }) {
             excluded.push(container);
@@ -320,6 +331,8 @@ struct Watch<'a> {
     outputs: Vec<Placed>,
     /// Outputs cannot be written here just now.
     stuck: Option<String>,
+    /// Inputs could not be sent.
+    unsent: Option<String>,
     running: bool,
 }
 
@@ -366,6 +379,7 @@ impl Watch<'_> {
     fn take(&mut self, event: RentalEvent) {
         match &event {
             RentalEvent::Running | RentalEvent::Ended { .. } => self.running = true,
+            RentalEvent::InputsFailed { why } => self.unsent = Some(why.clone()),
             RentalEvent::Outputs(fetched) => {
                 self.stuck = None;
                 self.outputs.clone_from(&fetched.placed);
@@ -410,6 +424,7 @@ fn sentence(outcome: &TaskOutcome) -> String {
     match outcome {
         TaskOutcome::Ended(end) => end.to_string(),
         TaskOutcome::OutputsMissing { end, why } => format!("{end}, but its outputs are not all here: {why}"),
+        TaskOutcome::InputsFailed { why } => format!("its inputs could not be sent: {why}"),
         TaskOutcome::Detached => "it goes on without this process".to_owned(),
         TaskOutcome::Stopped => "stopped on request".to_owned(),
         TaskOutcome::Failed(error) => error.to_string(),

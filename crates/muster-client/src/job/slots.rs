@@ -78,7 +78,9 @@ impl Slots {
                     continue;
                 }
                 // Running tasks give back what is left of their deposits.
-                Err(error @ JobError::TooLittle { .. }) if self.alive() > 0 => error.to_string(),
+                Err(error @ (JobError::TooLittle { .. } | JobError::Nothing { .. })) if self.alive() > 0 => {
+                    error.to_string()
+                }
                 Err(error) => return Err(error),
             };
             tell(JobStep::Waiting { why });
@@ -121,7 +123,7 @@ impl Slots {
         let wallet = ledger.consumer().ok_or(SeekError::NoWallet)?;
         let have = ledger.balance().await?;
         if have == TokenAmount::ZERO {
-            return Err(JobError::TooLittle { wallet, have, need: TokenAmount(1) });
+            return Err(JobError::Nothing { wallet });
         }
         let key = SessionKey::random();
         let matched = tokio::select! {

@@ -40,6 +40,11 @@ pub enum RentalEvent {
         /// The first few by name.
         names: Vec<String>,
     },
+    /// The inputs could not be sent, so nothing will run.
+    InputsFailed {
+        /// Why.
+        why: String,
+    },
     /// The Container was told to begin.
     Starting,
     /// The workload reports running; billing counts.

@@ -130,6 +130,15 @@ impl Outputs {
             }
         }
     }
+
+    /// Nothing more comes: whoever shows whole lines shows the last one now.
+    async fn close(&mut self) {
+        for writer in [self.out.take(), self.err.take()].iter_mut().flatten() {
+            if let Err(error) = writer.shutdown().await {
+                tracing::debug!(%error, "nobody reads the end of the job's output");
+            }
+        }
+    }
 }
 
 impl InputEnd {
@@ -229,7 +238,10 @@ impl Watcher {
                     self.pipes.seen.add(stream, count);
                     self.notes.send(Note::Missed(stream, count)).await;
                 }
-                Output::End => return Ok(()),
+                Output::End => {
+                    outputs.close().await;
+                    return Ok(());
+                }
             }
         }
     }

@@ -90,7 +90,7 @@ impl Driver {
                 self.tell(RentalEvent::Uploading { bytes: sent.bytes, total: sent.bytes });
                 Some(Event::InputsSent)
             }
-            Err(SendFailed::Here(why)) => Some(Event::InputsFailed { why: why.to_string() }),
+            Err(SendFailed::Here(why)) => Some(self.inputs_failed(why.to_string())),
             Err(why @ (SendFailed::Refused(_) | SendFailed::Line(_))) => {
                 self.transfers.inputs_tries += 1;
                 let line_lost = matches!(why, SendFailed::Line(_)) && self.connection().is_none();
@@ -102,10 +102,15 @@ impl Driver {
                     self.send_inputs();
                     None
                 } else {
-                    Some(Event::InputsFailed { why: why.to_string() })
+                    Some(self.inputs_failed(why.to_string()))
                 }
             }
         }
+    }
+
+    fn inputs_failed(&self, why: String) -> Event {
+        self.tell(RentalEvent::InputsFailed { why: why.clone() });
+        Event::InputsFailed { why }
     }
 
     /// Begins to fetch; says so when nothing is to be fetched.

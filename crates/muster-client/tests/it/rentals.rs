@@ -372,7 +372,10 @@ async fn bad_requests_cost_nothing_and_say_what_is_wrong() {
     fs::remove_file(&input).unwrap();
     let report = job.run().await;
     assert_eq!(report.billed(), TokenAmount::ZERO, "{report:#?}");
-    assert!(!report.succeeded());
+    match &report.tasks[0].outcome {
+        TaskOutcome::InputsFailed { why } => assert!(why.contains("gone vanished"), "{why}"),
+        other => panic!("{other:?}"),
+    }
     // The chain says no.
     *world.chain.refuse_opens.lock().unwrap() = Some("the escrow is paused".to_owned());
     let (report, _) = run(&renter, request("exit 0")).await;
@@ -440,16 +443,21 @@ async fn a_deposit_that_came_too_late_is_given_back() {
     let (report, _) = run(&renter, request("exit 0")).await;
     let lease = report.leases().next().unwrap();
     assert_eq!(lease.phase, Phase::Void);
-    assert_eq!(leases::reclaim(&renter).await.unwrap(), [], "nothing is on the chain");
+    let patience = Duration::from_secs(60);
+    assert_eq!(leases::reclaim(&renter, patience).await.unwrap(), [], "nothing is on the chain");
     // Afterwards it appears there all the same, and its Container does not give it back by itself.
     world.containers[0].die().await;
     *world.chain.refuse_opens.lock().unwrap() = None;
     let record = renter.dir().read(lease.lease).unwrap();
     renter.ledger().open(record.state.rented.lease.terms.clone()).await.unwrap();
     assert!(world.balance() < before);
-    assert_eq!(leases::reclaim(&renter).await.unwrap(), [lease.lease], "closing begins");
-    assert_eq!(leases::reclaim(&renter).await.unwrap(), [lease.lease], "and ends");
-    assert_eq!(leases::reclaim(&renter).await.unwrap(), []);
+    let begun = leases::reclaim(&renter, Duration::ZERO).await.unwrap();
+    assert_eq!((begun.len(), begun[0].id, begun[0].closed), (1, lease.lease, false), "closing begins");
+    let ended = leases::reclaim(&renter, patience).await.unwrap();
+    let deposit = lease.deposit;
+    let whole = leases::Reclaimed { id: lease.lease, refunded: deposit, closed: true, problem: None };
+    assert_eq!(ended, [whole], "and ends");
+    assert_eq!(leases::reclaim(&renter, patience).await.unwrap(), []);
     assert_eq!(world.balance(), before);
 }
 
@@ -478,8 +486,8 @@ async fn a_lease_whose_deposit_is_unsure_says_so_and_is_finished_by_hand() {
     // The deposit comes after all; whoever has the wallet gets it back.
     *world.chain.refuse_opens.lock().unwrap() = None;
     renter.ledger().open(record.state.rented.lease.terms.clone()).await.unwrap();
-    let (events, _told) = mpsc::channel(100);
-    let (end, record) = leases::finish(&renter, lease, Duration::from_secs(60), events).await.unwrap();
-    assert_eq!((end, record.state.needs), (RentalEnd::Finished, None));
+    let back = leases::reclaim(&renter, Duration::from_secs(60)).await.unwrap();
+    assert_eq!((back.len(), back[0].id, back[0].closed, &back[0].problem), (1, lease, true, &None));
+    assert_eq!(renter.dir().read(lease).unwrap().state.needs, None);
     assert_eq!(world.balance(), before);
 }

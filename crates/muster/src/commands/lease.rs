@@ -34,6 +34,7 @@ pub(super) async fn run(cx: &Context, command: LeaseCommand) -> Result<u8, Failu
         LeaseCommand::Logs { lease, follow } => logs(cx, &dir, &lease, follow).await?,
         LeaseCommand::Stop { lease } => stop(cx, &dir, &lease).await?,
         LeaseCommand::TopUp { lease, amount } => Box::pin(top_up(cx, &dir, &lease, amount)).await?,
+        LeaseCommand::Reclaim => Box::pin(reclaim(cx)).await?,
     }
     Ok(0)
 }
@@ -185,6 +186,17 @@ async fn top_up(cx: &Context, dir: &ClientDir, name: &str, amount: TokenAmount) 
     Ok(())
 }
 
+/// Brings back what the agent cannot, because it holds no wallet, and what it does not look at any more.
+async fn reclaim(cx: &Context) -> Result<(), Failure> {
+    let renter = cx.renter(Some(cx.wallet()?)).await?;
+    let reclaimed = leases::reclaim(&renter, STOPPED_WITHIN).await.map_err(|e| lease_failure(&e));
+    renter.close().await;
+    let reclaimed = reclaimed?;
+    let sum = reclaimed.iter().fold(TokenAmount::ZERO, |sum, r| sum.saturating_add(r.refunded));
+    cx.output.result(&serde_json::json!({ "leases": reclaimed, "refunded": sum }), || tell::reclaimed(&reclaimed));
+    Ok(())
+}
+
 /// Refuses to do something on one network's chain for a lease of another.
 fn same_network(cx: &Context, record: &LeaseRecord) -> Result<(), Failure> {
     let network = cx.network()?;
@@ -221,6 +233,7 @@ pub(crate) fn lease_failure(error: &LeaseError) -> Failure {
         LeaseError::Ledger(LedgerError::NoWallet(_)) => Code::Wallet,
         LeaseError::Over { .. } => Code::NotFound,
         LeaseError::TooLittle { .. } => Code::Balance,
+        LeaseError::OtherWallet { .. } => Code::Wallet,
         LeaseError::Logs(_) => Code::Io,
     };
     Failure::new(code, error)

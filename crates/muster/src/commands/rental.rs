@@ -28,6 +28,9 @@ const FRAME_SH: &str = include_str!("../../../../scene/frame.sh");
 /// Joins the frames on this machine.
 const JOIN_SH: &str = include_str!("../../../../scene/join.sh");
 
+/// What that makes: the film, a picture of it, a sheet of some frames.
+const JOINED: [&str; 3] = ["animation.mp4", "still.png", "poster.png"];
+
 /// The receipt of the first rental; docs/json.md explains each field. Amounts are in the token's smallest unit.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Receipt {
@@ -122,7 +125,7 @@ pub(super) async fn first(cx: &Context, network: &Network, width: u16) -> Result
     }
     settled(&report)?;
     let after = standing(&client, consumer, &owners).await?;
-    let outputs = join(&folder).await?;
+    let outputs = join(&folder, &report).await?;
     receipt(network, &report, before, after, outputs)
 }
 
@@ -233,8 +236,8 @@ async fn show(output: crate::output::Output, mut inbox: mpsc::Receiver<muster_cl
     bar.finish_and_clear();
 }
 
-/// The film, a still and a sheet of all frames.
-async fn join(folder: &Path) -> Result<Vec<String>, Failure> {
+/// The film, a still, a sheet of frames, and the frames themselves, by path.
+async fn join(folder: &Path, report: &JobReport) -> Result<Vec<String>, Failure> {
     let script = folder.join("join.sh");
     std::fs::write(&script, JOIN_SH).because(Code::Io, script.display())?;
     let done = tokio::process::Command::new("sh")
@@ -249,7 +252,9 @@ async fn join(folder: &Path) -> Result<Vec<String>, Failure> {
         let why = String::from_utf8_lossy(&done.stderr);
         return Err(Failure::new(Code::Missing, format!("the frames could not be joined: {}", why.trim())));
     }
-    Ok(["animation.mp4", "still.png", "poster.png"].iter().map(|n| folder.join(n).display().to_string()).collect())
+    let frames = report.tasks.iter().flat_map(|task| &task.outputs).map(|placed| placed.path.clone());
+    let frames = frames.filter(|path| path.extension().is_some_and(|e| e == "png"));
+    Ok(JOINED.iter().map(|name| folder.join(name)).chain(frames).map(|path| path.display().to_string()).collect())
 }
 
 fn line(task: Option<u32>, a: &AttemptReport) -> LeaseLine {
@@ -365,6 +370,6 @@ pub(super) fn receipt_text(receipt: &Receipt) -> String {
         amount(&b.container_before),
         amount(&b.container_after),
         amount(&b.fee),
-        receipt.outputs.join("\n"),
+        receipt.outputs.iter().take(JOINED.len()).cloned().collect::<Vec<_>>().join("\n"),
     )
 }

@@ -17,6 +17,7 @@ use super::{Context, agent, stop_on_signals};
 use crate::cli::{GpuChoice, RunArgs};
 use crate::failure::{Because, Code, Failure};
 use crate::output::{length, tokens, warn};
+use crate::streams::{Printer, To, Writers};
 
 /// Tries of a task beside the first, when Containers break it off.
 const RETRIES: u32 = 3;
@@ -58,24 +59,33 @@ fn request(args: &RunArgs) -> JobRequest {
         output: args.output.clone(),
         array: args.array.map(|a| a.first..=a.last),
         retries: RETRIES,
+        deposit_seconds: args.deposit.map(|d| d.0),
         stdin: args.interactive,
         detach: args.detach,
         ..JobRequest::new(demand(args), args.command.clone())
     }
 }
 
-/// A job's streams are this command's own; with --json, standard output carries the result alone.
-fn streams(json: bool, silent: bool, interactive: bool) -> StdioFor {
-    Box::new(move |_task, attempt| {
-        if silent {
-            // Many tasks at once would garble one another, and detached work has no terminal; `muster lease logs` has each.
+/// A job's streams are this command's own; with --json, standard output carries the result alone. Each line of an array
+/// stands behind the number of its task.
+fn streams(writers: Writers, json: bool, args: &RunArgs) -> StdioFor {
+    let (detach, interactive) = (args.detach, args.interactive);
+    let width = args.array.map_or(0, |range| range.last.to_string().len());
+    let out = if json { To::Err } else { To::Out };
+    Box::new(move |task, attempt| {
+        if detach {
+            // Detached work has no terminal; `muster lease logs` has what it writes.
             return Stdio { out: None, err: None, input: None };
         }
-        let out: Box<dyn tokio::io::AsyncWrite + Send + Unpin> =
-            if json { Box::new(tokio::io::stderr()) } else { Box::new(tokio::io::stdout()) };
+        let sink = |to: To| -> Box<dyn tokio::io::AsyncWrite + Send + Unpin> {
+            match task {
+                Some(index) => Box::new(writers.lines(to, format!("{index:>width$} | "))),
+                None => Box::new(writers.raw(to)),
+            }
+        };
         let input: Option<Box<dyn tokio::io::AsyncRead + Send + Unpin>> =
             if interactive && attempt == 1 { Some(Box::new(tokio::io::stdin())) } else { None };
-        Stdio { out: Some(out), err: Some(Box::new(tokio::io::stderr())), input }
+        Stdio { out: Some(sink(out)), err: Some(sink(To::Err)), input }
     })
 }
 
@@ -86,10 +96,12 @@ pub(super) async fn run(cx: &Context, args: RunArgs) -> Result<u8, Failure> {
     let stop = stop_on_signals()?;
     let renter = cx.renter(Some(wallet)).await?;
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
-    let stdio = streams(cx.output.is_json(), args.array.is_some() || args.detach, args.interactive);
+    let bar = bar(cx, &args);
+    let printer = Printer::start(bar.clone(), args.array.is_some());
+    let stdio = streams(printer.writers(), cx.output.is_json(), &args);
     let job = Job::new(renter.clone(), request, stdio, events).map_err(|e| job_failure(&e))?;
     let control = job.control();
-    let shown = tokio::spawn(show(inbox, bar(cx, &args), args.detach));
+    let shown = tokio::spawn(show(inbox, bar, args.detach));
     let output = cx.output;
     tokio::spawn(async move {
         stop.cancelled().await;
@@ -97,6 +109,7 @@ pub(super) async fn run(cx: &Context, args: RunArgs) -> Result<u8, Failure> {
         control.stop();
     });
     let report = Box::pin(job.run()).await;
+    printer.finish().await;
     shown.await.because(Code::Internal, "the progress display failed")?;
     settle(cx, &renter, &report).await?;
     renter.close().await;
@@ -196,7 +209,9 @@ fn step_text(step: &JobStep, detach: bool) -> Shown {
             RentalEvent::OutputsFailed { why, .. } | RentalEvent::Complaint(why) | RentalEvent::NeedsWallet(why) => {
                 Shown::Warning(why.clone())
             }
-            RentalEvent::Paid { .. }
+            // The complaint about it is shown.
+            RentalEvent::InputsFailed { .. }
+            | RentalEvent::Paid { .. }
             | RentalEvent::ToppedUp { .. }
             | RentalEvent::Ended { .. }
             | RentalEvent::Outputs(_)
@@ -236,7 +251,7 @@ pub(crate) fn job_failure(error: &JobError) -> Failure {
             SeekError::NoWallet => Code::Wallet,
         },
         JobError::StayedBusy { .. } => Code::Busy,
-        JobError::TooLittle { .. } => Code::Balance,
+        JobError::TooLittle { .. } | JobError::Nothing { .. } => Code::Balance,
         JobError::Ledger(_) => Code::Chain,
         JobError::Rental(_) => Code::Data,
         JobError::Stopped => Code::Stopped,
@@ -247,7 +262,7 @@ pub(crate) fn job_failure(error: &JobError) -> Failure {
 fn outcome_code(outcome: &TaskOutcome) -> u8 {
     match outcome {
         TaskOutcome::Ended(end) => end_code(end),
-        TaskOutcome::OutputsMissing { .. } => Code::Io as u8,
+        TaskOutcome::OutputsMissing { .. } | TaskOutcome::InputsFailed { .. } => Code::Io as u8,
         TaskOutcome::Detached => 0,
         TaskOutcome::Stopped => Code::Stopped as u8,
         TaskOutcome::Failed(error) => job_failure(error).code as u8,
@@ -263,6 +278,7 @@ fn outcome_text(outcome: &TaskOutcome) -> String {
     match outcome {
         TaskOutcome::Ended(end) => end.to_string(),
         TaskOutcome::OutputsMissing { end, why } => format!("{end}, but its outputs are not here: {why}"),
+        TaskOutcome::InputsFailed { why } => format!("its inputs could not be sent: {why}"),
         TaskOutcome::Detached => "goes on without this command".to_owned(),
         TaskOutcome::Stopped => "stopped on request".to_owned(),
         TaskOutcome::Failed(error) => error.to_string(),

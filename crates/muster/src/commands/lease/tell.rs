@@ -1,6 +1,7 @@
 //! How a lease is shown: the stable JSON object of docs/json.md, and words for people.
 
-use muster_client::leases::LeaseSummary;
+use muster_client::job::AttemptReport;
+use muster_client::leases::{LeaseSummary, Reclaimed};
 use muster_core::hardware::Cores;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::End;
@@ -37,6 +38,8 @@ pub(crate) struct LeaseObject {
     pub(crate) interrupted: bool,
     pub(crate) billed: TokenAmount,
     pub(crate) deposit: TokenAmount,
+    /// How much more running the deposit pays for, while something can run.
+    pub(crate) deposit_left_seconds: Option<f64>,
     pub(crate) refunded: TokenAmount,
     pub(crate) rate_per_second: TokenAmount,
     pub(crate) vouchers: u32,
@@ -94,6 +97,7 @@ impl From<&LeaseSummary> for LeaseObject {
             interrupted: lease.end.as_ref().is_some_and(End::is_interruption),
             billed: lease.billed,
             deposit: lease.deposit,
+            deposit_left_seconds: deposit_left_ms(lease).map(seconds),
             refunded: lease.refunded,
             rate_per_second: lease.rate_per_second,
             vouchers: lease.vouchers,
@@ -112,6 +116,14 @@ impl From<&LeaseSummary> for LeaseObject {
             network: summary.network.clone(),
         }
     }
+}
+
+/// How much more running the deposit pays for, as last heard; `None` where nothing will run any more.
+fn deposit_left_ms(lease: &AttemptReport) -> Option<u64> {
+    if lease.end.is_some() || lease.phase.is_final() {
+        return None;
+    }
+    Some(lease.deposit.ms_at_rate(lease.rate_per_second)?.saturating_sub(lease.ran_ms))
 }
 
 /// Leases in a table, as they come.
@@ -136,7 +148,13 @@ pub(crate) fn list(leases: &[LeaseSummary], now_ms: u64) -> String {
         ]
     };
     let header = ["lease", "task", "phase", "container", "age", "ran", "billed", "command"];
-    table(&header, leases.iter().map(row).collect())
+    let mut text = table(&header, leases.iter().map(row).collect());
+    if leases.iter().any(|s| s.needs.is_some()) {
+        text.push_str(
+            "\n\n(!) needs you: `muster lease show` says why; `muster lease reclaim` brings its deposit back",
+        );
+    }
+    text
 }
 
 /// A command in one short line; characters that would move the cursor are not shown.
@@ -172,6 +190,7 @@ pub(crate) fn show(s: &LeaseSummary, now_ms: u64) -> String {
     line("price", Some(format!("{} a second", tokens(l.rate_per_second))));
     let deposit = format!("{} of a deposit of {}", tokens(l.billed), tokens(l.deposit));
     line("billed", Some(deposit));
+    line("deposit lasts", deposit_left_ms(l).map(|ms| format!("{} more", length(ms))));
     line("refunded", l.phase.is_final().then(|| tokens(l.refunded)));
     line("vouchers", Some(l.vouchers.to_string()));
     line("settled by", l.redeem_tx.clone());
@@ -187,6 +206,26 @@ pub(crate) fn show(s: &LeaseSummary, now_ms: u64) -> String {
         Some(if s.stopping && !s.over { format!("{driven}; a stop was asked for") } else { driven.to_owned() }),
     );
     aligned(&lines)
+}
+
+/// What came back, a line for each lease.
+pub(crate) fn reclaimed(leases: &[Reclaimed]) -> String {
+    if leases.is_empty() {
+        return "no deposit of this wallet is stuck on this network".to_owned();
+    }
+    let line = |r: &Reclaimed| {
+        let name = r.id.short();
+        match (&r.problem, r.closed) {
+            (Some(problem), _) => format!("lease {name}: {problem}"),
+            (None, true) => format!("lease {name}: {} came back", tokens(r.refunded)),
+            (None, false) => {
+                format!(
+                    "lease {name} is being closed; say `muster lease reclaim` again when its challenge window is over"
+                )
+            }
+        }
+    };
+    leases.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// `name:  text` lines whose texts begin in one column.
