@@ -1,11 +1,12 @@
 //! One process per role: started, watched, started again with backoff, stopped in order.
 
 use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
@@ -23,6 +24,10 @@ const STEADY: Duration = Duration::from_secs(20);
 const STOP_WAIT: Duration = Duration::from_secs(12);
 /// A log file larger than this is set aside at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
+/// The end of a log in which a role's last words are looked for.
+const LAST_WORDS_BYTES_MAX: u64 = 16 << 10;
+/// With these a role says that starting it again changes nothing: a person must mend something first.
+const FOR_GOOD: [Code; 5] = [Code::Config, Code::Wallet, Code::Data, Code::Io, Code::Missing];
 
 /// A role to run.
 #[derive(Clone, Debug)]
@@ -44,6 +49,9 @@ pub(crate) struct Supervised {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     pid: Arc<AtomicU32>,
+    log: PathBuf,
+    /// How it ended last; 0 while it never did.
+    ended: Arc<AtomicI32>,
 }
 
 impl Supervised {
@@ -54,9 +62,10 @@ impl Supervised {
         // The first start happens here, so that a role that cannot be started at all is an error now.
         let child = spawn(&role)?;
         pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
-        let name = role.name.clone();
-        let task = tokio::spawn(watch(role, child, stop.clone(), pid.clone()));
-        Ok(Self { name, stop, task, pid })
+        let (name, log) = (role.name.clone(), role.log.clone());
+        let ended = Arc::new(AtomicI32::new(0));
+        let task = tokio::spawn(watch(role, child, stop.clone(), pid.clone(), Arc::clone(&ended)));
+        Ok(Self { name, stop, task, pid, log, ended })
     }
 
     /// Its name.
@@ -67,6 +76,14 @@ impl Supervised {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
+    }
+
+    /// What it ended with, if starting it again changes nothing.
+    pub(crate) fn failed(&self) -> Option<Failure> {
+        let ended = self.ended.load(Ordering::Relaxed);
+        let code = FOR_GOOD.into_iter().find(|code| i32::from(*code as u8) == ended)?;
+        let words = last_words(&self.log).unwrap_or_else(|| format!("it ended with code {ended}"));
+        Some(Failure::new(code, format!("{}: {words} (its log: {})", self.name, self.log.display())))
     }
 
     /// Asks it to end, waits, and kills it if it does not.
@@ -114,14 +131,33 @@ fn rotate(log: &Path) {
     }
 }
 
-async fn watch(role: Role, first: Child, stop: CancellationToken, pid: Arc<AtomicU32>) {
+/// The last sentence that a role ended with, as its log has it.
+fn last_words(log: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES_MAX))).ok()?;
+    let mut end = Vec::new();
+    file.take(LAST_WORDS_BYTES_MAX).read_to_end(&mut end).ok()?;
+    let text = String::from_utf8_lossy(&end);
+    let at = text.rfind("\nmuster: ").map(|at| at.saturating_add(1));
+    let at = at.or_else(|| text.starts_with("muster: ").then_some(0))?;
+    // A sentence may have several lines; one of the next start begins with its time, or is JSON.
+    let own = |line: &&str| !line.starts_with(|c: char| c.is_ascii_digit() || c == '{');
+    let lines: Vec<&str> = text.get(at..)?.lines().take_while(own).collect();
+    Some(lines.join("\n").trim_start_matches("muster: ").trim_end().to_owned())
+}
+
+async fn watch(role: Role, first: Child, stop: CancellationToken, pid: Arc<AtomicU32>, ended: Arc<AtomicI32>) {
     let mut child = first;
     let mut backoff = BACKOFF_MIN;
     loop {
         let born = Instant::now();
         tokio::select! {
             status = child.wait() => match status {
-                Ok(status) => tracing::warn!(role = role.name, %status, log = %role.log.display(), "a role ended; starting it again"),
+                Ok(status) => {
+                    ended.store(status.code().unwrap_or(0), Ordering::Relaxed);
+                    tracing::warn!(role = role.name, %status, log = %role.log.display(), "a role ended; starting it again");
+                }
                 Err(e) => tracing::warn!(role = role.name, error = %e, "a role cannot be watched; starting it again"),
             },
             () = stop.cancelled() => {
@@ -175,4 +211,25 @@ pub(crate) fn follow(supervisor: Option<i32>) -> Result<(), Failure> {
         return Err(Failure::new(Code::Internal, "the supervisor is gone"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_sentence_of_a_log_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("x.log");
+        let of = |text: &str| {
+            std::fs::write(&log, text).unwrap();
+            last_words(&log)
+        };
+        assert_eq!(of(""), None);
+        assert_eq!(of("INFO all is well\n"), None);
+        assert_eq!(of("muster: first\n").as_deref(), Some("first"));
+        assert_eq!(of("muster: first\n2026-11-25 INFO again\n").as_deref(), Some("first"));
+        assert_eq!(of("INFO x\nmuster: first\nINFO y\nmuster: second\n  |\n").as_deref(), Some("second\n  |"));
+        assert_eq!(of(&format!("{}\nmuster: late\n", "x".repeat(100_000))).as_deref(), Some("late"));
+    }
 }

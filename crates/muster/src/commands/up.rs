@@ -55,17 +55,19 @@ impl Running {
         enough: impl Fn(&Health) -> bool,
     ) -> Result<Health, Failure> {
         let note = self.notes.get(name).cloned().unwrap_or_default();
-        let found =
-            wait_for(READY_WITHIN, || async { serve::ask(&note, client).await.filter(|h| h.ready && enough(h)) }).await;
-        found.ok_or_else(|| {
+        let ask = || async {
+            let ready = serve::ask(&note, client).await.filter(|h| h.ready && enough(h));
+            ready.map(Ok).or_else(|| self.roles.iter().find_map(Supervised::failed).map(Err))
+        };
+        wait_for(READY_WITHIN, ask).await.unwrap_or_else(|| {
             let log = note.parent().map(|d| d.display().to_string()).unwrap_or_default();
-            Failure::new(
+            Err(Failure::new(
                 Code::Unreachable,
                 format!(
                     "{name} is not ready after {} s; its log says why (logs/{name}.log, folder {log})",
                     READY_WITHIN.as_secs()
                 ),
-            )
+            ))
         })
     }
 }

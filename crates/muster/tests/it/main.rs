@@ -4,9 +4,11 @@
 mod bench;
 mod cli;
 mod commands;
+mod damage;
 mod join;
 mod kills;
 mod network;
 mod rental;
 mod run;
+mod shown;
 mod world;

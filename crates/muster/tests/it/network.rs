@@ -47,6 +47,11 @@ impl Net {
         Self { dir, up }
     }
 
+    /// The network's file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.dir.path().join("network.toml")
+    }
+
     /// A command on this network.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = muster();
@@ -124,11 +129,23 @@ fn spawn_up(dir: &Path, containers: u16) -> Child {
     panic!("the network did not start: {:?}\n{said}", up.wait());
 }
 
+/// Starts the network of a folder with one Container, does something on it, and stops it in order.
+pub(crate) fn start_and_stop<T>(dir: &Path, work: impl FnOnce(&Path) -> T) -> T {
+    let mut up = spawn_up(dir, 1);
+    let done = work(dir);
+    let (asked, ended) = stop(&mut up);
+    assert!(asked.unwrap().success() && ended.unwrap().success(), "the network did not end in order");
+    done
+}
+
+fn stop(up: &mut Child) -> (std::io::Result<std::process::ExitStatus>, std::io::Result<std::process::ExitStatus>) {
+    let asked = Command::new("kill").args(["-TERM", &up.id().to_string()]).status();
+    (asked, up.wait())
+}
+
 impl Drop for Net {
     fn drop(&mut self) {
-        let pid = self.up.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status();
-        let ended = self.up.wait();
+        let (asked, ended) = stop(&mut self.up);
         if std::thread::panicking() {
             eprintln!("{asked:?} {ended:?}\n{}", self.logs());
         }

@@ -8,6 +8,13 @@ fn amount(value: &Value) -> u128 {
     value.as_str().unwrap().parse().unwrap()
 }
 
+/// So many hexadecimal digits behind this beginning.
+fn hex_of(value: &Value, beginning: &str, digits: usize) {
+    let text = value.as_str().unwrap_or_else(|| panic!("{value} is no text"));
+    let rest = text.strip_prefix(beginning).unwrap_or_else(|| panic!("{text} does not begin with {beginning}"));
+    assert!(rest.len() == digits && rest.bytes().all(|b| b.is_ascii_hexdigit()), "{text}");
+}
+
 /// What the consumer lost is what was billed; what was billed is fee plus what Containers gained: to the last unit.
 #[test]
 fn the_first_rental_adds_up_and_a_second_start_keeps_the_data() {
@@ -28,7 +35,9 @@ fn the_first_rental_adds_up_and_a_second_start_keeps_the_data() {
         billed += amount(&lease["billed"]);
         assert!(lease["ran_seconds"].as_f64().unwrap() > 0.0, "{lease}");
         assert!(lease["vouchers"].as_u64().unwrap() > 0, "{lease}");
-        assert!(lease["id"].as_str().unwrap().starts_with("0x"));
+        hex_of(&lease["id"], "0x", 64);
+        hex_of(&lease["container"], "", 64);
+        hex_of(&lease["redeem_tx"], "0x", 64);
     }
     let tasks: std::collections::BTreeSet<u64> = leases.iter().filter_map(|l| l["task"].as_u64()).collect();
     assert_eq!(tasks, (0..24).collect());
@@ -38,10 +47,16 @@ fn the_first_rental_adds_up_and_a_second_start_keeps_the_data() {
     assert_eq!(lost, billed);
     assert_eq!(billed, amount(&b["fee"]) + gained);
     assert!(amount(&b["fee"]) > 0);
-    for output in receipt["outputs"].as_array().unwrap() {
-        let length = std::fs::metadata(output.as_str().unwrap()).unwrap().len();
+    let outputs: Vec<&str> = receipt["outputs"].as_array().unwrap().iter().map(|o| o.as_str().unwrap()).collect();
+    assert_eq!(outputs.iter().filter(|o| o.contains("/frames/")).count(), 24, "{outputs:?}");
+    assert!(outputs[0].ends_with(".mp4") && outputs[1].ends_with("still.png"), "{outputs:?}");
+    for output in outputs {
+        let length = std::fs::metadata(output).unwrap().len();
         assert!(length > 1_000, "{output} has {length} bytes");
     }
+    // The same is kept in the folder.
+    let kept: Value = serde_json::from_slice(&std::fs::read(dir.path().join("first-rental.json")).unwrap()).unwrap();
+    assert_eq!(kept, receipt);
 
     // The same folder again: what was there is there, and the balances go on from where they were.
     let second = up();
