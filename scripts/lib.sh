@@ -18,7 +18,11 @@ packages() {
   case $1 in
   base) echo gcc g++ libc6-dev make pkg-config ca-certificates git ;;
   run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 povray ffmpeg ;;
-  test) echo python3 python3-venv iptables procps ;;
+  test)
+    echo python3 python3-venv iptables procps
+    # Where Debian has it: a kernel in a process, for what only another kernel shows (scripts/cgroup2.sh).
+    [[ $(uname -m) != x86_64 ]] || echo user-mode-linux
+    ;;
   *) fail "no package list is called '$1'" ;;
   esac
 }
@@ -27,7 +31,7 @@ packages() {
 need() {
   local purpose wanted=() missing=() name state
   for purpose in "$@"; do
-    read -r -a names <<<"$(packages "$purpose")"
+    mapfile -t names < <(packages "$purpose" | tr ' ' '\n')
     wanted+=("${names[@]}")
   done
   if ! command -v dpkg-query >/dev/null 2>&1; then

@@ -33,6 +33,7 @@ workspace_tests() {
 
 step "contracts: forge, slither, halmos" contracts/test.sh
 step "workspace: unit, property, simulator, integration and end-to-end tests, tidy" workspace_tests "$@"
+step "Sandbox: control groups version 2, in a kernel of its own" scripts/cgroup2.sh
 step "decoders: a short fuzzing run" fuzz/run.sh
 
 say "done"
