@@ -10,6 +10,9 @@ if ! [[ -d $dir ]]; then
 fi
 # Only a folder that `muster up` has made: a slip of the keyboard must not cost somebody's files.
 [[ -f $dir/network.toml ]] || fail "$dir holds no network.toml, so it is no data folder of muster up: nothing was removed"
+if [[ -f $dir/lock ]] && ! flock -n "$dir/lock" true; then
+  fail "a network runs on $dir (process $(<"$dir/lock")): stop it first, nothing was removed"
+fi
 if [[ ${YES:-} != 1 ]]; then
   [[ -t 0 ]] || fail "this removes $dir with its wallets: say make clean-data YES=1 where nobody can be asked"
   read -r -p "Remove $dir with its chain, wallets and pictures? [y/N] " answer
