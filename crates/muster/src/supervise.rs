@@ -142,7 +142,9 @@ fn last_words(log: &Path) -> Option<String> {
     let at = text.rfind("\nmuster: ").map(|at| at.saturating_add(1));
     let at = at.or_else(|| text.starts_with("muster: ").then_some(0))?;
     // A sentence may have several lines; one of the next start begins with its time, or is JSON.
-    let own = |line: &&str| !line.starts_with(|c: char| c.is_ascii_digit() || c == '{');
+    let stamped =
+        |line: &str| line.get(..5).is_some_and(|y| y.ends_with('-') && y.starts_with(|c: char| c.is_ascii_digit()));
+    let own = |line: &&str| !stamped(line) && !line.starts_with('{');
     let lines: Vec<&str> = text.get(at..)?.lines().take_while(own).collect();
     Some(lines.join("\n").trim_start_matches("muster: ").trim_end().to_owned())
 }
@@ -229,7 +231,7 @@ mod tests {
         assert_eq!(of("INFO all is well\n"), None);
         assert_eq!(of("muster: first\n").as_deref(), Some("first"));
         assert_eq!(of("muster: first\n2026-11-25 INFO again\n").as_deref(), Some("first"));
-        assert_eq!(of("INFO x\nmuster: first\nINFO y\nmuster: second\n  |\n").as_deref(), Some("second\n  |"));
+        assert_eq!(of("INFO x\nmuster: first\nINFO y\nmuster: second\n1 | x\n").as_deref(), Some("second\n1 | x"));
         assert_eq!(of(&format!("{}\nmuster: late\n", "x".repeat(100_000))).as_deref(), Some("late"));
     }
 }

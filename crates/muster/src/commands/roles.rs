@@ -161,14 +161,17 @@ fn indexer_failure(error: muster_indexer::IndexerError) -> Failure {
     Failure::new(code, error)
 }
 
-/// Reads a Container's configuration.
+/// Reads a Container's configuration. A relative `data_dir` counts from the folder of the file, so that a folder can be
+/// moved, or restored elsewhere, as a whole.
 pub(crate) fn container_config(path: &Path) -> Result<ContainerConfig, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         let hint = if e.kind() == std::io::ErrorKind::NotFound { "; `muster container init` writes one" } else { "" };
         Failure::new(Code::Config, format!("{}: {e}{hint}", path.display()))
     })?;
-    let config: ContainerConfig = toml::from_str(&text).because(Code::Config, path.display())?;
+    let mut config: ContainerConfig = toml::from_str(&text).because(Code::Config, path.display())?;
     config.check().because(Code::Config, path.display())?;
+    let folder = std::path::absolute(path).because(Code::Config, path.display())?;
+    config.data_dir = folder.parent().unwrap_or(Path::new("/")).join(&config.data_dir).components().collect();
     Ok(config)
 }
 

@@ -222,7 +222,7 @@ pub(crate) fn container(cx: &Context, plan: &Plan, index: u16) -> Result<(), Fai
         name: format!("container-{index}"),
         listen: SocketAddr::new(ip, free_port(ip)?),
         announce: Vec::new(),
-        data_dir: dir.clone(),
+        data_dir: PathBuf::from("."),
         egress: false,
         region: None,
         allow_empty: plan.allow_empty,

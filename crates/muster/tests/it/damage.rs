@@ -1,5 +1,5 @@
 //! A folder that is damaged, or from a newer version, is refused with a sentence by `muster up`, at once and by name, and
-//! nothing in it is changed; mended, it goes on with what it had.
+//! nothing in it is changed; mended, it goes on with what it had, also at another path.
 
 use std::fs;
 use std::path::Path;
@@ -55,6 +55,12 @@ fn a_damaged_folder_is_refused_by_name_and_goes_on_when_it_is_mended() {
     refused(dir, 108, &["newer Muster", "update Muster"]);
     fs::write(dir.join("version"), "1\n").unwrap();
 
+    // Moved as a whole, as a backup that is restored elsewhere: nothing in it names its old path.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let moved = elsewhere.path().join("restored");
+    assert!(Command::new("cp").arg("-a").arg(dir).arg(&moved).status().unwrap().success());
+    drop(folder);
+    let dir = moved.as_path();
     let after = start_and_stop(dir, leases);
     assert_eq!(after["leases"], before["leases"], "what was rented is still known");
     assert_eq!(fs::read_to_string(dir.join("network.toml")).unwrap(), network, "the same network");

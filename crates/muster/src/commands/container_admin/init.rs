@@ -142,7 +142,7 @@ fn configure(
         name: machine_name(),
         listen: args.listen,
         announce: Vec::new(),
-        data_dir: dir.to_owned(),
+        data_dir: ".".into(),
         egress: args.egress,
         region: args.region.clone(),
         allow_empty: false,
