@@ -270,8 +270,11 @@ impl Container {
             EscrowStatus::None => {}
             EscrowStatus::Open => {
                 if slot.held.lease.phase == Phase::Void {
-                    // Opened after we gave the slot away: give the money back at once.
-                    out.push(Effect::Settle { lease, voucher: None });
+                    // Opened after we gave the slot away: give the money back at once. The slot may have been offered to
+                    // several Containers, though, and the lease may be another's.
+                    if view.matches(&slot.held.lease.terms).is_ok() {
+                        out.push(Effect::Settle { lease, voucher: None });
+                    }
                     return;
                 }
                 if let Err(why) = view.matches(&slot.held.lease.terms) {
@@ -373,7 +376,7 @@ impl Container {
 
     fn on_job_ended(&mut self, lease: LeaseId, end: End, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
-        let ran_now = slot.held.lease.started_at.map_or(0, |at| now.since(at));
+        let ran_now = slot.ran_ms(now);
         let (end, ran_ms) = match slot.killing.take() {
             // A job that came to its own end while the axe was falling keeps its own end.
             Some((_, ran)) if end.is_own() && matches!(end, End::Exited(_)) => (end, ran.min(ran_now)),
@@ -519,8 +522,7 @@ impl Container {
         if slot.killing.is_some() {
             return;
         }
-        let started = slot.held.lease.started_at.unwrap_or(now);
-        let ran_ms = now.since(started);
+        let ran_ms = slot.ran_ms(now);
         // In memory only: what matters after a crash is the voucher, and that is saved when it comes.
         let _known = slot.held.lease.apply(&Fact::Ran { ran_ms }, now);
         let l = &slot.held.lease;
@@ -552,7 +554,7 @@ impl Container {
         match slot.held.lease.phase {
             Phase::Running | Phase::Starting => {
                 if slot.killing.is_none() {
-                    let ran = slot.held.lease.started_at.map_or(0, |at| now.since(at));
+                    let ran = slot.ran_ms(now);
                     slot.killing = Some((end, ran));
                     out.push(Effect::Kill(lease));
                 }
@@ -626,6 +628,12 @@ const SETTLE_POLL_MS: u64 = 10_000;
 impl Slot {
     const fn new(held: Held, now: TimeMs) -> Self {
         Self { held, session: None, touched_at: now, killing: None, told_at: now, asked_chain_at: now, reserved: false }
+    }
+
+    /// How long the workload has run. Time beyond the agreed limit is what noticing and killing take: it is not billed.
+    fn ran_ms(&self, now: TimeMs) -> u64 {
+        let limit_ms = self.held.lease.terms.max_seconds.saturating_mul(1_000);
+        self.held.lease.started_at.map_or(0, |at| now.since(at)).min(limit_ms)
     }
 
     fn give_back(&mut self, inventory: &mut Inventory) {
