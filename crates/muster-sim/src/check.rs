@@ -136,7 +136,15 @@ impl World {
         let mut found = Vec::new();
         for node in self.containers.iter().filter(|node| node.lie == 1) {
             for lease in node.records().map(|held| &held.lease) {
-                let redeemed = self.chain.read(lease.id()).redeemed;
+                let on_chain = self.chain.read(lease.id());
+                let redeemed = on_chain.redeemed;
+                if lease.phase == Phase::Closed && on_chain.container != node.id {
+                    found.push(format!(
+                        "{:?} is another Container's, and {:?} counts it as its own",
+                        lease.id(),
+                        node.id
+                    ));
+                }
                 let limit_ms = lease.terms.max_seconds.saturating_mul(1_000);
                 match &lease.end {
                     Some(End::FailedToStart(_)) => {

@@ -151,7 +151,12 @@ impl Config {
             calm_ms: 240_000,
             faults: Faults::drawn(&mut rng),
             crash: None,
-            params: Params { close_patience_ms: 10_000, keep_outputs_ms: 60_000, ..Params::development() },
+            params: Params {
+                settle_grace_ms: 4_000,
+                close_patience_ms: 10_000,
+                keep_outputs_ms: 60_000,
+                ..Params::development()
+            },
         }
     }
 }

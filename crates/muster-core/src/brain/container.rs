@@ -248,6 +248,11 @@ impl Container {
     }
 
     fn void(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let why = "the deposit did not appear on the chain in time; the slot was given to others";
+        self.void_because(lease, why.to_owned(), now, out);
+    }
+
+    fn void_because(&mut self, lease: LeaseId, why: String, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
         if slot.held.lease.apply(&Fact::Voided, now) == Ok(true) {
             slot.give_back(&mut self.inventory);
@@ -256,30 +261,26 @@ impl Container {
             out.push(Effect::Save(lease));
             out.push(Effect::CleanUp(lease));
             out.push(Effect::Beat);
-            if let Some(session) = session {
-                let why = "the deposit did not appear on the chain in time; the slot was given to others".to_owned();
-                out.push(Effect::Tell { session, message: ToConsumer::Gone { why } });
-            }
+            out.extend(session.map(|session| Effect::Tell { session, message: ToConsumer::Gone { why } }));
             out.push(self.report(lease));
         }
     }
 
     fn on_chain(&mut self, lease: LeaseId, view: &EscrowLease, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
+        if view.status != EscrowStatus::None
+            && let Err(why) = view.matches(&slot.held.lease.terms)
+        {
+            // Our answer may have been lost, and the same lease is another Container's now: nothing of it is ours.
+            self.void_because(lease, why, now, out);
+            return;
+        }
         match view.status {
             EscrowStatus::None => {}
             EscrowStatus::Open => {
                 if slot.held.lease.phase == Phase::Void {
-                    // Opened after we gave the slot away: give the money back at once. The slot may have been offered to
-                    // several Containers, though, and the lease may be another's.
-                    if view.matches(&slot.held.lease.terms).is_ok() {
-                        out.push(Effect::Settle { lease, voucher: None });
-                    }
-                    return;
-                }
-                if let Err(why) = view.matches(&slot.held.lease.terms) {
-                    let told = slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Gone { why } });
-                    out.extend(told);
+                    // Opened after we gave the slot away: give the money back at once.
+                    out.push(Effect::Settle { lease, voucher: None });
                     return;
                 }
                 let before = slot.held.lease.phase;
