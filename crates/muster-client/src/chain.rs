@@ -302,6 +302,14 @@ impl Ledger for ChainLedger {
         .boxed()
     }
 
+    fn redeem(&self, voucher: SignedVoucher) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let act = |s: Settlement| async move { s.redeem(&voucher).await };
+            self.with_wallet("paying what was vouched", act).await.map(|_| ())
+        }
+        .boxed()
+    }
+
     fn close(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), LedgerError>> {
         async move {
             let act = |s: Settlement| async move { s.close_by_consumer(lease).await };

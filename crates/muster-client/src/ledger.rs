@@ -43,6 +43,10 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Adds to a deposit. `intent` names this wish: asked again with the same, it pays once.
     fn top_up(&self, lease: LeaseId, amount: TokenAmount, intent: String) -> BoxFuture<'_, Result<(), LedgerError>>;
 
+    /// Hands a lease's last voucher to the escrow, as anybody may; done when it is in a block. Refused where nothing is
+    /// left to be paid: its Container has redeemed it, or the lease is closed.
+    fn redeem(&self, voucher: SignedVoucher) -> BoxFuture<'_, Result<(), LedgerError>>;
+
     /// Closes a lease as its consumer; the challenge window begins.
     fn close(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), LedgerError>>;
 

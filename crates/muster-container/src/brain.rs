@@ -11,6 +11,7 @@ use muster_core::brain::container::{Container, Effect, Event, Held};
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::LeaseTerms;
 use muster_core::protocol::{LeaseReport, OfferRejected, ToConsumer};
+use muster_core::step::{Step, WatchSteps, When, steps};
 use muster_core::voucher::SignedVoucher;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, trace};
@@ -148,6 +149,7 @@ pub(crate) struct Actor<H> {
     pub(crate) hands: H,
     pub(crate) inbox: Inbox,
     pub(crate) counts: Counts,
+    pub(crate) watcher: Option<Arc<dyn WatchSteps>>,
 }
 
 /// What the summary says, kept up with each batch so that many finished leases cost nothing.
@@ -276,9 +278,12 @@ impl<H: Hands> Actor<H> {
         // The last state of each record is written: later than each effect may ask for, never earlier.
         let records: Vec<&Held> = saved.iter().filter_map(|lease| self.brain.held(*lease)).collect();
         let writes = Writes { save: records, forget: gone.iter().copied().collect(), intent: batch.intent };
+        let passed = self.steps_of(&writes.save);
+        self.tell_steps(&passed, When::Before);
         if !writes.is_empty() {
             self.store.commit(&writes)?;
         }
+        self.tell_steps(&passed, When::After);
         let shown: Vec<Arc<Held>> = writes.save.into_iter().map(|held| Arc::new(held.clone())).collect();
         for held in &shown {
             self.counts.note(held);
@@ -301,6 +306,24 @@ impl<H: Hands> Actor<H> {
             self.perform(effect, &mut batch.answers);
         }
         Ok(())
+    }
+
+    /// What the records are about to pass, for whoever watches: the board still shows what is on the disk.
+    fn steps_of(&self, save: &[&Held]) -> Vec<(LeaseId, Step)> {
+        if self.watcher.is_none() {
+            return Vec::new();
+        }
+        let of_one = |held: &&Held| {
+            let (lease, before) = (held.lease.id(), self.board.lease(held.lease.id()));
+            let passed: Vec<Step> = steps(before.as_ref().map(|b| &b.lease), &held.lease).collect();
+            passed.into_iter().map(move |step| (lease, step))
+        };
+        save.iter().flat_map(of_one).collect()
+    }
+
+    fn tell_steps(&self, passed: &[(LeaseId, Step)], when: When) {
+        let Some(watcher) = &self.watcher else { return };
+        passed.iter().for_each(|(lease, step)| watcher.on_step(*lease, *step, when));
     }
 
     fn perform(&self, effect: Effect, answers: &mut [Option<oneshot::Sender<OfferResult>>]) {

@@ -10,6 +10,7 @@ use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::Phase;
 use muster_core::params::Params;
 use muster_core::protocol::{LeaseReport, NodeAddr, ToConsumer};
+use muster_core::step::WatchSteps;
 use muster_core::voucher::SignedVoucher;
 use muster_net::{NodeSecret, Peer, PeerAddr, PeerConfig, RelayConfig, RelayUrl};
 use tokio::runtime::Handle;
@@ -74,6 +75,7 @@ pub struct ContainerNode {
     ledger: Arc<dyn Ledger>,
     init_exe: Option<PathBuf>,
     ready: Option<oneshot::Sender<Ready>>,
+    watcher: Option<Arc<dyn WatchSteps>>,
 }
 
 impl ContainerNode {
@@ -88,13 +90,20 @@ impl ContainerNode {
         ledger: Arc<dyn Ledger>,
     ) -> Result<Self, ContainerError> {
         config.check()?;
-        Ok(Self { config, joining, secret, ledger, init_exe: None, ready: None })
+        Ok(Self { config, joining, secret, ledger, init_exe: None, ready: None, watcher: None })
     }
 
     /// The program that sets jobs up inside the Sandbox, where it is not this very program.
     #[must_use]
     pub fn with_init_exe(mut self, exe: PathBuf) -> Self {
         self.init_exe = Some(exe);
+        self
+    }
+
+    /// Somebody is told of every step of a lease that is written down.
+    #[must_use]
+    pub fn watched_by(mut self, watcher: Option<Arc<dyn WatchSteps>>) -> Self {
+        self.watcher = watcher;
         self
     }
 
@@ -121,7 +130,7 @@ impl ContainerNode {
     }
 
     async fn assemble(self) -> Result<Parts, ContainerError> {
-        let Self { config, joining, secret, ledger, init_exe, .. } = self;
+        let Self { config, joining, secret, ledger, init_exe, watcher, .. } = self;
         make_private_dir(&config)?;
         let (clock, node) = (Clock::new(), secret.id());
         let store = Store::open(&config.store_path(), node)?;
@@ -177,7 +186,7 @@ impl ContainerNode {
         });
         let control =
             Arc::new(Control { config, clock, store, house, presence, peer, intent: watch::Sender::new(intent) });
-        Ok(Parts { control, brain, restored, keeper, inbox, lines, params: joining.params })
+        Ok(Parts { control, brain, restored, keeper, inbox, lines, watcher, params: joining.params })
     }
 }
 
@@ -190,6 +199,7 @@ struct Parts {
     inbox: Inbox,
     lines: Pending,
     params: Params,
+    watcher: Option<Arc<dyn WatchSteps>>,
 }
 
 impl Parts {
@@ -198,7 +208,7 @@ impl Parts {
         ready: Option<oneshot::Sender<Ready>>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ContainerError> {
-        let Self { control, mut brain, restored, keeper: _keeper, inbox, lines, params } = self;
+        let Self { control, mut brain, restored, keeper: _keeper, inbox, lines, params, watcher } = self;
         let (house, peer) = (Arc::clone(&control.house), control.peer.clone());
         let stop = house.stop.clone();
         let intent = *control.intent.borrow();
@@ -220,6 +230,7 @@ impl Parts {
             },
             inbox,
             counts: Counts::with_problem(unknown),
+            watcher,
         };
         let mut thinking = think(actor, restored, intent)?;
         let tasks = &house.tasks;

@@ -14,5 +14,6 @@ pub mod matching;
 pub mod params;
 pub mod pricing;
 pub mod protocol;
+pub mod step;
 pub mod units;
 pub mod voucher;

@@ -22,7 +22,8 @@ pub struct Params {
     pub start_timeout_ms: u64,
     /// At most so much running time may be unpaid.
     pub voucher_interval_ms: u64,
-    /// How long a Container waits for the last voucher after the end before it settles with what it has.
+    /// How long a Container waits for the last voucher after the end before it settles with what it has: longer than a
+    /// consumer needs to notice that a line is dead (8 s) and to dial again.
     pub settle_grace_ms: u64,
     /// How long a consumer waits for the Container to close a lease on the chain before it closes it itself.
     pub close_patience_ms: u64,
@@ -50,7 +51,7 @@ impl Params {
             open_timeout_ms: 15_000,
             start_timeout_ms: 30_000,
             voucher_interval_ms: 2_000,
-            settle_grace_ms: 4_000,
+            settle_grace_ms: 12_000,
             close_patience_ms: 20_000,
             keep_outputs_ms: 600_000,
             token_price: UsdMicro(10_000),

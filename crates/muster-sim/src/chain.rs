@@ -7,6 +7,9 @@ use muster_core::protocol::{EscrowLease, EscrowStatus};
 use muster_core::units::{TimeMs, TokenAmount};
 use muster_core::voucher::SignedVoucher;
 
+use crate::container::container_index;
+use crate::world::container_account;
+
 /// Something that a node wants done on the chain, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -20,6 +23,8 @@ pub(crate) enum Op {
     Finalize,
     /// Add to the deposit.
     TopUp(TokenAmount),
+    /// Pay with a voucher; the lease stays as it is. Anybody may.
+    Redeem(SignedVoucher),
 }
 
 impl Op {
@@ -32,6 +37,7 @@ impl Op {
             Self::Close => 2,
             Self::Finalize => 3,
             Self::TopUp(_) => 4,
+            Self::Redeem(_) => 5,
         }
     }
 }
@@ -48,6 +54,8 @@ pub(crate) struct Chain {
     escrow: u128,
     supply: u128,
     done: BTreeSet<(Address, LeaseId, u8, u64)>,
+    /// Leases that were closed without their Container.
+    pub finalized: BTreeSet<LeaseId>,
     challenge_ms: u64,
     fee_bps: u128,
 }
@@ -66,6 +74,7 @@ impl Chain {
             escrow: 0,
             supply,
             done: BTreeSet::new(),
+            finalized: BTreeSet::new(),
             challenge_ms,
             fee_bps: u128::from(fee_bps),
         }
@@ -101,7 +110,8 @@ impl Chain {
         }
         match op {
             Op::Open(terms) => self.open(lease, terms),
-            Op::Settle(voucher) => self.settle(lease, voucher.as_ref()),
+            Op::Settle(voucher) => self.is_payee(from, lease) && self.settle(lease, voucher.as_ref(), now),
+            Op::Redeem(voucher) => self.redeem(lease, voucher, now),
             Op::Close => self.close(lease, now),
             Op::Finalize => self.finalize(lease, now),
             Op::TopUp(amount) => self.top_up(from, lease, *amount),
@@ -135,24 +145,42 @@ impl Chain {
         true
     }
 
-    fn settle(&mut self, lease: LeaseId, voucher: Option<&SignedVoucher>) -> bool {
-        let Some((l, _)) = self.leases.get_mut(&lease) else { return false };
-        if l.status == EscrowStatus::Closed {
+    /// Whether this account owns the Container of a lease: nobody else may settle it.
+    fn is_payee(&self, from: Address, lease: LeaseId) -> bool {
+        container_index(self.read(lease).container).is_some_and(|i| container_account(i) == from)
+    }
+
+    fn settle(&mut self, lease: LeaseId, voucher: Option<&SignedVoucher>, now: TimeMs) -> bool {
+        if !self.leases.get(&lease).is_some_and(|(l, _)| l.status != EscrowStatus::Closed) {
             return false;
         }
-        if let Some(v) = voucher {
-            let signer_ok = v.signature.r[..20] == l.session_key.0;
-            if !signer_ok || v.voucher.lease != lease || v.voucher.amount > l.deposit || v.voucher.amount < l.redeemed {
-                return false;
-            }
-            let delta = v.voucher.amount.0 - l.redeemed.0;
-            let fee = delta * self.fee_bps / 10_000;
-            l.redeemed = v.voucher.amount;
-            self.fees += fee;
-            *self.earned.entry(l.container).or_default() += delta - fee;
-            self.escrow -= delta;
+        if let Some(v) = voucher
+            && !self.redeem(lease, v, now)
+        {
+            return false;
         }
         self.end(lease);
+        true
+    }
+
+    fn redeem(&mut self, lease: LeaseId, v: &SignedVoucher, now: TimeMs) -> bool {
+        let Some((l, window_end)) = self.leases.get_mut(&lease) else { return false };
+        let takes_vouchers = match l.status {
+            EscrowStatus::Open => true,
+            EscrowStatus::Closing => window_end.is_some_and(|end| now < end),
+            EscrowStatus::None | EscrowStatus::Closed => false,
+        };
+        let signer_ok = v.signature.r[..20] == l.session_key.0;
+        let amount = v.voucher.amount;
+        if !takes_vouchers || !signer_ok || v.voucher.lease != lease || amount > l.deposit || amount < l.redeemed {
+            return false;
+        }
+        let delta = amount.0 - l.redeemed.0;
+        let fee = delta * self.fee_bps / 10_000;
+        l.redeemed = amount;
+        self.fees += fee;
+        *self.earned.entry(l.container).or_default() += delta - fee;
+        self.escrow -= delta;
         true
     }
 
@@ -170,6 +198,7 @@ impl Chain {
     fn finalize(&mut self, lease: LeaseId, now: TimeMs) -> bool {
         match self.leases.get(&lease) {
             Some((l, Some(at))) if l.status == EscrowStatus::Closing && *at <= now => {
+                self.finalized.insert(lease);
                 self.end(lease);
                 true
             }

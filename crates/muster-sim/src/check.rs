@@ -1,7 +1,8 @@
 //! What must never happen, checked at each step and at the end of a run.
 
-use muster_core::lease::Phase;
+use muster_core::lease::{End, Lease, Phase};
 use muster_core::protocol::EscrowStatus;
+use muster_core::units::TokenAmount;
 
 use crate::container::container_index;
 use crate::world::World;
@@ -36,6 +37,10 @@ impl World {
             if on_chain.redeemed > on_chain.deposit {
                 found = Some(format!("{lease:?} paid {} of a deposit of {}", on_chain.redeemed.0, on_chain.deposit.0));
             }
+            let limit_ms = on_chain.max_seconds.saturating_mul(1_000);
+            if on_chain.redeemed > on_chain.rate_per_second.per_second_for_ms(limit_ms) {
+                found = Some(format!("{lease:?} paid {} for more than its {limit_ms} ms", on_chain.redeemed.0));
+            }
             let honest = container.lie == 1;
             // A liar is believed at most for the time since the go, which came a start of a workload and some delays
             // before the workload began: it gains nothing by claiming more than the clock of its consumer shows.
@@ -65,7 +70,7 @@ impl World {
                 found.push(format!("{lease:?} is {:?} on the chain for ever", l.status));
             }
         }
-        for (i, node) in self.containers.iter().enumerate() {
+        for (i, node) in self.containers.iter().enumerate().filter(|(_, node)| !node.burnt) {
             if node.brain.busy() > 0 {
                 let ghosts: Vec<String> = node
                     .brain
@@ -103,8 +108,89 @@ impl World {
                 }
             }
         }
+        found.extend(self.check_vouched());
+        found.extend(self.check_ends());
         for what in found {
             self.violated(what);
         }
+    }
+
+    /// What was vouched is paid even if the Container never comes back: its consumer sees to it.
+    fn check_vouched(&self) -> Vec<String> {
+        let burnt = self.containers.iter().filter(|node| node.burnt).flat_map(|node| node.records());
+        let left_behind = burnt.map(|held| (&held.lease, "its Container is gone for good"));
+        let consumers = self.consumers.iter().flat_map(|node| node.records());
+        let closed_alone = consumers
+            .filter(|rented| self.chain.finalized.contains(&rented.lease.id()))
+            .map(|rented| (&rented.lease, "its consumer closed it"));
+        let paid = |lease: &Lease| self.chain.read(lease.id()).redeemed;
+        left_behind
+            .chain(closed_alone)
+            .filter(|(lease, _)| paid(lease) < lease.paid())
+            .map(|(l, why)| format!("{:?}: {why}, {} were vouched and {} paid", l.id(), l.paid().0, paid(l).0))
+            .collect()
+    }
+
+    /// Limits, used-up deposits and failed starts are billed for what they are.
+    fn check_ends(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for node in self.containers.iter().filter(|node| node.lie == 1) {
+            for lease in node.records().map(|held| &held.lease) {
+                let on_chain = self.chain.read(lease.id());
+                let redeemed = on_chain.redeemed;
+                if lease.phase == Phase::Closed && on_chain.container != node.id {
+                    found.push(format!(
+                        "{:?} is another Container's, and {:?} counts it as its own",
+                        lease.id(),
+                        node.id
+                    ));
+                }
+                let limit_ms = lease.terms.max_seconds.saturating_mul(1_000);
+                match &lease.end {
+                    Some(End::FailedToStart(_)) => {
+                        self.outcome.failed_starts += 1;
+                        if redeemed > TokenAmount::ZERO || lease.ran_ms > 0 {
+                            found.push(format!("{:?} never started and was paid {}", lease.id(), redeemed.0));
+                        }
+                    }
+                    Some(End::TimeLimit) => {
+                        self.outcome.time_limits += 1;
+                        if lease.ran_ms != limit_ms {
+                            found.push(format!("{:?} ran {} ms of {limit_ms}", lease.id(), lease.ran_ms));
+                        }
+                    }
+                    Some(End::DepositUsedUp) => {
+                        self.outcome.used_up += 1;
+                        // What was added while it was being killed came too late.
+                        if lease.cost_of(lease.ran_ms) < lease.terms.deposit {
+                            let (cost, of) = (lease.cost_of(lease.ran_ms).0, lease.terms.deposit.0);
+                            found.push(format!("{:?} ended with {cost} of a deposit of {of} used", lease.id()));
+                        }
+                    }
+                    _ => {}
+                }
+                if self.config.faults.is_none() {
+                    found.extend(self.check_exact(lease, redeemed));
+                }
+            }
+        }
+        found
+    }
+
+    /// Where nothing goes wrong, bills are exact.
+    fn check_exact(&self, lease: &Lease, redeemed: TokenAmount) -> Option<String> {
+        let limit_ms = lease.terms.max_seconds.saturating_mul(1_000);
+        let wanted = match &lease.end {
+            Some(End::TimeLimit) => lease.cost_of(limit_ms),
+            Some(End::DepositUsedUp) => lease.cost_of(lease.ran_ms),
+            _ => lease.due(),
+        };
+        if redeemed != wanted {
+            let end = &lease.end;
+            return Some(format!("{:?} ended with {end:?}, was paid {} and not {}", lease.id(), redeemed.0, wanted.0));
+        }
+        let topped_up_always = !self.consumers.iter().any(|c| c.let_run_out.contains(&lease.id()));
+        (lease.end == Some(End::DepositUsedUp) && topped_up_always)
+            .then(|| format!("{:?} used its deposit up although it was topped up each time it was low", lease.id()))
     }
 }

@@ -58,7 +58,7 @@ pub struct CrashAt {
 }
 
 /// How bad the world is; chances in millionths.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Faults {
     /// A message between nodes or with the chain is lost.
     pub loss_ppm: u32,
@@ -68,6 +68,8 @@ pub struct Faults {
     pub break_ppm: u32,
     /// A process dies between two effects.
     pub crash_ppm: u32,
+    /// A Container that dies does so for good.
+    pub burn_ppm: u32,
     /// The least and the greatest one-way delay.
     pub delay_ms: (u64, u64),
     /// Nodes are cut off from the others every so often; 0 for never.
@@ -91,6 +93,7 @@ impl Faults {
             duplicate_ppm: 0,
             break_ppm: 0,
             crash_ppm: 0,
+            burn_ppm: 0,
             delay_ms: (1, 5),
             partition_every_ms: 0,
             skew_ms: 0,
@@ -98,6 +101,12 @@ impl Faults {
             lying_consumers: 0,
             lying_indexers: 0,
         }
+    }
+
+    /// Whether nothing goes wrong by itself.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::none()
     }
 
     /// Faults drawn from a seed: from friendly worlds to awful ones.
@@ -113,6 +122,7 @@ impl Faults {
             duplicate_ppm,
             break_ppm,
             crash_ppm,
+            burn_ppm: if rng.chance(500_000) { 150_000 } else { 0 },
             delay_ms: (1, 1 + rng.below(200)),
             partition_every_ms: if rng.chance(500_000) { 5_000 + rng.below(60_000) } else { 0 },
             skew_ms: rng.below(3_600_000),
@@ -141,7 +151,12 @@ impl Config {
             calm_ms: 240_000,
             faults: Faults::drawn(&mut rng),
             crash: None,
-            params: Params { close_patience_ms: 10_000, keep_outputs_ms: 60_000, ..Params::development() },
+            params: Params {
+                settle_grace_ms: 4_000,
+                close_patience_ms: 10_000,
+                keep_outputs_ms: 60_000,
+                ..Params::development()
+            },
         }
     }
 }

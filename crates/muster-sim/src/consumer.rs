@@ -43,6 +43,8 @@ pub(crate) struct ConsumerNode {
     seek_again_at: u64,
     driven: BTreeMap<LeaseId, Driven>,
     excluded: BTreeSet<NodeId>,
+    /// Leases whose deposit was low and was not added to.
+    pub(crate) let_run_out: BTreeSet<LeaseId>,
     pub(crate) misses: u32,
 }
 
@@ -61,6 +63,7 @@ impl ConsumerNode {
             seek_again_at: 0,
             driven: BTreeMap::new(),
             excluded: BTreeSet::new(),
+            let_run_out: BTreeSet::new(),
             misses: 0,
         }
     }
@@ -123,11 +126,12 @@ impl World {
             cpu_millis: u32::try_from(self.rng.between(1, 4) * 500).unwrap_or(500),
             memory: Bytes(256 * Bytes::MIB),
             disk: Bytes(Bytes::GIB),
-            time_limit_s: self.rng.between(5, 120),
+            // Workloads run for up to 20 s: some limits are reached.
+            time_limit_s: if self.rng.chance(300_000) { self.rng.between(1, 8) } else { self.rng.between(5, 120) },
             exclude: self.consumers[i].excluded.iter().copied().collect(),
             ..Demand::default()
         };
-        let deposit_seconds = if self.rng.chance(200_000) { 3 } else { demand.time_limit_s };
+        let deposit_seconds = if self.rng.chance(300_000) { self.rng.between(2, 10) } else { demand.time_limit_s };
         MatchRequest {
             request: RequestId(u128::from(self.rng.draw())),
             lease,
@@ -248,7 +252,14 @@ impl World {
                 }
             }
             Effect::AskChain => self.send(Who::Consumer(i), Who::Chain, Rpc::Read { lease }),
-            Effect::CloseOnChain => self.consumer_sends(i, lease, Op::Close, 0),
+            // What was vouched first; the closing follows when the chain has answered.
+            Effect::CloseOnChain => match rented.lease.voucher {
+                Some(voucher) => {
+                    let attempt = u64::try_from(voucher.voucher.amount.0).unwrap_or(u64::MAX);
+                    self.consumer_sends(i, lease, Op::Redeem(voucher), attempt);
+                }
+                None => self.consumer_sends(i, lease, Op::Close, 0),
+            },
             Effect::Finalize => {
                 // One try a second: each answer makes the brain look again.
                 let attempt = self.now / 1_000;
@@ -258,6 +269,8 @@ impl World {
                 if self.rng.chance(500_000) {
                     let more = rented.lease.terms.rate_per_second.per_second_for_ms(20_000);
                     self.consumer_sends(i, lease, Op::TopUp(more), rented.lease.deposit.0 as u64);
+                } else {
+                    self.consumers[i].let_run_out.insert(lease);
                 }
             }
             Effect::NowEnded => self.task_ended(i, &rented),
@@ -342,6 +355,12 @@ impl World {
             Rpc::Seen { lease, view } => self.feed_consumer(i, lease, Event::ChainSeen(view)),
             Rpc::Executed { lease, kind, attempt, ok } => {
                 let op = self.consumers[i].outbox.remove(&(lease, kind, attempt));
+                match op {
+                    // Refused: the Container has redeemed or closed meanwhile, which is as good.
+                    Some(Op::Redeem(_)) => self.consumer_sends(i, lease, Op::Close, 0),
+                    Some(Op::TopUp(_)) if ok => self.outcome.top_ups += 1,
+                    _ => {}
+                }
                 if !ok && matches!(op, Some(Op::Open(_))) {
                     self.feed_consumer(i, lease, Event::OpenFailed { why: "the escrow refused".to_owned() });
                 }

@@ -17,6 +17,9 @@ use crate::config::{Config, RoleKind};
 use crate::rng::Rng;
 use crate::world::{Happening, OUTBOX_MS, Rpc, Session, Who, World};
 
+/// Of a million workloads, so many cannot be started.
+const FAILED_START_PPM: u32 = 50_000;
+
 /// A workload that really runs in this world.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -28,6 +31,8 @@ pub(crate) struct Job {
     /// Which run this is, so that an old end does not end a new run.
     pub(crate) run: u64,
     pub(crate) killed: bool,
+    /// It cannot be started: no such command, say.
+    fails: bool,
 }
 
 /// A Container.
@@ -36,6 +41,8 @@ pub(crate) struct ContainerNode {
     pub(crate) id: NodeId,
     pub(crate) index: usize,
     pub(crate) up: bool,
+    /// It will never be up again.
+    pub(crate) burnt: bool,
     pub(crate) life: u32,
     pub(crate) skew_ms: u64,
     /// Multiplies the time that it claims: 1 is honest.
@@ -44,6 +51,8 @@ pub(crate) struct ContainerNode {
     pub(crate) brain: Container,
     /// What survives a crash.
     disk: BTreeMap<LeaseId, Held>,
+    /// What it has deleted, for the invariants.
+    forgotten: BTreeMap<LeaseId, Held>,
     pub(crate) outbox: BTreeMap<(LeaseId, u8, u64), Op>,
     pub(crate) jobs: BTreeMap<LeaseId, Job>,
     /// Honest milliseconds that each lease's workload really ran in all.
@@ -98,12 +107,14 @@ impl ContainerNode {
             id: container_id(index),
             index,
             up: true,
+            burnt: false,
             life: 0,
             skew_ms: rng.below(config.faults.skew_ms + 1),
             lie: if liar { 2 + rng.below(8) } else { 1 },
             config: brain_config,
             brain,
             disk: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             outbox: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ran: BTreeMap::new(),
@@ -118,6 +129,11 @@ impl ContainerNode {
     pub(crate) fn die(&mut self) {
         self.up = false;
         self.life += 1;
+    }
+
+    /// All leases that this Container has ever written down.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Held> {
+        self.disk.values().chain(self.forgotten.values())
     }
 
     fn heartbeat(&mut self) -> Heartbeat {
@@ -210,7 +226,10 @@ impl World {
                 }
             }
             Effect::Forget(lease) => {
-                self.containers[i].disk.remove(&lease);
+                let node = &mut self.containers[i];
+                if let Some(held) = node.disk.remove(&lease) {
+                    node.forgotten.insert(lease, held);
+                }
             }
             Effect::Answer { reply, result } => {
                 let answer = match result {
@@ -270,12 +289,13 @@ impl World {
 
     fn start_job(&mut self, i: usize, lease: LeaseId) {
         let (delay, length_ms, run) = (self.rng.between(5, 300), self.rng.between(0, 20_000), self.rng.draw());
+        let fails = self.rng.chance(FAILED_START_PPM);
         let node = &mut self.containers[i];
         let Some(held) = node.brain.held(lease) else { return };
         let allocation = held.lease.terms.allocation;
         let life = node.life;
         let twice = !node.started.insert(lease);
-        node.jobs.insert(lease, Job { since: None, allocation, length_ms, run, killed: false });
+        node.jobs.insert(lease, Job { since: None, allocation, length_ms, run, killed: false, fails });
         if twice {
             self.violated(format!("the workload of {lease:?} was started twice"));
         }
@@ -290,6 +310,12 @@ impl World {
         }
         let Some(job) = node.jobs.get_mut(&lease) else { return };
         if job.killed {
+            return;
+        }
+        if job.fails {
+            node.jobs.remove(&lease);
+            let end = End::FailedToStart("command not found".to_owned());
+            self.feed_container(i, Event::JobEnded { lease, end });
             return;
         }
         job.since = Some(now);

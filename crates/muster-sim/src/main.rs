@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use muster_sim::{Config, World};
+use muster_sim::{Config, Outcome, World};
 
 /// Simulates whole networks under virtual time and checks that nothing happens that must never happen.
 #[derive(Parser, Debug)]
@@ -26,7 +26,7 @@ struct Args {
 #[allow(clippy::print_stdout, reason = "the output of a command-line tool")]
 fn main() -> ExitCode {
     let args = Args::parse();
-    let (mut finished, mut unmatched, mut retried, mut leases, mut crashes, mut steps) = (0, 0, 0, 0, 0, 0);
+    let mut sum = Outcome::default();
     for seed in args.first..args.first.saturating_add(args.seeds) {
         let outcome = World::new(Config::drawn(seed, args.hours)).run();
         if !outcome.violations.is_empty() {
@@ -41,24 +41,34 @@ fn main() -> ExitCode {
             }
             return ExitCode::FAILURE;
         }
-        finished += outcome.finished;
-        unmatched += outcome.unmatched;
-        retried += outcome.retried;
-        leases += outcome.leases;
-        crashes += outcome.crashes;
-        steps += outcome.steps;
+        sum.add(&outcome);
     }
     let seeds = args.seeds;
     if args.json {
         println!(
             "{}",
-            serde_json::json!({ "seeds": seeds, "tasks_finished": finished, "tasks_unmatched": unmatched,
-                "leases_retried": retried, "leases": leases, "crashes": crashes, "steps": steps })
+            serde_json::json!({ "seeds": seeds, "tasks_finished": sum.finished, "tasks_unmatched": sum.unmatched,
+                "leases_retried": sum.retried, "leases": sum.leases, "crashes": sum.crashes, "burnt": sum.burnt,
+                "failed_starts": sum.failed_starts, "time_limits": sum.time_limits, "top_ups": sum.top_ups,
+                "deposits_used_up": sum.used_up, "closed_by_consumer": sum.closed_by_consumer, "steps": sum.steps })
         );
     } else {
         println!(
-            "{seeds} seeds, no invariant broken: {finished} tasks finished, {unmatched} found no Container, \
-             {leases} leases ({retried} tried again), {crashes} crashes, {steps} steps"
+            "{seeds} seeds, no invariant broken: {} tasks finished, {} found no Container, {} leases ({} tried again, \
+             {} closed by their consumer), {} failed starts, {} time limits, {} top-ups, {} deposits used up, \
+             {} crashes ({} Containers for good), {} steps",
+            sum.finished,
+            sum.unmatched,
+            sum.leases,
+            sum.retried,
+            sum.closed_by_consumer,
+            sum.failed_starts,
+            sum.time_limits,
+            sum.top_ups,
+            sum.used_up,
+            sum.crashes,
+            sum.burnt,
+            sum.steps
         );
     }
     ExitCode::SUCCESS

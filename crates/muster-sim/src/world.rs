@@ -133,6 +133,18 @@ pub struct Outcome {
     pub leases: u64,
     /// Processes that died.
     pub crashes: u64,
+    /// Containers that died for good.
+    pub burnt: u64,
+    /// Workloads that could not be started.
+    pub failed_starts: u64,
+    /// Workloads that ran for as long as was agreed.
+    pub time_limits: u64,
+    /// Leases whose deposit grew.
+    pub top_ups: u64,
+    /// Workloads that used their deposit up.
+    pub used_up: u64,
+    /// Leases that their consumer closed because the Container did not.
+    pub closed_by_consumer: u64,
     /// Events that were handled.
     pub steps: u64,
     /// Effects that the nodes of each role performed, in the order of [`RoleKind::ALL`](crate::RoleKind::ALL).
@@ -141,6 +153,24 @@ pub struct Outcome {
     pub fingerprint: u64,
     /// Broken invariants, the first ones.
     pub violations: Vec<String>,
+}
+
+impl Outcome {
+    /// Adds another run's figures; violations, effects and fingerprints belong to one run and stay.
+    pub fn add(&mut self, other: &Self) {
+        self.finished += other.finished;
+        self.unmatched += other.unmatched;
+        self.retried += other.retried;
+        self.leases += other.leases;
+        self.crashes += other.crashes;
+        self.burnt += other.burnt;
+        self.failed_starts += other.failed_starts;
+        self.time_limits += other.time_limits;
+        self.top_ups += other.top_ups;
+        self.used_up += other.used_up;
+        self.closed_by_consumer += other.closed_by_consumer;
+        self.steps += other.steps;
+    }
 }
 
 /// A whole network under virtual time.
@@ -243,6 +273,7 @@ impl World {
             self.check_end();
         }
         self.outcome.leases = self.chain.leases().count() as u64;
+        self.outcome.closed_by_consumer = self.chain.finalized.len() as u64;
         self.outcome
     }
 
@@ -577,6 +608,13 @@ impl World {
             .collect();
         for session in broken {
             self.break_session(session);
+        }
+        if let Who::Container(i) = who
+            && self.chance(self.config.faults.burn_ppm)
+        {
+            self.containers[i].burnt = true;
+            self.outcome.burnt += 1;
+            return;
         }
         let down = self.rng.between(50, 8_000);
         self.after(down, Happening::Restart(who));

@@ -3,6 +3,7 @@
 
 mod cli;
 mod commands;
+mod crashes;
 mod dirs;
 mod failure;
 mod hidden;

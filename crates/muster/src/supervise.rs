@@ -18,8 +18,8 @@ use crate::failure::{Because, Code, Failure};
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// The longest pause.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// A role that lived so long is started again without a pause.
-const STEADY: Duration = Duration::from_secs(20);
+/// A role that lived so long had long come up: its end is no failed start, and it is started again without a longer pause.
+const STEADY: Duration = Duration::from_secs(3);
 /// How long a role may take to end when asked to.
 const STOP_WAIT: Duration = Duration::from_secs(12);
 /// A log file larger than this is set aside at the next start.

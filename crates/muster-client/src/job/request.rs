@@ -254,6 +254,11 @@ pub enum JobStep {
         /// How, as a sentence.
         how: String,
     },
+    /// All tasks are over; leases that their Containers broke off are still being closed on the chain.
+    Settling {
+        /// How many.
+        leases: usize,
+    },
 }
 
 /// One try of a task: one lease.

@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use muster_core::brain::consumer::Rented;
-use muster_core::ids::NodeId;
+use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::{End, Lease, Phase};
 use muster_core::protocol::Matched;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::request::{AttemptReport, JobError, JobEvent, JobReport, JobRequest, JobStep, TaskOutcome, TaskReport};
-use super::slots::{Slots, Wanted};
+use super::slots::{Alive, Slots, Wanted};
 use crate::files::{self, Claims, Placed};
-use crate::rental::{Command, Rental, RentalEnd, RentalEvent, Stdio};
+use crate::rental::{Command, Rental, RentalEnd, RentalError, RentalEvent, Stdio};
 use crate::renter::Renter;
 use crate::seek::SeekError;
 use crate::session::SessionKey;
@@ -121,22 +122,44 @@ impl Job {
         };
         let most = usize::try_from(self.inner.request.parallel_max).unwrap_or(usize::MAX);
         let mut running = JoinSet::new();
-        let mut tasks = Vec::new();
+        let (mut tasks, mut settling) = (Vec::new(), Vec::new());
         loop {
             while running.len() < most
                 && let Some(place) = waiting.pop_front()
             {
-                running.spawn(Task { job: Arc::clone(&self.inner), place }.run());
+                running.spawn(Task { job: Arc::clone(&self.inner), place, settling: Vec::new() }.run());
             }
             match running.join_next().await {
-                Some(Ok(report)) => tasks.push(report),
+                Some(Ok((report, left))) => {
+                    tasks.push(report);
+                    settling.extend(left);
+                }
                 Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Some(Err(_)) => {}
                 None => break,
             }
         }
+        self.settle(settling, &mut tasks).await;
         tasks.sort_by_key(|t: &TaskReport| t.index);
         JobReport { job: self.inner.name.clone(), tasks }
+    }
+
+    /// Waits until the leases that were broken off are closed, so that the report says what each has cost in the end.
+    async fn settle(&self, settling: Vec<Settling>, tasks: &mut [TaskReport]) {
+        if settling.is_empty() {
+            return;
+        }
+        let step = JobStep::Settling { leases: settling.len() };
+        // Nobody has to take it: it tells why the end is not yet.
+        drop(self.inner.events.try_send(JobEvent { task: None, attempt: 0, step }));
+        for old in settling {
+            let lease = old.lease;
+            let Some(record) = old.over(&self.inner.control).await else { continue };
+            let attempts = tasks.iter_mut().flat_map(|t| &mut t.attempts);
+            for attempt in attempts.filter(|a| a.lease == lease) {
+                *attempt = AttemptReport::from(&record);
+            }
+        }
     }
 }
 
@@ -152,6 +175,46 @@ fn absolute(path: &std::path::Path) -> Result<std::path::PathBuf, JobError> {
 struct Task {
     job: Arc<Inner>,
     place: Option<TaskPlace>,
+    /// Earlier tries whose work is over and whose money is not.
+    settling: Vec<Settling>,
+}
+
+/// The driver of a lease, in a task of its own.
+type Driving = AbortOnDropHandle<Result<(RentalEnd, LeaseRecord), RentalError>>;
+
+/// A lease whose work another Container has taken over, until the chain closes it.
+struct Settling {
+    lease: LeaseId,
+    driving: Driving,
+    commands: mpsc::Sender<Command>,
+    /// The rest of its deposit is still to come back.
+    _alive: Alive,
+}
+
+impl Settling {
+    /// The lease as it ended, or as it is let go.
+    async fn over(mut self, control: &JobControl) -> Option<LeaseRecord> {
+        let mut detached = false;
+        let done = loop {
+            tokio::select! {
+                done = &mut self.driving => break done,
+                () = control.detach.cancelled(), if !detached => {
+                    detached = true;
+                    // One that has ended meanwhile needs no letting go.
+                    self.commands.try_send(Command::Detach).ok();
+                }
+            }
+        };
+        match done {
+            Ok(Ok((_, record))) => Some(record),
+            Ok(Err(error)) => {
+                tracing::warn!(lease = %self.lease.short(), %error, "a lease that was broken off could not be settled");
+                None
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => None,
+        }
+    }
 }
 
 /// How one try of a task came out.
@@ -163,7 +226,7 @@ enum Tried {
 }
 
 impl Task {
-    async fn run(self) -> TaskReport {
+    async fn run(mut self) -> (TaskReport, Vec<Settling>) {
         let mut report = TaskReport {
             index: self.place.map(|p| p.index),
             attempts: Vec::new(),
@@ -185,8 +248,7 @@ impl Task {
                 }
                 Tried::Failed { why } => {
                     report.outcome = TaskOutcome::Ended(End::Interrupted(why.clone()));
-                    let last = attempt > self.job.request.retries;
-                    if last || self.job.control.stop.is_cancelled() {
+                    if !self.may_retry(attempt) {
                         break;
                     }
                     broken = Some(why.clone());
@@ -196,7 +258,12 @@ impl Task {
         }
         let last = u32::try_from(report.attempts.len()).unwrap_or(u32::MAX);
         self.tell(last, JobStep::Over { how: sentence(&report.outcome) });
-        report
+        (report, self.settling)
+    }
+
+    fn may_retry(&self, attempt: u32) -> bool {
+        let last = attempt > self.job.request.retries;
+        !last && !self.job.control.stop.is_cancelled()
     }
 
     fn tell(&self, attempt: u32, step: JobStep) {
@@ -207,7 +274,7 @@ impl Task {
     }
 
     async fn attempt(
-        &self,
+        &mut self,
         attempt: u32,
         excluded: &mut Vec<NodeId>,
         report: &mut TaskReport,
@@ -233,10 +300,13 @@ impl Task {
         let lease = file.record().id();
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let (commands, received) = mpsc::channel(4);
+        let (told, work_over) = watch::channel(None);
         let rental = Rental::new(self.job.renter.clone(), file, sender, received)
             .with_stdio((self.job.stdio)(self.place.map(|p| p.index), attempt))
             .with_claims(self.job.claims.clone())
-            .with_top_up(request.top_up);
+            .with_top_up(request.top_up)
+            .with_work_over(told);
+        let driving = AbortOnDropHandle::new(tokio::spawn(rental.run()));
         let mut watch = Watch {
             task: self,
             lease,
@@ -247,25 +317,30 @@ impl Task {
             unsent: None,
             running: false,
         };
-        let over = watch.over(rental, events).await;
-        drop(alive);
-        let (end, record) = match over {
-            Ok(over) => over,
-            Err(error) => {
+        let watched = watch.over(driving, events, work_over).await;
+        let Watch { outputs, stuck, unsent, commands, .. } = watch;
+        report.outputs.extend(outputs);
+        let tried = match watched {
+            Watched::Over(Ok((end, record))) => {
+                report.attempts.push(AttemptReport::from(&record));
+                match unsent {
+                    Some(why) => Tried::Over(TaskOutcome::InputsFailed { why }),
+                    None => judge(end, &record, stuck, self.job.control.stop.is_cancelled()),
+                }
+            }
+            Watched::Over(Err(error)) => {
                 // The lease lives on in its record: whoever reads the report must know of it.
                 if let Ok(record) = self.job.renter.dir().read(lease) {
                     report.attempts.push(AttemptReport::from(&record));
                 }
-                return Err(error);
+                return Err(error.into());
+            }
+            Watched::BrokenOff { driving, why } => {
+                report.attempts.push(AttemptReport::from(&self.job.renter.dir().read(lease)?));
+                self.settling.push(Settling { lease, driving, commands, _alive: alive });
+                Tried::Failed { why }
             }
         };
-        report.attempts.push(AttemptReport::from(&record));
-        let (outputs, stuck, unsent) = (watch.outputs, watch.stuck, watch.unsent);
-        report.outputs.extend(outputs);
-        if let Some(why) = unsent {
-            return Ok(Tried::Over(TaskOutcome::InputsFailed { why }));
-        }
-        let tried = judge(end, &record, stuck, self.job.control.stop.is_cancelled());
         if matches!(tried, Tried::Failed { .. }) {
             excluded.push(container);
         }
@@ -325,7 +400,7 @@ fn matched_step(matched: &Matched) -> JobStep {
 /// Watches one lease: passes events on, and commands to it.
 struct Watch<'a> {
     task: &'a Task,
-    lease: muster_core::ids::LeaseId,
+    lease: LeaseId,
     attempt: u32,
     commands: mpsc::Sender<Command>,
     outputs: Vec<Placed>,
@@ -336,22 +411,40 @@ struct Watch<'a> {
     running: bool,
 }
 
+/// How watching a lease came to an end.
+enum Watched {
+    /// The lease is over, or was let go.
+    Over(Result<(RentalEnd, LeaseRecord), RentalError>),
+    /// Its Container has failed it and only the settlement is left, which another try need not wait for.
+    BrokenOff { driving: Driving, why: String },
+}
+
 impl Watch<'_> {
     async fn over(
         &mut self,
-        rental: Rental,
+        mut driving: Driving,
         mut events: mpsc::Receiver<RentalEvent>,
-    ) -> Result<(RentalEnd, LeaseRecord), JobError> {
+        mut work_over: watch::Receiver<Option<End>>,
+    ) -> Watched {
         let control = self.task.job.control.clone();
-        let mut driving = std::pin::pin!(rental.run());
-        let (mut stopped, mut detached, mut open) = (false, false, true);
+        let (mut stopped, mut detached, mut open, mut working) = (false, false, true, true);
         loop {
             tokio::select! {
                 over = &mut driving => {
                     while let Ok(event) = events.try_recv() {
                         self.take(event);
                     }
-                    return Ok(over?);
+                    return Watched::Over(over.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())));
+                }
+                told = work_over.changed(), if working => {
+                    working = false;
+                    let why = told.ok().and_then(|()| broken_off(work_over.borrow().as_ref()));
+                    if let Some(why) = why.filter(|_| self.task.may_retry(self.attempt)) {
+                        while let Ok(event) = events.try_recv() {
+                            self.take(event);
+                        }
+                        return Watched::BrokenOff { driving, why };
+                    }
                 }
                 event = events.recv(), if open => match event {
                     Some(event) => self.take(event),
@@ -397,6 +490,15 @@ impl Watch<'_> {
     }
 }
 
+/// Why a task should be tried elsewhere, if its workload ended like that.
+fn broken_off(end: Option<&End>) -> Option<String> {
+    match end {
+        Some(End::Interrupted(why)) => Some(why.clone()),
+        Some(end @ End::NeverStarted) => Some(end.to_string()),
+        _ => None,
+    }
+}
+
 fn judge(end: RentalEnd, record: &LeaseRecord, stuck: Option<String>, stopping: bool) -> Tried {
     let rented = &record.state.rented;
     let ended = rented.lease.end.clone();
@@ -406,10 +508,11 @@ fn judge(end: RentalEnd, record: &LeaseRecord, stuck: Option<String>, stopping: 
     if end == RentalEnd::Detached {
         return Tried::Over(TaskOutcome::Detached);
     }
+    if let Some(why) = broken_off(ended.as_ref()) {
+        return Tried::Failed { why };
+    }
     match ended {
         Some(End::StoppedByConsumer) if stopping => Tried::Over(TaskOutcome::Stopped),
-        Some(End::Interrupted(why)) => Tried::Failed { why },
-        Some(End::NeverStarted) => Tried::Failed { why: End::NeverStarted.to_string() },
         Some(end) => Tried::Over(TaskOutcome::Ended(end)),
         None if stopping => Tried::Over(TaskOutcome::Stopped),
         None => {

@@ -1,5 +1,6 @@
 //! Waiting for a free Container, one task at a time, so that a long array does not storm the Indexers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,14 +18,19 @@ use crate::session::SessionKey;
 /// The shortest and longest pause before a busy network is asked again, in milliseconds.
 const PAUSE_MS: (u64, u64) = (200, 1_000);
 /// While no Indexer answers at all, or none knows a single Container yet, patience is shorter: long enough for one that
-/// was restarted.
-const YOUNG_PATIENCE: Duration = Duration::from_secs(10);
+/// was restarted, whose old lines both sides take for alive for up to 8 s.
+const YOUNG_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the tasks of one job share while they look for Containers.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     /// Whoever holds it asks; the others wait for their turn.
     turn: Mutex<()>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
     /// Leases of this job that live.
     alive: AtomicUsize,
     /// One of them is over: its Container may be free, and the rest of its deposit back.
@@ -33,9 +39,9 @@ pub(super) struct Slots {
 
 /// A lease of the job lives as long as this.
 #[derive(Debug)]
-pub(super) struct Alive<'a>(&'a Slots);
+pub(super) struct Alive(Arc<Shared>);
 
-impl Drop for Alive<'_> {
+impl Drop for Alive {
     fn drop(&mut self) {
         self.0.alive.fetch_sub(1, Ordering::Relaxed);
         self.0.freed.notify_one();
@@ -58,7 +64,7 @@ impl Slots {
         &self,
         mut wanted: Wanted<'_>,
         tell: impl Fn(JobStep) + Send + Sync,
-    ) -> Result<(Matched, SessionKey, Alive<'_>), JobError> {
+    ) -> Result<(Matched, SessionKey, Alive), JobError> {
         let _turn = tokio::select! {
             turn = self.turn.lock() => turn,
             () = wanted.stop.cancelled() => return Err(JobError::Stopped),
@@ -87,14 +93,14 @@ impl Slots {
             let pause = PAUSE_MS.0 + rand::random::<u64>() % (PAUSE_MS.1 - PAUSE_MS.0);
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(pause)) => {}
-                () = self.freed.notified() => {}
+                () = self.shared.freed.notified() => {}
                 () = wanted.stop.cancelled() => return Err(JobError::Stopped),
             }
         }
     }
 
     fn alive(&self) -> usize {
-        self.alive.load(Ordering::Relaxed)
+        self.shared.alive.load(Ordering::Relaxed)
     }
 
     fn patience(&self, wanted: &Wanted<'_>, error: &SeekError, since: &mut Instant) -> Result<(), JobError> {
@@ -118,7 +124,7 @@ impl Slots {
         })
     }
 
-    async fn try_once(&self, wanted: &Wanted<'_>) -> Result<(Matched, SessionKey, Alive<'_>), JobError> {
+    async fn try_once(&self, wanted: &Wanted<'_>) -> Result<(Matched, SessionKey, Alive), JobError> {
         let ledger = wanted.renter.ledger();
         let wallet = ledger.consumer().ok_or(SeekError::NoWallet)?;
         let have = ledger.balance().await?;
@@ -135,7 +141,7 @@ impl Slots {
             // The slot lapses by itself when no deposit comes.
             return Err(JobError::TooLittle { wallet, have, need });
         }
-        self.alive.fetch_add(1, Ordering::Relaxed);
-        Ok((matched, key, Alive(self)))
+        self.shared.alive.fetch_add(1, Ordering::Relaxed);
+        Ok((matched, key, Alive(Arc::clone(&self.shared))))
     }
 }

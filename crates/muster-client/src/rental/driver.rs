@@ -49,6 +49,7 @@ pub struct Rental {
     stdio: Stdio,
     claims: Claims,
     top_up: Option<TopUp>,
+    work_over: watch::Sender<Option<End>>,
     events: mpsc::Sender<RentalEvent>,
     commands: mpsc::Receiver<Command>,
 }
@@ -62,7 +63,16 @@ impl Rental {
         events: mpsc::Sender<RentalEvent>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
-        Self { renter, file, stdio: Stdio::default(), claims: Claims::alone(), top_up: None, events, commands }
+        Self {
+            renter,
+            file,
+            stdio: Stdio::default(),
+            claims: Claims::alone(),
+            top_up: None,
+            work_over: watch::channel(None).0,
+            events,
+            commands,
+        }
     }
 
     /// Where its standard streams go and come from.
@@ -83,6 +93,14 @@ impl Rental {
     #[must_use]
     pub const fn with_top_up(mut self, top_up: Option<TopUp>) -> Self {
         self.top_up = top_up;
+        self
+    }
+
+    /// Says how the workload ended as soon as nothing is left but the settlement on the chain, which may take a whole
+    /// challenge window.
+    #[must_use]
+    pub fn with_work_over(mut self, told: watch::Sender<Option<End>>) -> Self {
+        self.work_over = told;
         self
     }
 
@@ -118,6 +136,7 @@ impl Rental {
             ended: watch::channel(false).0,
             chain: ChainState::default(),
             top_up: self.top_up,
+            work_over: self.work_over,
             dirty: false,
             pending: Vec::new(),
             finished: false,
@@ -179,6 +198,7 @@ pub(super) struct Driver {
     pub(super) chain: ChainState,
     pub(super) transfers: Transfers,
     pub(super) top_up: Option<TopUp>,
+    work_over: watch::Sender<Option<End>>,
     /// The record changed since it was written.
     dirty: bool,
     /// Decided, and to be performed once the record is written.
@@ -199,6 +219,7 @@ impl Driver {
         self.feed(Event::Begin);
         loop {
             self.flush().await?;
+            self.tell_work_over();
             if self.finished {
                 return Ok(RentalEnd::Finished);
             }
@@ -236,6 +257,12 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    fn tell_work_over(&self) {
+        if self.brain.only_settlement_left() && self.work_over.borrow().is_none() {
+            self.work_over.send_replace(self.lease_now().end.clone());
         }
     }
 

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::brain::consumer::Event;
+use muster_core::ids::LeaseId;
 use muster_core::lease::Phase;
 use muster_core::protocol::{EscrowLease, EscrowStatus, ToContainer};
 use muster_core::units::TokenAmount;
+use muster_core::voucher::SignedVoucher;
 use tokio::time::Instant;
 
 use super::driver::{Driver, TopUp};
 use super::notes::Note;
 use super::{RentalError, RentalEvent};
-use crate::ledger::LedgerError;
+use crate::ledger::{Ledger, LedgerError};
 
 /// A deposit that is not on the chain so long after its slot has lapsed will not come, in milliseconds.
 const OPEN_GRACE_MS: u64 = 10_000;
@@ -29,6 +31,25 @@ pub(super) struct ChainState {
     closing: bool,
     finalizing: bool,
     finalized_at: Option<Instant>,
+}
+
+/// Pays what was vouched, then closes: closing lets the challenge window run, and a Container that is away for longer
+/// would lose what it has earned.
+async fn redeem_and_close(
+    ledger: &dyn Ledger,
+    lease: LeaseId,
+    voucher: Option<SignedVoucher>,
+) -> Result<(), LedgerError> {
+    if let Some(voucher) = voucher {
+        match ledger.redeem(voucher).await {
+            Ok(()) => {}
+            // The Container was quicker, or the escrow never takes this voucher: the rest must come back all the same.
+            Err(LedgerError::Refused(why)) => tracing::debug!(lease = %lease.short(), %why, "nothing to redeem"),
+            // Closing before it is known to be paid could cost the Container what it has earned.
+            Err(error) => return Err(error),
+        }
+    }
+    ledger.close(lease).await
 }
 
 impl Driver {
@@ -123,8 +144,9 @@ impl Driver {
             return;
         }
         let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
+        let voucher = self.lease_now().voucher;
         self.tasks.spawn(async move {
-            let closed = ledger.close(lease).await;
+            let closed = redeem_and_close(ledger.as_ref(), lease, voucher).await;
             notes.send(Note::Closed(closed)).await;
         });
     }

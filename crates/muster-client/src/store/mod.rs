@@ -21,8 +21,10 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use muster_core::ids::LeaseId;
+use muster_core::step::{WatchSteps, When, steps};
 use muster_core::units::TimeMs;
 
 pub use self::record::{LeasePlan, LeaseRecord, LeaseState, SessionSecret, TaskPlace};
@@ -86,6 +88,7 @@ pub enum StoreError {
 #[derive(Clone, Debug)]
 pub struct ClientDir {
     root: PathBuf,
+    watcher: Option<Arc<dyn WatchSteps>>,
 }
 
 /// The layout of the folder that this build knows.
@@ -120,7 +123,7 @@ impl ClientDir {
             }
             Err(reason) => return Err(StoreError::Io { path: version, reason }),
         }
-        Ok(Self { root })
+        Ok(Self { root, watcher: None })
     }
 
     /// The folder.
@@ -196,6 +199,13 @@ impl ClientDir {
         }
     }
 
+    /// Somebody is told of every step of a lease that this process writes down.
+    #[must_use]
+    pub fn watched_by(mut self, watcher: Option<Arc<dyn WatchSteps>>) -> Self {
+        self.watcher = watcher;
+        self
+    }
+
     /// Writes down a new lease, driven by this process. Durable when this returns.
     ///
     /// # Errors
@@ -203,12 +213,14 @@ impl ClientDir {
     pub fn create(&self, record: &LeaseRecord) -> Result<LeaseFile, StoreError> {
         let lease = record.id();
         let folder = self.lease_folder(lease);
+        tell_steps(self.watcher.as_ref(), When::Before, None, &record.state);
         durable::private_folder(&folder).map_err(StoreError::io(&folder))?;
         let lock = lock(&folder, lease)?;
         let log = log::Log::create(&folder.join("record"), &record.plan, &record.state)?;
         let leases = self.root.join("leases");
         durable::sync_folder(&leases).map_err(StoreError::io(&leases))?;
-        Ok(LeaseFile { folder, log, record: record.clone(), _lock: lock })
+        tell_steps(self.watcher.as_ref(), When::After, None, &record.state);
+        Ok(LeaseFile { folder, log, record: record.clone(), watcher: self.watcher.clone(), _lock: lock })
     }
 
     /// Takes over a lease that nobody drives.
@@ -219,7 +231,8 @@ impl ClientDir {
         let folder = self.lease_folder(lease);
         let lock = lock(&folder, lease)?;
         let (log, plan, state) = log::Log::open(&folder.join("record"))?;
-        Ok(LeaseFile { folder, log, record: LeaseRecord { plan, state }, _lock: lock })
+        let record = LeaseRecord { plan, state };
+        Ok(LeaseFile { folder, log, record, watcher: self.watcher.clone(), _lock: lock })
     }
 
     /// Removes leases that have been over for longer than `older_than_ms`, with their logs, as long as more than `keep`
@@ -306,7 +319,16 @@ pub struct LeaseFile {
     folder: PathBuf,
     log: log::Log,
     record: LeaseRecord,
+    watcher: Option<Arc<dyn WatchSteps>>,
     _lock: File,
+}
+
+fn tell_steps(watcher: Option<&Arc<dyn WatchSteps>>, when: When, before: Option<&LeaseState>, after: &LeaseState) {
+    let Some(watcher) = watcher else { return };
+    let lease = &after.rented.lease;
+    for step in steps(before.map(|state| &state.rented.lease), lease) {
+        watcher.on_step(lease.id(), step, when);
+    }
 }
 
 impl LeaseFile {
@@ -328,8 +350,10 @@ impl LeaseFile {
     /// It cannot be written; what was written before stays.
     pub fn save(&mut self, state: LeaseState) -> Result<(), StoreError> {
         if state != self.record.state {
+            tell_steps(self.watcher.as_ref(), When::Before, Some(&self.record.state), &state);
             self.log.append(&state)?;
-            self.record.state = state;
+            let before = std::mem::replace(&mut self.record.state, state);
+            tell_steps(self.watcher.as_ref(), When::After, Some(&before), &self.record.state);
         }
         Ok(())
     }

@@ -151,16 +151,23 @@ async fn a_lease_is_topped_up_closed_and_finalised() {
     assert_eq!(ledger.lease(terms.lease).await.unwrap().deposit, tokens(3));
     let early = ledger.finalize(terms.lease).await;
     assert!(matches!(early, Err(LedgerError::Refused(_))), "{early:?}");
+    // What was vouched is paid before, by the consumer itself, and once however often it is asked for.
+    let voucher = ledger.sign_voucher(&key, Voucher { lease: terms.lease, amount: tokens(1), as_of_s: 1 });
+    for _ in 0..2 {
+        ledger.redeem(voucher).await.unwrap();
+    }
+    let less = ledger.sign_voucher(&key, Voucher { lease: terms.lease, amount: TokenAmount(5), as_of_s: 2 });
+    assert!(matches!(ledger.redeem(less).await, Err(LedgerError::Refused(_))));
     ledger.close(terms.lease).await.unwrap();
     assert_eq!(ledger.lease(terms.lease).await.unwrap().status, EscrowStatus::Closing);
     while ledger.finalize(terms.lease).await.is_err() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert_eq!(ledger.lease(terms.lease).await.unwrap().status, EscrowStatus::Closed);
-    assert_eq!(ledger.balance().await.unwrap(), tokens(10), "nothing was promised, so everything came back");
-    let voucher = Voucher { lease: terms.lease, amount: TokenAmount(5), as_of_s: 1 };
-    let signed = ledger.sign_voucher(&key, voucher);
-    ledger.client().vouchers().verify(&signed, key.address()).unwrap();
+    let closed = ledger.lease(terms.lease).await.unwrap();
+    assert_eq!((closed.status, closed.redeemed), (EscrowStatus::Closed, tokens(1)));
+    assert_eq!(ledger.balance().await.unwrap(), tokens(9), "what was not promised came back");
+    assert!(matches!(ledger.redeem(voucher).await, Ok(())), "known as paid");
+    ledger.client().vouchers().verify(&voucher, key.address()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,9 @@ use muster_client::job::{Job, JobError, JobEvent, JobReport, JobRequest, JobStep
 use muster_client::rental::{Command, Rental, RentalEnd, RentalEvent, Stdio};
 use muster_client::{Renter, leases};
 use muster_core::demand::Demand;
+use muster_core::ids::LeaseId;
 use muster_core::lease::{End, Phase};
+use muster_core::protocol::EscrowStatus;
 use muster_core::units::TokenAmount;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -141,6 +143,47 @@ async fn a_lost_line_is_dialled_again_and_nothing_is_missed() {
     leases::logs(renter.dir(), lease, false, &mut shown, &mut errors).await.unwrap();
     let expected: String = (0..32).map(|n| format!("line {n}\n")).collect();
     assert_eq!(String::from_utf8(shown).unwrap(), expected);
+}
+
+/// The Container is gone for good in the middle of the work: what was vouched is paid to it all the same, and the work is
+/// done elsewhere while the challenge window still runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_container_is_paid_and_not_waited_for() {
+    let world = World::with_interval(2, 1, 600).await;
+    let renter = world.renter().await;
+    let before = world.balance();
+    world.chain.holds_windows.store(true, Ordering::SeqCst);
+    let (sender, mut events) = mpsc::channel(10_000);
+    let request = JobRequest { retries: 1, ..request("sleep 1500; say done") };
+    let job = Job::new(renter.clone(), request, silent(), sender).unwrap();
+    let running = tokio::spawn(job.run());
+    let (mut lost, mut promised) = (None, TokenAmount::ZERO);
+    let statuses = |lease: &LeaseId| world.chain.leases.lock().unwrap().get(lease).unwrap().status;
+    while let Some(event) = events.recv().await {
+        match event.step {
+            JobStep::Lease { lease, event: RentalEvent::Paid { amount, .. } } if lost.is_none_or(|l| l == lease) => {
+                promised = amount;
+                if lost.replace(lease).is_none() {
+                    let on_chain = world.chain.leases.lock().unwrap().get(&lease).unwrap().container;
+                    world.containers.iter().find(|c| c.id() == on_chain).unwrap().die().await;
+                }
+            }
+            JobStep::Over { .. } => {
+                assert_eq!(lost.as_ref().map(statuses), Some(EscrowStatus::Closing), "the window still runs");
+                assert!(!running.is_finished(), "the report waits for what the chain will have paid");
+                world.chain.holds_windows.store(false, Ordering::SeqCst);
+            }
+            _ => {}
+        }
+    }
+    let report = running.await.unwrap();
+    assert!(report.succeeded(), "{report:#?}");
+    let [first, second] = report.tasks[0].attempts.as_slice() else { panic!("{report:#?}") };
+    assert!(matches!(first.end, Some(End::Interrupted(_))), "{first:?}");
+    assert_ne!(first.container, second.container);
+    assert!(promised > TokenAmount::ZERO);
+    assert_eq!((first.phase, first.billed), (Phase::Closed, promised));
+    books_agree(&world, before, &report);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

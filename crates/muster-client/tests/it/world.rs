@@ -46,6 +46,8 @@ pub(crate) struct FakeChain {
     pub(crate) balance: Mutex<TokenAmount>,
     /// Opens fail with this sentence.
     pub(crate) refuse_opens: Mutex<Option<String>>,
+    /// Challenge windows do not end while this is set.
+    pub(crate) holds_windows: AtomicBool,
     domain: VoucherDomain,
 }
 
@@ -150,6 +152,21 @@ impl Ledger for FakeLedger {
         .boxed()
     }
 
+    fn redeem(&self, v: SignedVoucher) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            self.wallet.ok_or(LedgerError::NoWallet("redeeming"))?;
+            let mut leases = self.chain.leases.lock().unwrap();
+            let held = leases.get_mut(&v.voucher.lease).ok_or_else(|| LedgerError::Refused("no such lease".into()))?;
+            assert_eq!(self.chain.domain.signer(&v).unwrap(), held.session_key);
+            if held.status == EscrowStatus::Closed || v.voucher.amount <= held.redeemed {
+                return Err(LedgerError::Refused("nothing to pay".into()));
+            }
+            held.redeemed = v.voucher.amount;
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn close(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), LedgerError>> {
         async move {
             self.wallet.ok_or(LedgerError::NoWallet("closing"))?;
@@ -166,6 +183,9 @@ impl Ledger for FakeLedger {
     fn finalize(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), LedgerError>> {
         async move {
             self.wallet.ok_or(LedgerError::NoWallet("finalising"))?;
+            if self.chain.holds_windows.load(Ordering::SeqCst) {
+                return Err(LedgerError::Refused("too early".into()));
+            }
             self.chain.settle(lease, None);
             Ok(())
         }
@@ -582,6 +602,7 @@ impl World {
             leases: Mutex::default(),
             balance: Mutex::new(TokenAmount(1_000_000 * TokenAmount::ONE.0)),
             refuse_opens: Mutex::default(),
+            holds_windows: AtomicBool::new(false),
             domain: VoucherDomain::new(31_337, escrow),
         });
         let params = Params {

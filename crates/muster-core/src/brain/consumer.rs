@@ -263,7 +263,8 @@ pub enum Effect {
     TakeOutputs,
     /// Ask the chain.
     AskChain,
-    /// Close the lease on the chain as its consumer.
+    /// Hand the last voucher to the escrow, if there is one (anyone may), and once that is in a block close the lease
+    /// there as its consumer: a Container that stays away for longer than the challenge window gets what was vouched.
     CloseOnChain,
     /// The challenge window may be over: finalise if so.
     Finalize,
@@ -555,10 +556,11 @@ impl Renting {
     }
 
     /// What of a Container's claim can be true: nothing runs longer than since the go, give or take
-    /// 200 millionths for two clocks that differ.
+    /// 200 millionths for two clocks that differ, nor longer than was agreed.
     fn believable(&self, ran_ms: u64, now: TimeMs) -> u64 {
         let elapsed = self.rented.go_at.map_or(0, |at| now.since(at));
-        ran_ms.min(elapsed.saturating_add(elapsed / 5_000))
+        let limit_ms = self.rented.lease.terms.max_seconds.saturating_mul(1_000);
+        ran_ms.min(elapsed.saturating_add(elapsed / 5_000)).min(limit_ms)
     }
 
     fn on_usage(&mut self, ran_ms: u64, now: TimeMs, out: &mut Vec<Effect>) {
@@ -713,6 +715,11 @@ impl Renting {
             let again = self.close_sent_at.is_none_or(|at| now.since(at) > self.params.close_patience_ms);
             if again {
                 self.close_sent_at = Some(now);
+                let due = self.rented.lease.due();
+                if self.rented.lease.phase == Phase::Ended && due > self.rented.lease.paid() {
+                    // A crash came between the end and the last voucher, and the Container asks for it no more.
+                    out.push(Effect::Sign(due));
+                }
                 out.push(Effect::CloseOnChain);
             }
             if !self.rented.outputs_taken {

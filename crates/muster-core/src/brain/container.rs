@@ -248,6 +248,11 @@ impl Container {
     }
 
     fn void(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+        let why = "the deposit did not appear on the chain in time; the slot was given to others";
+        self.void_because(lease, why.to_owned(), now, out);
+    }
+
+    fn void_because(&mut self, lease: LeaseId, why: String, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
         if slot.held.lease.apply(&Fact::Voided, now) == Ok(true) {
             slot.give_back(&mut self.inventory);
@@ -256,27 +261,26 @@ impl Container {
             out.push(Effect::Save(lease));
             out.push(Effect::CleanUp(lease));
             out.push(Effect::Beat);
-            if let Some(session) = session {
-                let why = "the deposit did not appear on the chain in time; the slot was given to others".to_owned();
-                out.push(Effect::Tell { session, message: ToConsumer::Gone { why } });
-            }
+            out.extend(session.map(|session| Effect::Tell { session, message: ToConsumer::Gone { why } }));
             out.push(self.report(lease));
         }
     }
 
     fn on_chain(&mut self, lease: LeaseId, view: &EscrowLease, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
+        if view.status != EscrowStatus::None
+            && let Err(why) = view.matches(&slot.held.lease.terms)
+        {
+            // Our answer may have been lost, and the same lease is another Container's now: nothing of it is ours.
+            self.void_because(lease, why, now, out);
+            return;
+        }
         match view.status {
             EscrowStatus::None => {}
             EscrowStatus::Open => {
                 if slot.held.lease.phase == Phase::Void {
                     // Opened after we gave the slot away: give the money back at once.
                     out.push(Effect::Settle { lease, voucher: None });
-                    return;
-                }
-                if let Err(why) = view.matches(&slot.held.lease.terms) {
-                    let told = slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Gone { why } });
-                    out.extend(told);
                     return;
                 }
                 let before = slot.held.lease.phase;
@@ -373,7 +377,7 @@ impl Container {
 
     fn on_job_ended(&mut self, lease: LeaseId, end: End, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
-        let ran_now = slot.held.lease.started_at.map_or(0, |at| now.since(at));
+        let ran_now = slot.ran_ms(now);
         let (end, ran_ms) = match slot.killing.take() {
             // A job that came to its own end while the axe was falling keeps its own end.
             Some((_, ran)) if end.is_own() && matches!(end, End::Exited(_)) => (end, ran.min(ran_now)),
@@ -519,8 +523,7 @@ impl Container {
         if slot.killing.is_some() {
             return;
         }
-        let started = slot.held.lease.started_at.unwrap_or(now);
-        let ran_ms = now.since(started);
+        let ran_ms = slot.ran_ms(now);
         // In memory only: what matters after a crash is the voucher, and that is saved when it comes.
         let _known = slot.held.lease.apply(&Fact::Ran { ran_ms }, now);
         let l = &slot.held.lease;
@@ -552,7 +555,7 @@ impl Container {
         match slot.held.lease.phase {
             Phase::Running | Phase::Starting => {
                 if slot.killing.is_none() {
-                    let ran = slot.held.lease.started_at.map_or(0, |at| now.since(at));
+                    let ran = slot.ran_ms(now);
                     slot.killing = Some((end, ran));
                     out.push(Effect::Kill(lease));
                 }
@@ -626,6 +629,12 @@ const SETTLE_POLL_MS: u64 = 10_000;
 impl Slot {
     const fn new(held: Held, now: TimeMs) -> Self {
         Self { held, session: None, touched_at: now, killing: None, told_at: now, asked_chain_at: now, reserved: false }
+    }
+
+    /// How long the workload has run. Time beyond the agreed limit is what noticing and killing take: it is not billed.
+    fn ran_ms(&self, now: TimeMs) -> u64 {
+        let limit_ms = self.held.lease.terms.max_seconds.saturating_mul(1_000);
+        self.held.lease.started_at.map_or(0, |at| now.since(at)).min(limit_ms)
     }
 
     fn give_back(&mut self, inventory: &mut Inventory) {

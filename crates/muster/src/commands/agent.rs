@@ -6,11 +6,13 @@ use muster_client::ClientDir;
 use muster_client::agent::{self, Ensured, Launch};
 
 use super::{Context, stop_on_signals};
+use crate::crashes;
 use crate::failure::{Because, Code, Failure};
 
 /// Drives what is open; ends when nothing is.
 pub(super) async fn run(cx: &Context) -> Result<u8, Failure> {
-    let dir = cx.client_dir()?;
+    // It drives what others left behind, and a crash that is planned for a command is not meant for it.
+    let dir = cx.client_dir()?.watched_by(crashes::watcher(cx.crash_plans.as_deref(), "agent"));
     let stop = stop_on_signals()?;
     agent::run(&dir, stop.cancelled_owned()).await.code(Code::Data)?;
     Ok(0)

@@ -13,6 +13,7 @@ mod setup;
 mod up;
 mod wallet;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use muster_chain::keys::{self, Wallet};
@@ -22,6 +23,7 @@ use muster_client::{ClientDir, Network, Renter};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command, ContainerCommand, Global};
+use crate::crashes;
 use crate::dirs::{Dirs, make_private};
 use crate::failure::{Because, Code, Failure};
 use crate::output::Output;
@@ -36,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) global: Global,
     /// Where results go.
     pub(crate) output: Output,
+    /// Where tests plan crashes; none in real life.
+    pub(crate) crash_plans: Option<PathBuf>,
 }
 
 /// Whether a command is a role that serves: then it logs what it does.
@@ -54,7 +58,7 @@ pub(crate) const fn is_role(command: &Command) -> bool {
 pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let dirs = Dirs::resolve(cli.global.dir.as_deref())?;
     let output = Output::new(cli.global.json);
-    let cx = Context { dirs, global: cli.global, output };
+    let cx = Context { dirs, global: cli.global, output, crash_plans: crashes::plans() };
     match cli.command {
         Command::Up(args) => Box::pin(up::run(&cx, args)).await,
         Command::Run(args) => Box::pin(run::run(&cx, *args)).await,
@@ -107,7 +111,8 @@ impl Context {
         self.dirs.prepare()?;
         let root = self.dirs.at("client");
         make_private(&root)?;
-        ClientDir::open(&root).code(Code::Data)
+        let watcher = crashes::watcher(self.crash_plans.as_deref(), "consumer");
+        Ok(ClientDir::open(&root).code(Code::Data)?.watched_by(watcher))
     }
 
     /// All that renting needs.

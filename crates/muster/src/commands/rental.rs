@@ -230,6 +230,9 @@ async fn show(output: crate::output::Output, mut inbox: mpsc::Receiver<muster_cl
                     output.note(&format!("  {done} of {FRAMES} frames"));
                 }
             }
+            JobStep::Settling { leases } => {
+                output.note(&format!("waiting until the chain has settled {leases} leases that were broken off"));
+            }
             JobStep::Matching | JobStep::Waiting { .. } | JobStep::Lease { .. } => {}
         }
     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, chain_failure, stop_on_signals};
 use crate::cli::{ChainCommand, IndexerCommand, RelayCommand, RoleArgs};
+use crate::crashes;
 use crate::dirs::{Lock, make_private};
 use crate::failure::{Because, Code, Failure};
 use crate::serve::{self, HealthCell};
@@ -205,7 +206,9 @@ pub(super) async fn container(cx: &Context, role: RoleArgs) -> Result<u8, Failur
         wallet,
     );
     let joining = Joining { params: network.params.clone(), indexers: indexers(&network)?, relays: relays(&network)? };
-    let mut node = ContainerNode::new(config, joining, secret, Arc::new(ledger)).code(Code::Config)?;
+    let mut node = ContainerNode::new(config, joining, secret, Arc::new(ledger))
+        .code(Code::Config)?
+        .watched_by(crashes::watcher(cx.crash_plans.as_deref(), "container"));
     let ready = node.ready();
     let health = begun.health.clone();
     tokio::spawn(async move {

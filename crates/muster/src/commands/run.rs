@@ -182,6 +182,9 @@ fn step_text(step: &JobStep, detach: bool) -> Shown {
         }
         JobStep::Retrying { why } => Shown::Warning(format!("trying another Container: {why}")),
         JobStep::Over { .. } => Shown::Over,
+        JobStep::Settling { leases } => {
+            Shown::Message(format!("waiting until the chain has settled {leases} leases that were broken off"))
+        }
         JobStep::Lease { event, .. } => match event {
             RentalEvent::Opening { deposit } => Shown::Message(format!("paying a deposit of {}", tokens(*deposit))),
             RentalEvent::Opened => Shown::Message("deposit paid".to_owned()),

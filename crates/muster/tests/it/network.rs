@@ -26,6 +26,7 @@ pub(crate) fn clean(command: &mut Command) -> &mut Command {
         "MUSTER_WALLET",
         "MUSTER_PASSPHRASE",
         "MUSTER_PASSPHRASE_FILE",
+        "MUSTER_CRASH_AT",
         "RUST_LOG",
     ] {
         command.env_remove(name);
@@ -37,14 +38,33 @@ pub(crate) fn clean(command: &mut Command) -> &mut Command {
 pub(crate) struct Net {
     dir: tempfile::TempDir,
     up: Child,
+    /// Where crashes are planned.
+    plans: Option<tempfile::TempDir>,
 }
 
 impl Net {
     /// Starts one with so many Containers and waits until it is ready.
     pub(crate) fn start(containers: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let up = spawn_up(dir.path(), containers);
-        Self { dir, up }
+        let up = spawn_up(dir.path(), containers, None);
+        Self { dir, up, plans: None }
+    }
+
+    /// As [`Net::start`]; its processes and those of its commands die where it is planned.
+    pub(crate) fn start_with_plans(containers: u16) -> Self {
+        let (dir, plans) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let up = spawn_up(dir.path(), containers, Some(plans.path()));
+        Self { dir, up, plans: Some(plans) }
+    }
+
+    /// A file in the folder of plans.
+    pub(crate) fn plan(&self, name: &str) -> PathBuf {
+        self.plans.as_ref().unwrap().path().join(name)
+    }
+
+    /// Folder of a role.
+    pub(crate) fn role(&self, role: &str) -> PathBuf {
+        self.dir.path().join(role)
     }
 
     /// The network's file.
@@ -56,6 +76,7 @@ impl Net {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = muster();
         command.arg("--dir").arg(self.dir.path()).args(args);
+        command.envs(self.plans.as_ref().map(|plans| ("MUSTER_CRASH_AT", plans.path())));
         command
     }
 
@@ -109,11 +130,12 @@ impl Net {
     }
 }
 
-fn spawn_up(dir: &Path, containers: u16) -> Child {
+fn spawn_up(dir: &Path, containers: u16, plans: Option<&Path>) -> Child {
     let mut up = muster()
         .arg("--dir")
         .arg(dir)
         .args(["up", "--no-rental", "--rpc-port", "0", "--containers", &containers.to_string()])
+        .envs(plans.map(|plans| ("MUSTER_CRASH_AT", plans)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

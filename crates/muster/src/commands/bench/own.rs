@@ -61,7 +61,7 @@ impl Scratch {
             json: true,
             ..cx.global.clone()
         };
-        Ok(Context { dirs: Dirs::resolve(Some(self.path()))?, global, output: Output::new(true) })
+        Ok(Context { dirs: Dirs::resolve(Some(self.path()))?, global, output: Output::new(true), crash_plans: None })
     }
 }
 
