@@ -21,6 +21,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use muster_core::ids::LeaseId;
 use muster_core::units::TimeMs;
@@ -86,6 +87,8 @@ pub enum StoreError {
 #[derive(Clone, Debug)]
 pub struct ClientDir {
     root: PathBuf,
+    /// For the names of new leases' folders.
+    new: Arc<durable::SharedSync>,
 }
 
 /// The layout of the folder that this build knows.
@@ -120,7 +123,7 @@ impl ClientDir {
             }
             Err(reason) => return Err(StoreError::Io { path: version, reason }),
         }
-        Ok(Self { root })
+        Ok(Self { root, new: Arc::default() })
     }
 
     /// The folder.
@@ -207,7 +210,7 @@ impl ClientDir {
         let lock = lock(&folder, lease)?;
         let log = log::Log::create(&folder.join("record"), &record.plan, &record.state)?;
         let leases = self.root.join("leases");
-        durable::sync_folder(&leases).map_err(StoreError::io(&leases))?;
+        self.new.sync(&leases).map_err(StoreError::io(&leases))?;
         Ok(LeaseFile { folder, log, record: record.clone(), _lock: lock })
     }
 
