@@ -1,5 +1,6 @@
 //! The chain as a consumer uses it, over the settlement client.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,12 +11,12 @@ use futures::future::BoxFuture;
 use muster_chain::contracts::Contracts;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{
-    ChainClient, ClientError, LeaseOnChain, LeaseStatus, OpenLease, OutboxError, SendError, SenderConfig, Settlement,
+    ChainClient, ClientError, LeaseOnChain, OpenLease, OutboxError, SendError, SenderConfig, Settlement,
     SettlementError, TxSender,
 };
-use muster_core::ids::{Address, LeaseId, NodeId};
+use muster_core::ids::{Address, LeaseId};
 use muster_core::lease::LeaseTerms;
-use muster_core::protocol::{EscrowLease, EscrowStatus};
+use muster_core::protocol::EscrowLease;
 use muster_core::units::TokenAmount;
 use muster_core::voucher::{SignedVoucher, Voucher};
 use tokio::sync::{Mutex, Notify};
@@ -30,10 +31,14 @@ use crate::session::SessionKey;
 const WALLET_WITHIN: Duration = Duration::from_secs(30);
 /// The wallet's outbox is given free for other processes after so long without use.
 const IDLE: Duration = Duration::from_millis(500);
-/// A process that never pauses lets others have the wallet this often.
+/// A process that never pauses lets others that wait have the wallet this often.
 const TURN: Duration = Duration::from_secs(5);
-/// Between giving the outbox up and asking for it again.
-const YIELD: Duration = Duration::from_millis(100);
+/// Between two tries to have an outbox that another process holds: this, and as much again at random.
+const AGAIN_MS: u64 = 100;
+/// Between giving the outbox up for somebody who waits and asking for it again: longer than the waiting one pauses.
+const YIELD: Duration = Duration::from_millis(300);
+/// Held (shared flock) by every process that waits for the outbox beside it.
+const WAITING: &str = "waiting";
 
 impl From<crate::network::Contracts> for Contracts {
     fn from(c: crate::network::Contracts) -> Self {
@@ -146,6 +151,11 @@ impl ChainLedger {
             let freed = self.freed.notified();
             {
                 let mut desk = self.desk.lock().await;
+                if let Some(open) = desk.open.as_mut().filter(|open| open.since.elapsed() > TURN)
+                    && !self.others_wait()
+                {
+                    open.since = Instant::now();
+                }
                 let over = desk.open.as_ref().is_none_or(|open| open.since.elapsed() > TURN);
                 if over && self.users.load(Ordering::Acquire) == 0 {
                     if let Some(open) = desk.open.take() {
@@ -168,7 +178,24 @@ impl ChainLedger {
         }
     }
 
+    /// Whether another process waits for the wallet. Where that cannot be seen, it is let have its turn.
+    fn others_wait(&self) -> bool {
+        match File::options().read(true).write(true).open(self.outbox.join(WAITING)) {
+            Ok(file) => file.try_lock().is_err(),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Shows others that this process waits, until it is dropped.
+    fn wait_in_line(&self) -> Option<File> {
+        let path = self.outbox.join(WAITING);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path).ok()?;
+        // Held alone only for the moment in which somebody looks: then at the next try.
+        file.try_lock_shared().ok().map(|()| file)
+    }
+
     async fn open_desk(&self, wallet: &Wallet, until: Instant) -> Result<Open, LedgerError> {
+        let mut waiting = None;
         loop {
             let opened =
                 TxSender::open(&self.outbox, wallet.clone(), self.client.clone(), SenderConfig::default()).await;
@@ -186,7 +213,8 @@ impl ChainLedger {
                     return Ok(Open { settlement: Settlement::new(sender), stop, task, since: Instant::now() });
                 }
                 Err(SendError::Outbox(OutboxError::Busy { .. })) if Instant::now() < until => {
-                    let pause = 50 + rand::random::<u64>() % 150;
+                    waiting = waiting.or_else(|| self.wait_in_line());
+                    let pause = AGAIN_MS + rand::random::<u64>() % AGAIN_MS;
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
                 Err(SendError::Outbox(busy @ OutboxError::Busy { .. })) => {
@@ -230,37 +258,6 @@ fn by_client(error: &ClientError, text: String) -> LedgerError {
     }
 }
 
-/// A lease as the core knows it; one that was never opened has status `None`.
-#[must_use]
-pub fn escrow_view(lease: Option<LeaseOnChain>) -> EscrowLease {
-    match lease {
-        Some(l) => EscrowLease {
-            status: match l.status {
-                LeaseStatus::Open => EscrowStatus::Open,
-                LeaseStatus::Closing => EscrowStatus::Closing,
-                LeaseStatus::Closed => EscrowStatus::Closed,
-            },
-            consumer: l.consumer,
-            session_key: l.session_key,
-            container: l.container,
-            deposit: l.deposit,
-            redeemed: l.redeemed,
-            rate_per_second: l.rate_per_second,
-            max_seconds: l.max_seconds,
-        },
-        None => EscrowLease {
-            status: EscrowStatus::None,
-            consumer: Address::ZERO,
-            session_key: Address::ZERO,
-            container: NodeId::ZERO,
-            deposit: TokenAmount::ZERO,
-            redeemed: TokenAmount::ZERO,
-            rate_per_second: TokenAmount::ZERO,
-            max_seconds: 0,
-        },
-    }
-}
-
 impl Ledger for ChainLedger {
     fn consumer(&self) -> Option<Address> {
         self.wallet.as_ref().map(Wallet::address)
@@ -273,7 +270,7 @@ impl Ledger for ChainLedger {
     fn lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<EscrowLease, LedgerError>> {
         async move {
             let found = self.client.lease(lease).await;
-            found.map(escrow_view).map_err(|e| LedgerError::Unknown(e.to_string()))
+            found.map(LeaseOnChain::escrow_view).map_err(|e| LedgerError::Unknown(e.to_string()))
         }
         .boxed()
     }

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Replaces `path` by a file of these bytes: other processes and a later start see the old file or the new one.
 ///
@@ -42,6 +43,55 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Writes the names in one folder to disk for many at once: who comes while a write is under way shares the next one.
+#[derive(Debug, Default)]
+pub(crate) struct SharedSync {
+    state: Mutex<Syncs>,
+    over: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Syncs {
+    /// Writes that were begun, and the newest one that came to its end.
+    begun: u64,
+    done: u64,
+    busy: bool,
+    /// Which ones failed last, and how.
+    failed: Option<(u64, io::ErrorKind, String)>,
+}
+
+impl SharedSync {
+    /// As [`sync_folder`]: what was in the folder before the call is on the disk when it returns.
+    pub(crate) fn sync(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is under way may have begun too early to see what the caller has made.
+        let needed = state.begun.saturating_add(1);
+        while state.done < needed {
+            if state.busy {
+                state = self.over.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.busy = true;
+            state.begun = state.begun.saturating_add(1);
+            let this = state.begun;
+            drop(state);
+            let synced = sync_folder(path);
+            state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.busy = false;
+            state.done = this;
+            if let Err(error) = synced {
+                state.failed = Some((this, error.kind(), error.to_string()));
+            }
+            self.over.notify_all();
+        }
+        match &state.failed {
+            // A failure of a later one may have been of what this caller has made.
+            Some((which, kind, why)) if *which >= needed => Err(io::Error::new(*kind, why.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Reads a file of at most `max` bytes.
 ///
 /// # Errors
@@ -73,6 +123,19 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_shared_sync_ends_for_all_and_tells_all_of_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sync, missing) = (SharedSync::default(), dir.path().join("missing"));
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| (0..20).all(|_| sync.sync(dir.path()).is_ok()))).collect();
+            assert!(all.into_iter().all(|one| one.join().unwrap()));
+        });
+        assert!(sync.state.lock().unwrap().begun <= 160);
+        assert_eq!(sync.sync(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
+        sync.sync(dir.path()).unwrap();
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {

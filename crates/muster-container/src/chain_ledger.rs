@@ -7,11 +7,11 @@ use futures::future::BoxFuture;
 use muster_chain::contracts::{Contracts, check_deployed};
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{
-    ChainClient, ClientError, LeaseOnChain, LeaseStatus, NodeKind, NodeStatus, Registration, SendError, SenderConfig,
-    SettleEntry, SettleResult, Settlement, SettlementError, SkipReason, TxSender, VoucherDomain,
+    ChainClient, ClientError, LeaseOnChain, NodeKind, NodeStatus, Registration, SendError, SenderConfig, SettleEntry,
+    SettleResult, Settlement, SettlementError, SkipReason, TxSender, VoucherDomain,
 };
 use muster_core::ids::{Address, LeaseId, NodeId};
-use muster_core::protocol::{EscrowLease, EscrowStatus};
+use muster_core::protocol::EscrowLease;
 use muster_core::units::TokenAmount;
 use muster_core::voucher::{CompactSignature, SignedVoucher};
 use tokio::sync::Mutex;
@@ -190,7 +190,7 @@ impl Ledger for ChainLedger {
         async move {
             let settlement = self.settlement().await?;
             let found = settlement.client().leases(&leases).await.map_err(client_error)?;
-            Ok(found.into_iter().map(escrow_lease).collect())
+            Ok(found.into_iter().map(LeaseOnChain::escrow_view).collect())
         }
         .boxed()
     }
@@ -243,35 +243,6 @@ impl Ledger for ChainLedger {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Self::close(self).boxed()
-    }
-}
-
-fn escrow_lease(found: Option<LeaseOnChain>) -> EscrowLease {
-    match found {
-        None => EscrowLease {
-            status: EscrowStatus::None,
-            consumer: Address::ZERO,
-            session_key: Address::ZERO,
-            container: NodeId::ZERO,
-            deposit: TokenAmount::ZERO,
-            redeemed: TokenAmount::ZERO,
-            rate_per_second: TokenAmount::ZERO,
-            max_seconds: 0,
-        },
-        Some(lease) => EscrowLease {
-            status: match lease.status {
-                LeaseStatus::Open => EscrowStatus::Open,
-                LeaseStatus::Closing => EscrowStatus::Closing,
-                LeaseStatus::Closed => EscrowStatus::Closed,
-            },
-            consumer: lease.consumer,
-            session_key: lease.session_key,
-            container: lease.container,
-            deposit: lease.deposit,
-            redeemed: lease.redeemed,
-            rate_per_second: lease.rate_per_second,
-            max_seconds: lease.max_seconds,
-        },
     }
 }
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use muster_core::demand::Region;
 use muster_core::hardware::Capacity;
-use muster_core::ids::NodeId;
+use muster_core::ids::{LeaseId, NodeId};
 use muster_core::pricing::Ask;
 use muster_core::protocol::{ContainerReport, Heartbeat, LeaseReport, NodeAddr};
 use muster_net::{Connection, FrameWriter, NetError, Peer, PeerAddr, StreamKind};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -22,6 +23,8 @@ use crate::streams::House;
 const REPORTS: usize = 1_024;
 /// Between two heartbeats at least: a burst of changes is told once.
 const BEAT_GAP: Duration = Duration::from_millis(50);
+/// What became of leases within this time is told at once: their ends in one message rather than each step in its own.
+const REPORT_GAP: Duration = Duration::from_millis(50);
 /// Pauses between tries to reach an Indexer.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -60,6 +63,52 @@ pub(crate) struct Presence {
 
 /// The receiving ends of the lines, for the tasks that run them.
 pub(crate) type Pending = Vec<(NodeId, mpsc::Receiver<LeaseReport>)>;
+
+/// Reports on their way to one Indexer. Only the newest of each lease is told, many at a time.
+#[derive(Debug)]
+struct Reports {
+    queue: mpsc::Receiver<LeaseReport>,
+    untold: BTreeMap<LeaseId, LeaseReport>,
+    /// When those that wait are told.
+    due: Option<Instant>,
+}
+
+impl Reports {
+    fn new(queue: mpsc::Receiver<LeaseReport>) -> Self {
+        Self { queue, untold: BTreeMap::new(), due: None }
+    }
+
+    /// Waits until some are due; may be cancelled. Never comes back when there will be no more.
+    async fn due(&mut self) {
+        loop {
+            let soon = self.untold.len() < REPORTS;
+            let due = self.due.unwrap_or_else(|| Instant::now() + REPORT_GAP);
+            tokio::select! {
+                report = self.queue.recv(), if soon => match report {
+                    Some(report) => {
+                        self.untold.insert(report.lease, report);
+                        self.due = Some(due);
+                    }
+                    None if self.untold.is_empty() => std::future::pending().await,
+                    None => return tokio::time::sleep_until(due).await,
+                },
+                () = tokio::time::sleep_until(due), if self.due.is_some() => return,
+                // As many as may wait are told at once.
+                () = std::future::ready(()), if !soon => return,
+            }
+        }
+    }
+
+    async fn tell(&mut self, writer: &mut FrameWriter) -> Result<(), NetError> {
+        self.due = None;
+        while let Some((lease, report)) = self.untold.first_key_value() {
+            let lease = *lease;
+            writer.send_within(&ContainerReport::Lease(report.clone()), SEND_WITHIN).await?;
+            self.untold.remove(&lease);
+        }
+        Ok(())
+    }
+}
 
 impl Presence {
     /// Lines to `indexers`; `seq` is the first heartbeat's number.
@@ -103,13 +152,13 @@ impl Presence {
     pub(crate) async fn run(
         self: Arc<Self>,
         id: NodeId,
-        mut reports: mpsc::Receiver<LeaseReport>,
+        reports: mpsc::Receiver<LeaseReport>,
         peer: Peer,
         house: Arc<House>,
         stop: CancellationToken,
     ) {
         let Some(line) = self.lines.get(&id) else { return };
-        let mut pause = RETRY;
+        let (mut reports, mut pause) = (Reports::new(reports), RETRY);
         loop {
             let lost = tokio::select! {
                 lost = self.hold(line, &mut reports, &peer, &house, &mut pause) => lost,
@@ -134,7 +183,7 @@ impl Presence {
     async fn hold(
         &self,
         line: &Line,
-        reports: &mut mpsc::Receiver<LeaseReport>,
+        reports: &mut Reports,
         peer: &Peer,
         house: &Arc<House>,
         pause: &mut Duration,
@@ -157,7 +206,7 @@ impl Presence {
     async fn talk(
         &self,
         line: &Line,
-        reports: &mut mpsc::Receiver<LeaseReport>,
+        reports: &mut Reports,
         peer: &Peer,
         connection: &Connection,
         writer: &mut FrameWriter,
@@ -174,17 +223,15 @@ impl Presence {
                 self.show_connected();
                 *pause = RETRY;
             }
-            let due = tokio::time::Instant::now() + self.every;
-            let not_before = tokio::time::Instant::now() + BEAT_GAP;
+            let due = Instant::now() + self.every;
+            let not_before = Instant::now() + BEAT_GAP;
             loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(due) => break,
                     reason = connection.closed() => {
                         return Err(NetError::Lost { id: line.addr.id, reason });
                     }
-                    Some(report) = reports.recv() => {
-                        writer.send_within(&ContainerReport::Lease(report), SEND_WITHIN).await?;
-                    }
+                    () = reports.due() => reports.tell(writer).await?,
                     _ = beats.changed() => {
                         tokio::time::sleep_until(not_before).await;
                         break;

@@ -1,11 +1,13 @@
-//! The actor that owns the brain: takes events in batches, writes all records of a batch in one
-//! transaction, then performs what is left.
+//! The actor that owns the brain: takes events in batches and performs what the brain decides. Records go to a writer,
+//! which has all that waits written in one durable transaction, and only then gives the answers that follow from them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use muster_core::brain::indexer::{Effect, Event, Indexer, Record};
-use muster_core::ids::NodeId;
+use muster_core::ids::{LeaseId, NodeId};
 use muster_core::params::Params;
+use muster_core::protocol::MatchReply;
 use muster_core::units::TimeMs;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +16,10 @@ use crate::listen::Routes;
 use crate::store::Store;
 use crate::{Gauges, IndexerError};
 
-/// Events that are handled before records are written.
+/// Events that are handled together, and records that are written together.
 const BATCH_MAX: usize = 512;
+/// Batches of records and answers that wait for the writer.
+const WRITES_MAX: usize = 64;
 /// How often the brain is told that time passes.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -45,6 +49,13 @@ pub(crate) struct Actor {
     clock: Clock,
 }
 
+/// Records, and the answers that may go once these are written.
+#[derive(Default)]
+struct Write {
+    records: Vec<Record>,
+    answers: Vec<(u64, Box<MatchReply>)>,
+}
+
 impl Actor {
     pub(crate) async fn new(
         id: NodeId,
@@ -58,61 +69,101 @@ impl Actor {
         Ok(Self { brain, store, routes, gauges, clock: Clock::start() })
     }
 
-    /// Runs until told to stop.
+    /// Runs until told to stop, and until what was decided is written.
     pub(crate) async fn run(
-        mut self,
+        self,
         mut inbox: mpsc::Receiver<Event>,
         events: mpsc::Sender<Event>,
         stop: CancellationToken,
     ) -> Result<(), IndexerError> {
+        let Self { mut brain, store, routes, gauges, clock } = self;
+        let (writes, waiting) = mpsc::channel(WRITES_MAX);
+        let mut writer = tokio::spawn(write(store, routes.clone(), waiting));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
+                failed = &mut writer => return failed.map_err(|error| IndexerError::Task(error.to_string()))?,
                 _ = tick.tick() => batch.push(Event::Tick),
-                count = inbox.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return Ok(()) },
+                count = inbox.recv_many(&mut batch, BATCH_MAX) => if count == 0 { break },
             }
             let mut effects = Vec::new();
             for event in batch.drain(..) {
-                effects.extend(self.brain.handle(event, self.clock.now()));
+                effects.extend(brain.handle(event, clock.now()));
             }
-            self.perform(effects, &events).await?;
-            self.gauges.set(self.brain.listed() as u64, self.brain.waiting() as u64);
-            metrics::gauge!("muster_indexer_containers").set(self.brain.listed() as f64);
+            let write = perform(effects, &routes, &events);
+            if !write.is_empty() && writes.send(write).await.is_err() {
+                // The writer has failed, and says why.
+                break;
+            }
+            gauges.set(brain.listed() as u64, brain.waiting() as u64);
+            metrics::gauge!("muster_indexer_containers").set(brain.listed() as f64);
         }
+        drop(writes);
+        writer.await.map_err(|error| IndexerError::Task(error.to_string()))?
     }
+}
 
-    async fn perform(&self, effects: Vec<Effect>, events: &mpsc::Sender<Event>) -> Result<(), IndexerError> {
-        let records: Vec<Record> = effects
-            .iter()
-            .filter_map(|e| match e {
-                Effect::Save(record) => Some((**record).clone()),
-                Effect::Offer { .. } | Effect::Withdraw { .. } | Effect::Reply { .. } => None,
-            })
-            .collect();
-        if !records.is_empty() {
-            self.store.save(&records).await?;
-        }
-        for effect in effects {
-            match effect {
-                Effect::Save(_) => {}
-                Effect::Offer { call, to, terms } => {
-                    metrics::counter!("muster_indexer_offers_total").increment(1);
-                    self.routes.offer(call, to, *terms, events.clone());
-                }
-                Effect::Withdraw { from, lease } => self.routes.withdraw(from, lease),
-                Effect::Reply { reply, answer } => {
-                    let kind = match &*answer {
-                        muster_core::protocol::MatchReply::Matched(_) => "matched",
-                        muster_core::protocol::MatchReply::Failed(_) => "failed",
-                    };
-                    metrics::counter!("muster_indexer_answers_total", "answer" => kind).increment(1);
-                    self.routes.reply(reply, *answer);
-                }
+impl Write {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.answers.is_empty()
+    }
+}
+
+/// Performs what follows from no record, and gives the rest to be written.
+fn perform(effects: Vec<Effect>, routes: &Routes, events: &mpsc::Sender<Event>) -> Write {
+    let mut write = Write::default();
+    for effect in effects {
+        match effect {
+            Effect::Save(record) => write.records.push(*record),
+            Effect::Offer { call, to, terms } => {
+                metrics::counter!("muster_indexer_offers_total").increment(1);
+                routes.offer(call, to, *terms, events.clone());
+            }
+            Effect::Withdraw { from, lease } => routes.withdraw(from, lease),
+            Effect::Reply { reply, answer } => {
+                let kind = match &*answer {
+                    MatchReply::Matched(_) => "matched",
+                    MatchReply::Failed(_) => "failed",
+                };
+                metrics::counter!("muster_indexer_answers_total", "answer" => kind).increment(1);
+                write.answers.push((reply, answer));
             }
         }
-        Ok(())
     }
+    write
+}
+
+/// Writes records and then gives answers, until nobody brings any more. An answer waits for every record that was
+/// decided before it. Records from which no answer follows, which only keep a lease's state up to date, wait for others
+/// up to a tick.
+async fn write(store: Store, routes: Routes, mut waiting: mpsc::Receiver<Write>) -> Result<(), IndexerError> {
+    let mut unsaved: BTreeMap<LeaseId, Record> = BTreeMap::new();
+    let mut answers = Vec::new();
+    let mut batch = Vec::with_capacity(WRITES_MAX);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut open = true;
+    while open {
+        let mut due = false;
+        tokio::select! {
+            count = waiting.recv_many(&mut batch, WRITES_MAX) => open = count > 0,
+            _ = tick.tick(), if !unsaved.is_empty() => due = true,
+        }
+        for Write { records, answers: more } in batch.drain(..) {
+            unsaved.extend(records.into_iter().map(|record| (record.lease, record)));
+            answers.extend(more);
+        }
+        let needed = due || !open || !answers.is_empty() || unsaved.len() >= BATCH_MAX;
+        if needed && !unsaved.is_empty() {
+            let records: Vec<Record> = std::mem::take(&mut unsaved).into_values().collect();
+            store.save(&records).await?;
+        }
+        for (reply, answer) in answers.drain(..) {
+            routes.reply(reply, *answer);
+        }
+    }
+    Ok(())
 }

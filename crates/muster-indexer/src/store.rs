@@ -8,12 +8,14 @@ use muster_core::ids::{LeaseId, NodeId, RequestId};
 use muster_core::lease::{End, Phase};
 use muster_core::units::{TimeMs, TokenAmount};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{QueryBuilder, Row, Sqlite, Transaction};
 
 /// The schema that this build writes and reads.
 const SCHEMA_VERSION: i64 = 1;
 /// Leases that are read back after a restart: enough to know who broke off work lately.
 const REMEMBER_MAX: i64 = 100_000;
+/// Rows of one statement; the last size is one.
+const ROWS_AT_ONCE: [usize; 3] = [32, 8, 1];
 
 /// Why records could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -136,36 +138,46 @@ impl Store {
         })
     }
 
-    /// Writes all these records in one durable transaction.
+    /// Writes all these records in one durable transaction; of each lease, one.
     pub(crate) async fn save(&self, records: &[Record]) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await.map_err(|e| self.failed(e))?;
-        for record in records {
-            self.save_one(&mut tx, record).await?;
+        let mut rest = records;
+        // Few sizes, so that the prepared statements are few.
+        for rows in ROWS_AT_ONCE {
+            while let Some((some, others)) = rest.split_at_checked(rows) {
+                self.save_some(&mut tx, some).await?;
+                rest = others;
+            }
         }
         tx.commit().await.map_err(|e| self.failed(e))
     }
 
-    async fn save_one(&self, tx: &mut Transaction<'_, Sqlite>, r: &Record) -> Result<(), StoreError> {
+    async fn save_some(&self, tx: &mut Transaction<'_, Sqlite>, records: &[Record]) -> Result<(), StoreError> {
         let text = |what: Result<String, serde_json::Error>| {
             what.map_err(|e| StoreError::Damaged { path: self.path.clone(), what: e.to_string() })
         };
-        sqlx::query(
-            "INSERT INTO leases (lease, request, container, rate_per_second, at_ms, phase, end, ran_ms)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (lease) DO UPDATE SET phase = excluded.phase, end = excluded.end, ran_ms = excluded.ran_ms",
-        )
-        .bind(r.lease.0.to_vec())
-        .bind(r.request.0.to_be_bytes().to_vec())
-        .bind(r.container.0.to_vec())
-        .bind(r.rate_per_second.0.to_string())
-        .bind(i64::try_from(r.at.0).unwrap_or(i64::MAX))
-        .bind(text(serde_json::to_string(&r.phase))?)
-        .bind(r.end.as_ref().map(serde_json::to_string).map(text).transpose()?)
-        .bind(i64::try_from(r.ran_ms).unwrap_or(i64::MAX))
-        .execute(&mut **tx)
-        .await
-        .map_err(|e| self.failed(e))?;
-        Ok(())
+        let mut rows = Vec::with_capacity(records.len());
+        for r in records {
+            let phase = text(serde_json::to_string(&r.phase))?;
+            rows.push((r, phase, r.end.as_ref().map(serde_json::to_string).map(text).transpose()?));
+        }
+        let mut insert = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO leases (lease, request, container, rate_per_second, at_ms, phase, end, ran_ms) ",
+        );
+        insert.push_values(rows, |mut row, (r, phase, end)| {
+            row.push_bind(r.lease.0.to_vec())
+                .push_bind(r.request.0.to_be_bytes().to_vec())
+                .push_bind(r.container.0.to_vec())
+                .push_bind(r.rate_per_second.0.to_string())
+                .push_bind(i64::try_from(r.at.0).unwrap_or(i64::MAX))
+                .push_bind(phase)
+                .push_bind(end)
+                .push_bind(i64::try_from(r.ran_ms).unwrap_or(i64::MAX));
+        });
+        insert.push(
+            " ON CONFLICT (lease) DO UPDATE SET phase = excluded.phase, end = excluded.end, ran_ms = excluded.ran_ms",
+        );
+        insert.build().execute(&mut **tx).await.map(|_| ()).map_err(|e| self.failed(e))
     }
 }
 
@@ -197,6 +209,17 @@ mod tests {
         drop(store);
         let again = Store::open(&path).await.unwrap();
         assert_eq!(again.recent().await.unwrap(), vec![ended, record(2)]);
+    }
+
+    #[tokio::test]
+    async fn many_at_once_come_back_each_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("records.sqlite")).await.unwrap();
+        let all: Vec<Record> = (1..=75).map(record).collect();
+        store.save(&all).await.unwrap();
+        let over: Vec<Record> = all.iter().map(|r| Record { phase: Phase::Closed, ran_ms: 5, ..r.clone() }).collect();
+        store.save(&over[..42]).await.unwrap();
+        assert_eq!(store.recent().await.unwrap(), [&over[..42], &all[42..]].concat());
     }
 
     #[tokio::test]

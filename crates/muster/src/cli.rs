@@ -409,8 +409,9 @@ pub(crate) enum BenchCommand {
         /// How many leases.
         #[arg(long, default_value_t = 5_000)]
         leases: u32,
-        /// How many at a time.
-        #[arg(long, default_value_t = 32)]
+        /// How many at a time. More of them make the rate higher and each lease slower: what is under way is the rate
+        /// times the time that a lease takes.
+        #[arg(long, default_value_t = 16)]
         concurrency: u32,
     },
     /// Matches a second over many Containers, in one process on one core.

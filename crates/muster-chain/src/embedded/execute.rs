@@ -15,7 +15,7 @@ use super::state::FrozenState;
 use super::store::{Snapshot, StoreError};
 
 /// How far `eth_estimateGas` may be above the least gas that suffices, in thousandths.
-const ESTIMATE_SLACK_PERMILLE: u64 = 15;
+const ESTIMATE_SLACK_PERMILLE: u64 = 20;
 
 /// Gas that a call with value adds for its callee.
 const CALL_STIPEND: u64 = 2_300;

@@ -114,7 +114,7 @@ pub(crate) fn make_block(
     let drafted = execute(config, parent, hot, queue, parking, &mut outcome);
     let committed = drafted
         .map_err(BlockError::Unwritten)
-        .and_then(|draft| draft.map(|draft| commit(db, &draft).map_err(BlockError::Undecided)).transpose());
+        .and_then(|draft| draft.map(|draft| commit(db, parent, &draft).map_err(BlockError::Undecided)).transpose());
     if committed.is_err() {
         // What the cache holds may never have reached the disk.
         *hot = HotCache::default();
@@ -133,12 +133,12 @@ pub(crate) enum BlockError {
     Undecided(StoreError),
 }
 
-fn commit(db: &Redb, draft: &Draft) -> Result<Snapshot, StoreError> {
+fn commit(db: &Redb, parent: &Snapshot, draft: &Draft) -> Result<Snapshot, StoreError> {
     let started = Instant::now();
     write(db, draft)?;
     metrics::histogram!("muster_chain_commit_seconds").record(started.elapsed().as_secs_f64());
     metrics::counter!("muster_chain_blocks_total").increment(1);
-    Snapshot::take(db)
+    parent.next(db)
 }
 
 fn execute(

@@ -96,7 +96,7 @@ impl Chain {
                 }
             }
         }
-        let snapshot = Snapshot::take(&db).map_err(|e| e.at(&path))?;
+        let snapshot = Snapshot::take(&db, Arc::default()).map_err(|e| e.at(&path))?;
         tracing::info!(path = %path.display(), block = snapshot.head.header.number, "embedded chain opened");
         Ok(Self {
             shared: Arc::new(Shared {

@@ -3,7 +3,9 @@
 //! redb checks its own pages only when it repairs after a crash; the checksum of each record (the
 //! first eight bytes of BLAKE3 over table, key and value) notices the rest before the value is used.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use alloy::consensus::Header;
 use alloy::primitives::{Address, B256, U256};
@@ -28,6 +30,9 @@ pub(crate) const TXS: TableDefinition<'_, &[u8; 12], &[u8]> = TableDefinition::n
 pub(crate) const TX_INDEX: TableDefinition<'_, &[u8; 32], &[u8; 12]> = TableDefinition::new("transaction_index");
 
 const SUM_LEN: usize = 8;
+
+/// Contracts whose code is kept at hand; past that the cache begins anew.
+const CODES_MAX: usize = 256;
 
 /// Which table a checksum belongs to, so that a record moved elsewhere is noticed.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +139,24 @@ pub(crate) struct Head {
     pub(crate) hash: B256,
 }
 
+/// Code of contracts, checked and analysed once. What a hash names never changes, so all snapshots share it.
+#[derive(Debug, Default)]
+pub(crate) struct CodeCache(RwLock<HashMap<B256, Bytecode>>);
+
+impl CodeCache {
+    fn get(&self, hash: B256) -> Option<Bytecode> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned()
+    }
+
+    fn put(&self, hash: B256, code: Bytecode) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= CODES_MAX {
+            known.clear();
+        }
+        known.insert(hash, code);
+    }
+}
+
 /// A consistent view of the chain as of one block. Cheap to share, never blocks the writer.
 pub(crate) struct Snapshot {
     pub(crate) head: Head,
@@ -144,6 +167,7 @@ pub(crate) struct Snapshot {
     numbers: ReadOnlyTable<&'static [u8; 32], u64>,
     txs: ReadOnlyTable<&'static [u8; 12], &'static [u8]>,
     tx_index: ReadOnlyTable<&'static [u8; 32], &'static [u8; 12]>,
+    codes: Arc<CodeCache>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -154,7 +178,7 @@ impl std::fmt::Debug for Snapshot {
 
 impl Snapshot {
     /// A view of the last commit.
-    pub(crate) fn take(db: &Database) -> Result<Self, StoreError> {
+    pub(crate) fn take(db: &Database, codes: Arc<CodeCache>) -> Result<Self, StoreError> {
         let txn = db.begin_read()?;
         let headers = txn.open_table(HEADERS)?;
         let number = headers
@@ -171,7 +195,13 @@ impl Snapshot {
             txs: txn.open_table(TXS)?,
             tx_index: txn.open_table(TX_INDEX)?,
             headers,
+            codes,
         })
+    }
+
+    /// The view of the commit after this one.
+    pub(crate) fn next(&self, db: &Database) -> Result<Self, StoreError> {
+        Self::take(db, Arc::clone(&self.codes))
     }
 
     pub(crate) fn account(&self, address: Address) -> Result<Option<AccountRecord>, StoreError> {
@@ -188,11 +218,16 @@ impl Snapshot {
     }
 
     pub(crate) fn code(&self, hash: B256) -> Result<Bytecode, StoreError> {
+        if let Some(code) = self.codes.get(hash) {
+            return Ok(code);
+        }
         let Some(guard) = self.code.get(&hash.0)? else {
             return Err(StoreError::Corrupted(format!("the code {hash} is missing")));
         };
         let value = unseal(Kind::Code, hash.as_slice(), guard.value())?;
-        Ok(Bytecode::new_raw(value.to_vec().into()))
+        let code = Bytecode::new_raw(value.to_vec().into());
+        self.codes.put(hash, code.clone());
+        Ok(code)
     }
 
     pub(crate) fn header(&self, number: u64) -> Result<Option<Head>, StoreError> {

@@ -6,11 +6,13 @@ use std::time::Duration;
 use alloy::primitives::{B256, Bytes, U64, U256};
 use alloy::rpc::types::Log;
 use alloy::sol_types::{SolCall, SolEventInterface, SolValue};
+use futures::FutureExt;
 use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::units::TokenAmount;
 use serde_json::{Value, json};
 
 use super::VoucherDomain;
+use super::batcher::Batcher;
 use super::rpc::{ClientError, Rpc};
 use super::transaction::TxId;
 use super::types::{ChainEvent, LeaseOnChain, NodeKind, NodeOnChain, SkipReason};
@@ -27,6 +29,10 @@ const NODES_MAX: u64 = 1_000_000;
 /// Blocks of one request for events.
 const EVENT_BLOCKS: u64 = 5_000;
 
+/// Questions about leases and about balances that share one request, and such requests under way at a time.
+const READ_GROUP_MAX: usize = 200;
+const READ_LANES_MAX: usize = 2;
+
 /// A network's chain and contracts, for reading. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct ChainClient {
@@ -39,6 +45,36 @@ struct Inner {
     chain_id: u64,
     contracts: Contracts,
     vouchers: VoucherDomain,
+    leases: Arc<Batcher<LeaseId, Result<Option<LeaseOnChain>, ClientError>>>,
+    balances: Arc<Batcher<Address, Result<TokenAmount, ClientError>>>,
+}
+
+impl Inner {
+    fn new(rpc: Rpc, chain_id: u64, contracts: Contracts) -> Self {
+        let (asking, escrow) = (rpc.clone(), contracts.escrow);
+        let leases = Batcher::new(
+            READ_GROUP_MAX,
+            READ_LANES_MAX,
+            Arc::new(move |leases: Vec<LeaseId>| {
+                let rpc = asking.clone();
+                async move { read_leases(&rpc, escrow, &leases).await }.boxed()
+            }),
+        );
+        let (asking, token) = (rpc.clone(), contracts.token);
+        let balances = Batcher::new(
+            READ_GROUP_MAX,
+            READ_LANES_MAX,
+            Arc::new(move |accounts: Vec<Address>| {
+                let rpc = asking.clone();
+                async move { read_balances(&rpc, token, &accounts).await }.boxed()
+            }),
+        );
+        Self { rpc, chain_id, contracts, vouchers: VoucherDomain::new(chain_id, contracts.escrow), leases, balances }
+    }
+
+    fn stopped(&self, what: &str) -> ClientError {
+        self.rpc.bad_answer(what, "the question was given up".to_owned())
+    }
 }
 
 /// What a Container's owner has earned.
@@ -73,16 +109,13 @@ impl ChainClient {
             let url = rpc.shown_url().to_owned();
             return Err(ClientError::WrongChain { url, found, expected: expected_chain_id });
         }
-        let vouchers = VoucherDomain::new(expected_chain_id, contracts.escrow);
-        Ok(Self { inner: Arc::new(Inner { rpc, chain_id: found, contracts, vouchers }) })
+        Ok(Self { inner: Arc::new(Inner::new(rpc, found, contracts)) })
     }
 
     /// The same connection for other contracts, such as those just deployed.
     #[must_use]
     pub fn with_contracts(&self, contracts: Contracts) -> Self {
-        let chain_id = self.inner.chain_id;
-        let vouchers = VoucherDomain::new(chain_id, contracts.escrow);
-        Self { inner: Arc::new(Inner { rpc: self.inner.rpc.clone(), chain_id, contracts, vouchers }) }
+        Self { inner: Arc::new(Inner::new(self.inner.rpc.clone(), self.inner.chain_id, contracts)) }
     }
 
     /// EIP-155 chain id.
@@ -130,13 +163,13 @@ impl ChainClient {
         Ok(balance.saturating_to())
     }
 
-    /// Tokens of an account.
+    /// Tokens of an account. Questions that come together share a request.
     ///
     /// # Errors
     /// The chain does not answer.
     pub async fn token_balance(&self, account: Address) -> Result<TokenAmount, ClientError> {
-        let call = MusterToken::balanceOfCall { account: to_evm(account) };
-        Ok(amount(self.call(self.inner.contracts.token, &call).await?))
+        let answer = self.inner.balances.carry(account).await;
+        answer.unwrap_or_else(|| Err(self.inner.stopped("balanceOf")))
     }
 
     /// Tokens that `spender` may take from `owner`.
@@ -202,14 +235,13 @@ impl ChainClient {
         LeaseId(alloy::primitives::keccak256(parts.abi_encode()).0)
     }
 
-    /// A lease of the escrow; `None` where it was never opened.
+    /// A lease of the escrow; `None` where it was never opened. Questions that come together share a request.
     ///
     /// # Errors
     /// The chain does not answer.
     pub async fn lease(&self, lease: LeaseId) -> Result<Option<LeaseOnChain>, ClientError> {
-        let call = LeaseEscrow::leaseCall { id: lease_word(lease) };
-        let found = self.call(self.inner.contracts.escrow, &call).await?;
-        Ok(LeaseOnChain::from_abi(lease, found))
+        let answer = self.inner.leases.carry(lease).await;
+        answer.unwrap_or_else(|| Err(self.inner.stopped("lease")))
     }
 
     /// Many leases at once, in the order of `leases`.
@@ -217,16 +249,7 @@ impl ChainClient {
     /// # Errors
     /// The chain does not answer.
     pub async fn leases(&self, leases: &[LeaseId]) -> Result<Vec<Option<LeaseOnChain>>, ClientError> {
-        let requests = leases
-            .iter()
-            .map(|lease| self.request(self.inner.contracts.escrow, &LeaseEscrow::leaseCall { id: lease_word(*lease) }))
-            .collect();
-        let answers = self.inner.rpc.ask_all(requests).await?;
-        let mut found = Vec::with_capacity(leases.len());
-        for (lease, answer) in leases.iter().zip(answers) {
-            found.push(LeaseOnChain::from_abi(*lease, self.returned::<LeaseEscrow::leaseCall>(answer?)?));
-        }
-        Ok(found)
+        read_leases(&self.inner.rpc, self.inner.contracts.escrow, leases).await.into_iter().collect()
     }
 
     /// Waits until a lease is on the chain; `None` when it is not there after `patience`.
@@ -304,28 +327,55 @@ impl ChainClient {
         Ok(receipt["status"].as_str().map(|status| status == "0x1"))
     }
 
-    fn request<C: SolCall>(&self, to: Address, call: &C) -> (&'static str, Value) {
-        let data = Bytes::from(call.abi_encode());
-        ("eth_call", json!([{ "to": to_evm(to), "input": data }, "latest"]))
-    }
-
-    fn returned<C: SolCall>(&self, value: Value) -> Result<C::Return, ClientError> {
-        let data: Bytes = self.inner.rpc.decode("eth_call", value)?;
-        C::abi_decode_returns(&data).map_err(|error| {
-            let reason = if data.is_empty() {
-                "nothing: there is no such contract at the address of the network file".to_owned()
-            } else {
-                error.to_string()
-            };
-            self.inner.rpc.bad_answer(C::SIGNATURE, reason)
-        })
-    }
-
     async fn call<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return, ClientError> {
-        let (method, params) = self.request(to, call);
+        let (method, params) = request(to, call);
         let value: Value = self.inner.rpc.ask(method, params).await?;
-        self.returned::<C>(value)
+        returned::<C>(&self.inner.rpc, value)
     }
+}
+
+fn request<C: SolCall>(to: Address, call: &C) -> (&'static str, Value) {
+    let data = Bytes::from(call.abi_encode());
+    ("eth_call", json!([{ "to": to_evm(to), "input": data }, "latest"]))
+}
+
+fn returned<C: SolCall>(rpc: &Rpc, value: Value) -> Result<C::Return, ClientError> {
+    let data: Bytes = rpc.decode("eth_call", value)?;
+    C::abi_decode_returns(&data).map_err(|error| {
+        let reason = if data.is_empty() {
+            "nothing: there is no such contract at the address of the network file".to_owned()
+        } else {
+            error.to_string()
+        };
+        rpc.bad_answer(C::SIGNATURE, reason)
+    })
+}
+
+/// Makes many calls in one request; an answer, or why there is none, for each.
+async fn call_all<C: SolCall>(rpc: &Rpc, to: Address, calls: Vec<C>) -> Vec<Result<C::Return, ClientError>> {
+    let count = calls.len();
+    match rpc.ask_all(calls.iter().map(|call| request(to, call)).collect()).await {
+        Ok(answers) => answers.into_iter().map(|answer| returned::<C>(rpc, answer?)).collect(),
+        Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
+    }
+}
+
+async fn read_leases(rpc: &Rpc, escrow: Address, leases: &[LeaseId]) -> Vec<Result<Option<LeaseOnChain>, ClientError>> {
+    let calls = leases.iter().map(|lease| LeaseEscrow::leaseCall { id: lease_word(*lease) }).collect();
+    let found = call_all(rpc, escrow, calls).await;
+    leases.iter().zip(found).map(|(lease, found)| Ok(LeaseOnChain::from_abi(*lease, found?))).collect()
+}
+
+/// An account that was asked about more than once is read once.
+async fn read_balances(rpc: &Rpc, token: Address, accounts: &[Address]) -> Vec<Result<TokenAmount, ClientError>> {
+    let mut different = accounts.to_vec();
+    different.sort_unstable();
+    different.dedup();
+    let calls = different.iter().map(|account| MusterToken::balanceOfCall { account: to_evm(*account) }).collect();
+    let found = call_all(rpc, token, calls).await;
+    let of = |account: &Address| different.binary_search(account).ok().and_then(|at| found.get(at).cloned());
+    let missing = || rpc.bad_answer("balanceOf", "too few answers".to_owned());
+    accounts.iter().map(|account| of(account).unwrap_or_else(|| Err(missing())).map(amount)).collect()
 }
 
 /// One log as an event; `None` for logs that no node acts on.

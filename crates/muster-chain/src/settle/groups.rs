@@ -273,12 +273,40 @@ impl Core {
         if entries.is_empty() {
             return Vec::new();
         }
-        let packed: Vec<u8> = entries.iter().flat_map(|entry| pack(entry.lease, entry.voucher.as_ref())).collect();
-        let call = self.escrow(&LeaseEscrow::settleBatchCall { packed: Bytes::from(packed) });
-        match self.sender.submit_many(keys, call).await.map_err(SettlementError::from).and_then(judge) {
-            Ok(mined) => self.settled(entries, &mined).await,
+        match self.settle_under(entries, keys).await {
+            Ok(settled) => settled,
+            // Another group has just written one of them down: each for itself, then.
+            Err(SettlementError::Send(SendError::KeyReused { .. })) => {
+                join_all(entries.iter().map(|entry| self.settle_one(entry))).await
+            }
             Err(error) => entries.iter().map(|_| Err(error.clone())).collect(),
         }
+    }
+
+    /// Settles all of them in one transaction that these keys name.
+    async fn settle_under(&self, entries: &[SettleEntry], keys: Vec<String>) -> Result<Vec<Settled>, SettlementError> {
+        let packed: Vec<u8> = entries.iter().flat_map(|entry| pack(entry.lease, entry.voucher.as_ref())).collect();
+        let call = self.escrow(&LeaseEscrow::settleBatchCall { packed: Bytes::from(packed) });
+        let mined = judge(self.sender.submit_many(keys, call).await?)?;
+        Ok(self.settled(entries, &mined).await)
+    }
+
+    /// Goes on under the record that is there, or makes one. Between the look and the making somebody else may have made
+    /// it, in a group with others: then that record counts.
+    async fn settle_one(&self, entry: &SettleEntry) -> Settled {
+        let mut reused = SendError::Stopped;
+        for _ in 0..TRIES_MAX {
+            let key = match self.settled_before(entry).await? {
+                Before::Settled(result, tx) => return Ok((result, tx)),
+                Before::Not { key } => key,
+            };
+            match self.settle_under(std::slice::from_ref(entry), vec![key]).await {
+                Ok(mut settled) => return settled.pop().unwrap_or(Err(SendError::Stopped.into())),
+                Err(SettlementError::Send(error @ SendError::KeyReused { .. })) => reused = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(reused.into())
     }
 
     /// Whether an earlier transaction, perhaps of an earlier run, settled the lease already. If not, the

@@ -228,14 +228,27 @@ impl Outbox {
 
     /// The record of an intent.
     pub(crate) fn find(&self, key: &str) -> Result<Option<Record>, OutboxError> {
+        Ok(self.find_first(std::iter::once(key))?.map(|(_, record)| record))
+    }
+
+    /// The place of the first of these intents that has a record, and the record: one look for all of them.
+    pub(crate) fn find_first<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Option<(usize, Record)>, OutboxError> {
         let txn = self.db.begin_read().map_err(|e| self.failed(e))?;
         let intents = txn.open_table(INTENTS).map_err(|e| self.failed(e))?;
-        let Some(nonce) = intents.get(key).map_err(|e| self.failed(e))?.map(|v| v.value()) else { return Ok(None) };
-        let records = txn.open_table(RECORDS).map_err(|e| self.failed(e))?;
-        match records.get(nonce).map_err(|e| self.failed(e))? {
-            Some(bytes) => self.unseal(nonce, bytes.value()).map(Some),
-            None => Err(OutboxError::Corrupted { path: self.path.clone(), what: format!("nonce {nonce} is missing") }),
+        for (place, key) in keys.into_iter().enumerate() {
+            let Some(nonce) = intents.get(key).map_err(|e| self.failed(e))?.map(|v| v.value()) else { continue };
+            let records = txn.open_table(RECORDS).map_err(|e| self.failed(e))?;
+            return match records.get(nonce).map_err(|e| self.failed(e))? {
+                Some(bytes) => self.unseal(nonce, bytes.value()).map(|record| Some((place, record))),
+                None => {
+                    Err(OutboxError::Corrupted { path: self.path.clone(), what: format!("nonce {nonce} is missing") })
+                }
+            };
         }
+        Ok(None)
     }
 
     /// Everything that is not decided, by nonce, and the first nonce that was never used here.

@@ -111,7 +111,7 @@ pub(crate) type Answer = Result<TxOutcome, SendError>;
 /// An intent on its way to the driver.
 #[derive(Debug)]
 pub(crate) struct Command {
-    /// All names of the intent; the first one is looked up.
+    /// All names of the intent. The first one alone may be known already, and then the command waits for its outcome.
     pub(crate) keys: Vec<String>,
     pub(crate) call: Call,
     pub(crate) reply: oneshot::Sender<Answer>,

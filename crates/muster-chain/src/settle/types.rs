@@ -1,6 +1,7 @@
 //! What the contracts say, in the core's types.
 
 use muster_core::ids::{Address, LeaseId, NodeId};
+use muster_core::protocol::{EscrowLease, EscrowStatus};
 use muster_core::units::TokenAmount;
 use muster_core::voucher::SignedVoucher;
 use serde::{Deserialize, Serialize};
@@ -187,6 +188,37 @@ impl LeaseOnChain {
             fee_bps: l.feeBps,
             status,
         })
+    }
+
+    /// What the state machines see of a lease: one that was never opened has status `None`.
+    #[must_use]
+    pub fn escrow_view(found: Option<Self>) -> EscrowLease {
+        let Some(l) = found else {
+            return EscrowLease {
+                status: EscrowStatus::None,
+                consumer: Address::ZERO,
+                session_key: Address::ZERO,
+                container: NodeId::ZERO,
+                deposit: TokenAmount::ZERO,
+                redeemed: TokenAmount::ZERO,
+                rate_per_second: TokenAmount::ZERO,
+                max_seconds: 0,
+            };
+        };
+        EscrowLease {
+            status: match l.status {
+                LeaseStatus::Open => EscrowStatus::Open,
+                LeaseStatus::Closing => EscrowStatus::Closing,
+                LeaseStatus::Closed => EscrowStatus::Closed,
+            },
+            consumer: l.consumer,
+            session_key: l.session_key,
+            container: l.container,
+            deposit: l.deposit,
+            redeemed: l.redeemed,
+            rate_per_second: l.rate_per_second,
+            max_seconds: l.max_seconds,
+        }
     }
 }
 

@@ -124,6 +124,36 @@ async fn leases_that_come_together_share_transactions_and_each_gets_its_own_answ
     assert!(blocks < 60, "{blocks} blocks for 39 leases: they were not batched");
 }
 
+/// More than one group at a time looks for the same settlement before either has written it down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_two_groups_settle_at_once_is_settled_once_and_both_are_told() {
+    let network = Network::start().await;
+    let (owner, node) = container(&network, "owner", 1).await;
+    let consumer = network.account("consumer", tokens(2_000)).await;
+    let session = Wallet::random();
+    let opens = (1..=104).map(|salt| consumer.settlement.open_lease(lease(node, &session, salt)));
+    let opened: Vec<_> = futures::future::join_all(opens).await.into_iter().map(|o| o.unwrap().0).collect();
+
+    // A group holds 100: the second one begins with a lease of the first, and has another one in its middle.
+    let mut order: Vec<usize> = (0..100).collect();
+    order.extend([5, 100, 101, 99, 102, 103]);
+    let entry = |at: usize| {
+        let voucher = Voucher { lease: opened[at], amount: TokenAmount(1_000 + at as u128), as_of_s: 1 };
+        SettleEntry { lease: opened[at], voucher: Some(network.client.vouchers().sign(&session, voucher)) }
+    };
+    let settles = order.iter().map(|at| owner.settlement.settle(entry(*at)));
+    let settled = futures::future::join_all(settles).await;
+    for (at, result) in order.iter().zip(settled) {
+        let redeemed = TokenAmount(1_000 + *at as u128);
+        let refunded = TokenAmount(tokens(10).0 - redeemed.0);
+        assert_eq!(result.unwrap().0, SettleResult::Closed { redeemed, refunded }, "lease {at}");
+    }
+    let due: u128 = (0..104).map(|at| 1_000 + at).sum();
+    let earned = network.client.claimable(owner.settlement.address()).await.unwrap();
+    let fees = network.client.network_fees().await.unwrap();
+    assert_eq!(earned.now.0 + earned.pending.0 + fees.0, due, "each is paid once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_closes_and_gets_the_rest_after_the_window() {
     let network = Network::start().await;

@@ -180,6 +180,19 @@ struct StdioState {
     tries: u32,
 }
 
+/// Whether somebody beside this process and its person sees the effect, or nothing comes after it.
+const fn reaches_others(effect: &Effect) -> bool {
+    !matches!(
+        effect,
+        Effect::Save
+            | Effect::Sign(_)
+            | Effect::AskChain
+            | Effect::NowRunning
+            | Effect::NowEnded
+            | Effect::Complaint(_)
+    )
+}
+
 pub(super) struct Driver {
     pub(super) lease: LeaseId,
     pub(super) plan: LeasePlan,
@@ -221,9 +234,11 @@ impl Driver {
             self.flush().await?;
             self.tell_work_over();
             if self.finished {
+                self.keep().await?;
                 return Ok(RentalEnd::Finished);
             }
             if self.state.needs.is_some() && self.renter.ledger().consumer().is_none() && self.only_chain_left() {
+                self.keep().await?;
                 return Ok(RentalEnd::NeedsWallet);
             }
             tokio::select! {
@@ -302,6 +317,12 @@ impl Driver {
                     Effect::Sign(amount) => queue.push_back(Event::Signed(self.sign(amount))),
                     // Nor does a question.
                     Effect::AskChain => self.ask_chain(),
+                    // What takes no time needs no write of its own between the one before and the one after.
+                    Effect::SendInputs if self.plan.inputs.is_empty() => queue.push_back(Event::InputsSent),
+                    Effect::TakeOutputs if self.plan.output.is_none() => {
+                        self.transfers.wanted = true;
+                        queue.extend(self.take_outputs());
+                    }
                     other => self.pending.push(other),
                 }
             }
@@ -314,18 +335,24 @@ impl Driver {
         self.renter.ledger().sign_voucher(&self.key, voucher)
     }
 
-    /// Writes the record if it changed, then performs what was decided, in order: what reaches others has been written
-    /// down before. What happened at about the same time shares one write.
+    /// Performs what was decided, in order. What reaches others has been written down before, and what happened at about
+    /// the same time shares one write: a change that nobody outside can see yet waits for the next one that somebody
+    /// can, or for the next tick.
     async fn flush(&mut self) -> Result<(), RentalError> {
-        while self.dirty || !self.pending.is_empty() {
-            if std::mem::take(&mut self.dirty) {
-                self.save().await?;
+        while !self.pending.is_empty() {
+            if self.pending.iter().any(reaches_others) {
+                self.keep().await?;
             }
             for effect in std::mem::take(&mut self.pending) {
                 self.perform(effect);
             }
         }
         Ok(())
+    }
+
+    /// Writes the record if it changed.
+    async fn keep(&mut self) -> Result<(), RentalError> {
+        if std::mem::take(&mut self.dirty) { self.save().await } else { Ok(()) }
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -337,13 +364,7 @@ impl Driver {
             }
             Effect::OpenOnChain => self.open(),
             Effect::Connect => self.connect(),
-            Effect::SendInputs => {
-                if self.plan.inputs.is_empty() {
-                    self.feed(Event::InputsSent);
-                } else {
-                    self.send_inputs();
-                }
-            }
+            Effect::SendInputs => self.send_inputs(),
             Effect::Go => {
                 self.tell(RentalEvent::Starting);
                 self.say(ToContainer::Go(self.plan.spec.clone()));
@@ -411,7 +432,7 @@ impl Driver {
             self.feed(event);
         }
         self.feed(Event::Tick);
-        Ok(())
+        self.keep().await
     }
 
     /// Other processes leave wishes as files. They are taken away once they are in the record.
@@ -425,7 +446,7 @@ impl Driver {
                 WishKind::Stop => self.feed(Event::Stop),
                 WishKind::Look => self.ask_chain(),
             }
-            self.flush().await?;
+            self.keep().await?;
             if let Err(error) = self.renter.dir().fulfilled(wish) {
                 tracing::warn!(lease = %self.lease.short(), %error, "a wish that was fulfilled cannot be taken away");
             }

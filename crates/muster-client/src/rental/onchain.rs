@@ -28,6 +28,8 @@ pub(super) struct ChainState {
     opening: bool,
     open_again_at: Option<Instant>,
     asking: bool,
+    /// Asked for while a question was under way, whose answer may be older than what is asked about.
+    ask_again: bool,
     closing: bool,
     finalizing: bool,
     finalized_at: Option<Instant>,
@@ -98,6 +100,7 @@ impl Driver {
 
     pub(super) fn ask_chain(&mut self) {
         if std::mem::replace(&mut self.chain.asking, true) {
+            self.chain.ask_again = true;
             return;
         }
         let (ledger, lease, notes) = (Arc::clone(self.renter.ledger()), self.lease, self.notes.clone());
@@ -109,6 +112,9 @@ impl Driver {
 
     pub(super) fn on_seen(&mut self, result: Result<EscrowLease, LedgerError>) {
         self.chain.asking = false;
+        if std::mem::take(&mut self.chain.ask_again) {
+            self.ask_chain();
+        }
         let view = match result {
             Ok(view) => view,
             Err(why) => {

@@ -89,6 +89,8 @@ pub enum StoreError {
 pub struct ClientDir {
     root: PathBuf,
     watcher: Option<Arc<dyn WatchSteps>>,
+    /// For the names of new leases' folders.
+    new: Arc<durable::SharedSync>,
 }
 
 /// The layout of the folder that this build knows.
@@ -123,7 +125,7 @@ impl ClientDir {
             }
             Err(reason) => return Err(StoreError::Io { path: version, reason }),
         }
-        Ok(Self { root, watcher: None })
+        Ok(Self { root, watcher: None, new: Arc::default() })
     }
 
     /// The folder.
@@ -218,7 +220,7 @@ impl ClientDir {
         let lock = lock(&folder, lease)?;
         let log = log::Log::create(&folder.join("record"), &record.plan, &record.state)?;
         let leases = self.root.join("leases");
-        durable::sync_folder(&leases).map_err(StoreError::io(&leases))?;
+        self.new.sync(&leases).map_err(StoreError::io(&leases))?;
         tell_steps(self.watcher.as_ref(), When::After, None, &record.state);
         Ok(LeaseFile { folder, log, record: record.clone(), watcher: self.watcher.clone(), _lock: lock })
     }

@@ -137,6 +137,27 @@ async fn two_processes_share_a_wallet_and_each_lease_is_paid_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_never_pauses_lets_one_that_waits_have_the_wallet() {
+    let served = Served::start().await;
+    let wallet = served.wallet(tokens(10)).await;
+    let (busy, other) = (served.ledger(Some(&wallet)).await, served.ledger(Some(&wallet)).await);
+    let key = SessionKey::random();
+    busy.open(terms(&busy, &key, 1)).await.unwrap();
+    let restless = tokio::spawn({
+        let terms = terms(&busy, &key, 1);
+        async move {
+            loop {
+                busy.open(terms.clone()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    });
+    other.open(terms(&other, &key, 2)).await.unwrap();
+    assert!(!restless.is_finished(), "the other one never failed");
+    restless.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_topped_up_closed_and_finalised() {
     let served = Served::start().await;
     let wallet = served.wallet(tokens(10)).await;

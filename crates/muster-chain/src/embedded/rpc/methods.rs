@@ -18,56 +18,68 @@ const DECODE_INLINE_MAX: usize = 2;
 /// Transactions whose signatures one thread checks at a time.
 const DECODE_CHUNK: usize = 128;
 
+/// The one method that changes something.
+pub(super) const SEND: &str = "eth_sendRawTransaction";
+
 /// Counts requests; unknown names share one label, so that strangers cannot grow the metrics.
 pub(super) fn count(method: &'static str, requests: usize) {
     metrics::counter!("muster_chain_rpc_requests_total", "method" => method).increment(requests as u64);
 }
 
 /// Runs something that reads the database or the EVM at length off the reactor's threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RpcError> + Send + 'static,
+pub(super) async fn off_the_reactor<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RpcError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(RpcError::internal(format!("the request was not finished: {error}"))),
-    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| RpcError::internal(format!("the request was not finished: {error}")))
 }
 
 /// Answers one request.
 pub(super) async fn call(chain: &Chain, method: &str, params: Params) -> Result<Value, RpcError> {
+    if method == SEND {
+        count(SEND, 1);
+        let raw = raw_transaction(&params)?;
+        let outcome = send_all(chain, vec![raw]).await.pop();
+        return outcome.unwrap_or_else(|| Err(RpcError::internal("no answer"))).map(|hash| json!(hash));
+    }
+    if !is_long(method) {
+        return read(chain, method, &params);
+    }
+    let (chain, method) = (chain.clone(), method.to_owned());
+    off_the_reactor(move || read(&chain, &method, &params)).await.unwrap_or_else(|error| Err(error))
+}
+
+/// Whether a method reads the database or the EVM at length.
+pub(super) fn is_long(method: &str) -> bool {
+    matches!(
+        method,
+        "eth_call"
+            | "eth_estimateGas"
+            | "eth_getLogs"
+            | "eth_feeHistory"
+            | "eth_getBlockByNumber"
+            | "eth_getBlockByHash"
+            | "eth_getBlockReceipts"
+    )
+}
+
+/// Answers a request that sends nothing, on this thread.
+pub(super) fn read(chain: &Chain, method: &str, params: &Params) -> Result<Value, RpcError> {
     let Some(name) = METHODS.iter().find(|name| **name == method) else {
         count("unknown", 1);
         return Err(RpcError::method_not_found(method));
     };
     count(name, 1);
     match *name {
-        "eth_sendRawTransaction" => {
-            let raw = raw_transaction(&params)?;
-            let outcome = send_all(chain, vec![raw]).await.pop();
-            outcome.unwrap_or_else(|| Err(RpcError::internal("no answer"))).map(|hash| json!(hash))
-        }
-        "eth_call" => {
-            let simulation = simulation(chain, &params)?;
-            blocking(move || simulation.call()).await.map(|output| json!(output))
-        }
-        "eth_estimateGas" => {
-            let simulation = simulation(chain, &params)?;
-            blocking(move || simulation.estimate()).await.map(|gas| json!(U64::from(gas)))
-        }
+        "eth_call" => simulation(chain, params)?.call().map(|output| json!(output)),
+        "eth_estimateGas" => simulation(chain, params)?.estimate().map(|gas| json!(U64::from(gas))),
         "eth_getLogs" => {
             let filter: Filter = params.required(0)?;
-            let snapshot = chain.snapshot();
-            blocking(move || logs::logs(&snapshot, &filter)).await
+            logs::logs(&chain.snapshot(), &filter)
         }
-        "eth_feeHistory" => {
-            let chain = chain.clone();
-            blocking(move || fees::history(&chain, &params)).await
-        }
-        "eth_getBlockByNumber" | "eth_getBlockByHash" | "eth_getBlockReceipts" => {
-            let chain = chain.clone();
-            blocking(move || block(&chain, name, &params)).await
-        }
-        other => quick(chain, other, &params),
+        "eth_feeHistory" => fees::history(chain, params),
+        "eth_getBlockByNumber" | "eth_getBlockByHash" | "eth_getBlockReceipts" => block(chain, name, params),
+        other => quick(chain, other, params),
     }
 }
 

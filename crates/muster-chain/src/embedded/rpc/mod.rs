@@ -60,22 +60,23 @@ async fn answer_batch(chain: &Chain, batch: Vec<Value>) -> Option<Value> {
     let mut answers = Vec::with_capacity(batch.len());
     let mut requests = batch.into_iter().peekable();
     while let Some(request) = requests.next() {
-        if is_send(&request) {
+        let sends = is_send(&request);
+        let mut run = vec![request];
+        while let Some(next) = requests.next_if(|next| is_send(next) == sends) {
+            run.push(next);
+        }
+        if sends {
             // Neighbouring sends share a block, and so one commit.
-            let mut sends = vec![request];
-            while let Some(next) = requests.next_if(is_send) {
-                sends.push(next);
-            }
-            answers.extend(answer_sends(chain, sends).await);
+            answers.extend(answer_sends(chain, run).await);
         } else {
-            answers.extend(answer_one(chain, request).await);
+            answers.extend(answer_reads(chain, run).await);
         }
     }
     (!answers.is_empty()).then_some(Value::Array(answers))
 }
 
 fn is_send(request: &Value) -> bool {
-    request["method"] == "eth_sendRawTransaction"
+    request["method"] == methods::SEND
 }
 
 /// Checks the fields that every request has.
@@ -108,6 +109,28 @@ async fn answer_one(chain: &Chain, request: Value) -> Option<Value> {
     respond(id, result)
 }
 
+/// Answers requests that change nothing; long ones share one trip to another thread.
+async fn answer_reads(chain: &Chain, requests: Vec<Value>) -> Vec<Value> {
+    let long = requests.iter().any(|request| request["method"].as_str().is_some_and(methods::is_long));
+    let count = requests.len();
+    let reader = chain.clone();
+    let read = move || requests.into_iter().filter_map(|request| answer_read(&reader, request)).collect::<Vec<_>>();
+    if !long {
+        return read();
+    }
+    match methods::off_the_reactor(read).await {
+        Ok(answers) => answers,
+        Err(error) => vec![failure(Value::Null, &error); count],
+    }
+}
+
+fn answer_read(chain: &Chain, request: Value) -> Option<Value> {
+    match check(request) {
+        Ok((id, method, params)) => respond(id, methods::read(chain, &method, &params)),
+        Err(answer) => Some(answer),
+    }
+}
+
 async fn answer_sends(chain: &Chain, requests: Vec<Value>) -> Vec<Value> {
     let mut answers: Vec<Option<Value>> = Vec::with_capacity(requests.len());
     let mut places = Vec::with_capacity(requests.len());
@@ -123,7 +146,7 @@ async fn answer_sends(chain: &Chain, requests: Vec<Value>) -> Vec<Value> {
             }
         }
     }
-    methods::count("eth_sendRawTransaction", places.len());
+    methods::count(methods::SEND, places.len());
     let outcomes = methods::send_all(chain, raws).await;
     for ((place, id), outcome) in places.into_iter().zip(outcomes) {
         answers[place] = respond(id, outcome.map(|hash| json!(hash)));

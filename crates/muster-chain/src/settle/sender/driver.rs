@@ -144,8 +144,13 @@ impl Driver {
                 self.deferred.push(command);
                 continue;
             }
-            match self.inner.outbox.find(&command.keys[0])? {
-                Some(record) => self.attach(command, &record),
+            match self.inner.outbox.find_first(command.keys.iter().map(String::as_str))? {
+                Some((0, record)) => self.attach(command, &record),
+                // A second transaction for one of its intents is never signed.
+                Some((place, _)) => {
+                    let key = command.keys[place].clone();
+                    command.answer(Err(SendError::KeyReused { key }));
+                }
                 None => {
                     self.preparing.extend(command.keys.iter().cloned());
                     fresh.push(command);

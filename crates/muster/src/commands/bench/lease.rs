@@ -9,7 +9,7 @@ use muster_client::job::{Job, JobRequest, TaskOutcome};
 use muster_client::rental::Stdio;
 use muster_core::demand::Demand;
 use muster_core::units::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -25,6 +25,8 @@ const CONTAINERS: u16 = 2;
 const EMPTY: &str = "muster:empty";
 /// What each Container says it has, so that capacity is not what is measured.
 const CPU_MILLIS_EACH: u32 = 1_000_000;
+/// Leases before the clock runs, at least.
+const WARM_UP: u32 = 64;
 /// How long a deposit lasts, in seconds.
 const DEPOSIT_SECONDS: u64 = 60;
 
@@ -35,29 +37,43 @@ pub(super) async fn run(cx: &Context, leases: u32, concurrency: u32) -> Result<M
     let plan = Plan { containers: CONTAINERS, listen: None, allow_empty: true, cpu_millis_each: Some(CPU_MILLIS_EACH) };
     let network = OwnNetwork::start(cx, &plan).await?;
     cx.output.note(&format!("renting {leases} times, {concurrency} at a time …"));
-    let measured = measure(&network.renter, leases, concurrency).await;
+    let measured = measure(&network, leases, concurrency).await;
     network.stop().await?;
-    let (took, times) = measured?;
+    let Measures { took, times, cpu } = measured?;
+    let each = |spent: Duration| ms(spent.div_f64(f64::from(leases)));
+    let roles = cpu.iter().map(|(role, spent)| json!({ "role": role, "cpu_ms_per_lease": each(*spent) }));
     let figures = json!({
         "leases_per_second": per_second(times.len(), took),
         "p50_ms": ms(percentile(&times, 50)),
         "p90_ms": ms(percentile(&times, 90)),
         "p99_ms": ms(percentile(&times, 99)),
         "seconds": (took.as_secs_f64() * 1_000.0).round() / 1_000.0,
+        "cpu_ms_per_lease": each(cpu.iter().map(|(_, spent)| *spent).sum()),
+        "roles": roles.collect::<Value>(),
     });
     let parameters = json!({ "leases": leases, "concurrency": concurrency, "containers": CONTAINERS, "indexers": 1 });
     Ok(("lease", parameters, figures))
 }
 
-/// The whole time, and the sorted times from each request to its closing on the chain.
-async fn measure(renter: &Renter, leases: u32, concurrency: u32) -> Result<(Duration, Vec<Duration>), Failure> {
+struct Measures {
+    /// The whole time.
+    took: Duration,
+    /// The times from each request to its closing on the chain, the shortest first.
+    times: Vec<Duration>,
+    /// What each process has spent on a core meanwhile.
+    cpu: Vec<(String, Duration)>,
+}
+
+async fn measure(network: &OwnNetwork, leases: u32, concurrency: u32) -> Result<Measures, Failure> {
     // Connections, allowances and caches are there before the clock runs.
-    many(renter, concurrency, concurrency).await?;
-    let begun = Instant::now();
-    let mut times = many(renter, leases, concurrency).await?;
+    many(&network.renter, concurrency.max(WARM_UP), concurrency).await?;
+    let (before, begun) = (network.cpu(), Instant::now());
+    let mut times = many(&network.renter, leases, concurrency).await?;
     let took = begun.elapsed();
+    let cpu = network.cpu().into_iter().zip(before);
+    let cpu = cpu.map(|((role, after), (_, before))| (role, after.saturating_sub(before))).collect();
     times.sort_unstable();
-    Ok((took, times))
+    Ok(Measures { took, times, cpu })
 }
 
 async fn many(renter: &Renter, leases: u32, concurrency: u32) -> Result<Vec<Duration>, Failure> {

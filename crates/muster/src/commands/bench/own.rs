@@ -1,6 +1,7 @@
 //! A network for a measurement: in a folder of its own, with processes of its own, gone afterwards.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use muster_client::Renter;
 use tempfile::TempDir;
@@ -93,10 +94,43 @@ impl OwnNetwork {
         own.renter(Some(wallet)).await
     }
 
+    /// What each process has spent on a core so far, this one (`consumer`) and those of the network by name.
+    pub(super) fn cpu(&self) -> Vec<(String, Duration)> {
+        let own = ("consumer".to_owned(), std::process::id());
+        let all = std::iter::once(own).chain(self.running.pids());
+        all.map(|(role, pid)| (role, cpu_of(pid).unwrap_or_default())).collect()
+    }
+
     /// Stops everything and removes the folder.
     pub(super) async fn stop(self) -> Result<(), Failure> {
         self.renter.close().await;
         self.running.stop().await;
         self.scratch.remove()
+    }
+}
+
+/// Time on a core, of a process and in the kernel for it; `None` when the process is not there.
+fn cpu_of(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut fields = after.split_ascii_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u64>().ok()?.saturating_add(fields.next()?.parse::<u64>().ok()?);
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(ticks.saturating_mul(1_000) / per_second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_on_a_core_is_read_and_grows() {
+        let before = cpu_of(std::process::id()).unwrap();
+        let mut sum = 0u64;
+        while cpu_of(std::process::id()).unwrap() <= before {
+            sum = (0..100_000u64).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
+        }
+        assert_eq!(cpu_of(u32::MAX), None);
     }
 }
