@@ -698,8 +698,10 @@ impl Renting {
         {
             self.give_up("the Container cannot be reached any more", now, out);
         }
-        // Also when closed on the chain: outputs may still be on their way.
-        let needs_line = !self.only_settlement_left() && self.rented.gone.is_none();
+        // Also when closed on the chain: outputs may still be on their way. And until then although all is signed: a
+        // Container that crashed may have lost the last voucher, and settles with what it has.
+        let unsettled = self.rented.lease.phase == Phase::Ended && self.rented.lease.voucher.is_some();
+        let needs_line = (unsettled || !self.only_settlement_left()) && self.rented.gone.is_none();
         if !self.connected && needs_line && now.since(self.dialled_at) >= REDIAL_MS {
             self.dialled_at = now;
             out.push(Effect::Connect);
