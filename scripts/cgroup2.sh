@@ -9,9 +9,9 @@ if [[ $(uname -m) != x86_64 ]]; then
 fi
 command -v linux.uml >/dev/null 2>&1 || fail "user-mode Linux is missing: apt-get install user-mode-linux"
 
-# The same binary that the workspace's tests run, so nothing is built for this alone.
-binary=$(cargo test --locked -p muster-container --test it --no-run --message-format=json |
-  sed -n 's/.*"name":"it".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+# The binary that the workspace's tests run (asked for in the same words, so that nothing is built again), or the one named.
+binary=${1:-$(cargo test --workspace --locked --no-run --message-format=json |
+  sed -n '/"manifest_path":"[^"]*muster-container\/Cargo.toml"/s/.*"name":"it".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)}
 [[ -x $binary ]] || fail "the tests of muster-container were not built"
 # Kept in sight where it lies below /tmp, which is empty there.
 folder=$(target_dir)

@@ -27,7 +27,7 @@ pub(crate) struct Health {
     pub(crate) pid: u32,
     /// Where it listens for its own protocol.
     pub(crate) listen: Option<String>,
-    /// Containers that an Indexer offers; peers that a Container is connected to.
+    /// Containers that an Indexer offers; 0 for the other roles.
     pub(crate) peers: u64,
     /// What is wrong, if something is.
     pub(crate) problem: Option<String>,

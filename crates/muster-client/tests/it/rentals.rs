@@ -416,7 +416,7 @@ async fn bad_requests_cost_nothing_and_say_what_is_wrong() {
     let report = job.run().await;
     assert_eq!(report.billed(), TokenAmount::ZERO, "{report:#?}");
     match &report.tasks[0].outcome {
-        TaskOutcome::InputsFailed { why } => assert!(why.contains("gone vanished"), "{why}"),
+        TaskOutcome::InputsFailed { why } => assert!(why.contains("gone does not exist"), "{why}"),
         other => panic!("{other:?}"),
     }
     // The chain says no.
@@ -497,7 +497,7 @@ async fn a_deposit_that_came_too_late_is_given_back() {
     let begun = leases::reclaim(&renter, Duration::ZERO).await.unwrap();
     assert_eq!((begun.len(), begun[0].id, begun[0].closed), (1, lease.lease, false), "closing begins");
     let ended = leases::reclaim(&renter, patience).await.unwrap();
-    let deposit = lease.deposit;
+    let deposit = record.state.rented.lease.terms.deposit;
     let whole = leases::Reclaimed { id: lease.lease, refunded: deposit, closed: true, problem: None };
     assert_eq!(ended, [whole], "and ends");
     assert_eq!(leases::reclaim(&renter, patience).await.unwrap(), []);

@@ -110,11 +110,13 @@ impl View {
             return miss(Some(Reason::NotReady), sentence);
         }
         if self.ready(Class::Cpu, region) == 0 {
-            let others = names(self.regions(Class::Cpu).iter(), "of no named region");
-            return miss(
-                Some(Reason::Region),
-                format!("no Container{place} takes work now; those that do are in {others}"),
-            );
+            let regions = self.regions(Class::Cpu);
+            let others = if regions.is_empty() {
+                "name no region".to_owned()
+            } else {
+                format!("are in {}", names(regions.iter(), ""))
+            };
+            return miss(Some(Reason::Region), format!("no Container{place} takes work now; those that do {others}"));
         }
         if self.ready(query.class, region) > 0 {
             return None;

@@ -60,7 +60,7 @@ pub(super) async fn init(cx: &Context, args: ContainerInitArgs) -> Result<(), Fa
     let host = HostReport::read(existing(cx.dirs.root())).code(Code::Internal)?;
     let gpus = probe_gpus().await;
     let mut notes = gpus.notes.clone();
-    let config = configure(&dir, &args, &host, &gpus, &mut notes)?;
+    let config = configure(&args, &host, &gpus, &mut notes)?;
     let wallet_path = dir.join("wallet.json");
     let passphrase = wallets::passphrase(&cx.dirs, &cx.global, &wallet_path, !wallet_path.exists())?;
     let owner = match wallet_path.exists() {
@@ -116,7 +116,6 @@ pub(crate) async fn probe_gpus() -> GpuReport {
 }
 
 fn configure(
-    dir: &Path,
     args: &ContainerInitArgs,
     host: &HostReport,
     gpus: &GpuReport,
