@@ -153,7 +153,7 @@ fn spawn_up(dir: &Path, containers: u16, plans: Option<&Path>) -> Child {
 
 /// Starts the network of a folder with one Container, does something on it, and stops it in order.
 pub(crate) fn start_and_stop<T>(dir: &Path, work: impl FnOnce(&Path) -> T) -> T {
-    let mut up = spawn_up(dir, 1);
+    let mut up = spawn_up(dir, 1, None);
     let done = work(dir);
     let (asked, ended) = stop(&mut up);
     assert!(asked.unwrap().success() && ended.unwrap().success(), "the network did not end in order");
