@@ -7,6 +7,7 @@
 
 pub mod brain;
 pub mod demand;
+pub mod epoch;
 pub mod hardware;
 pub mod ids;
 pub mod lease;
@@ -14,5 +15,6 @@ pub mod matching;
 pub mod params;
 pub mod pricing;
 pub mod protocol;
+pub mod reward;
 pub mod units;
 pub mod voucher;
