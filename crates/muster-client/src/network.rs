@@ -302,6 +302,8 @@ fn check_params(p: &Params) -> Result<(), (String, String)> {
     if p.fee_bps > 10_000 {
         return Err(("params.fee_bps".to_owned(), "is more than 10000, the whole price".to_owned()));
     }
+    p.epoch.check().map_err(|(field, why)| (format!("params.epoch.{field}"), why))?;
+    p.reward.check().map_err(|(field, why)| (format!("params.reward.{field}"), why))?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 
 pub mod brain;
 pub mod demand;
+pub mod epoch;
 pub mod hardware;
 pub mod ids;
 pub mod lease;
@@ -15,5 +16,6 @@ pub mod params;
 pub mod pricing;
 pub mod protocol;
 pub mod step;
+pub mod reward;
 pub mod units;
 pub mod voucher;

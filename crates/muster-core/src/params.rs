@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::epoch::EpochParams;
+use crate::reward::RewardParams;
 use crate::units::{TokenAmount, UsdMicro};
 
 /// What all nodes of one network agree on; part of `network.toml`.
@@ -37,6 +39,10 @@ pub struct Params {
     pub container_stake: TokenAmount,
     /// Stake of an Indexer.
     pub indexer_stake: TokenAmount,
+    /// Audits: when, how many, by how many.
+    pub epoch: EpochParams,
+    /// What an epoch pays and takes.
+    pub reward: RewardParams,
 }
 
 impl Params {
@@ -58,6 +64,8 @@ impl Params {
             fee_bps: 2_000,
             container_stake: TokenAmount(1_000 * TokenAmount::ONE.0),
             indexer_stake: TokenAmount(5_000 * TokenAmount::ONE.0),
+            epoch: EpochParams::development(),
+            reward: RewardParams::development(),
         }
     }
 
@@ -79,6 +87,8 @@ impl Params {
             fee_bps: 2_000,
             container_stake: TokenAmount(1_334_220_000_000_000_000_000),
             indexer_stake: TokenAmount(5_000 * TokenAmount::ONE.0),
+            epoch: EpochParams::production(),
+            reward: RewardParams::production(),
         }
     }
 }
