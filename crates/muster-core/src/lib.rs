@@ -13,6 +13,7 @@ pub mod lease;
 pub mod matching;
 pub mod params;
 pub mod pricing;
+pub mod proof;
 pub mod protocol;
 pub mod units;
 pub mod voucher;
