@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 pub mod brain;
+pub mod calibration;
 pub mod demand;
 pub mod hardware;
 pub mod ids;
@@ -15,5 +16,6 @@ pub mod params;
 pub mod pricing;
 pub mod proof;
 pub mod protocol;
+pub mod render;
 pub mod units;
 pub mod voucher;
