@@ -1,11 +1,13 @@
 //! `muster bench`: figures of this machine, each told with the machine and the parameters that it was measured with.
 
 mod chain;
+mod gpu;
 mod idle;
 mod job;
 mod lease;
 mod matching;
 mod own;
+mod proof;
 
 use std::time::Duration;
 
@@ -55,6 +57,8 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
             BenchCommand::Job { jobs } => job::run(cx, jobs).await,
             BenchCommand::Lease { leases, concurrency } => lease::run(cx, leases, concurrency).await,
             BenchCommand::Match { containers, matches } => matching::run(containers, matches).await,
+            BenchCommand::Gpu { quick } => gpu::run(cx, quick).await,
+            BenchCommand::Proof { proofs } => proof::run(proofs).await,
             BenchCommand::Idle { containers } => idle::run(cx, containers).await,
         }
     };
