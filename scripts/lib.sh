@@ -13,13 +13,14 @@ fail() {
 target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 
 # Debian packages for each purpose. `base` builds, `run` is what a Container and the first rental use,
-# `test` is what only the tests need.
+# `test` is what only the tests need
+# (chromium carries SwiftShader, the second software driver of Vulkan).
 packages() {
   case $1 in
   base) echo gcc g++ libc6-dev make pkg-config ca-certificates git ;;
-  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 povray ffmpeg ;;
+  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg ;;
   test)
-    echo python3 python3-venv iptables procps
+    echo python3 python3-venv iptables procps chromium
     # Where Debian has it: a kernel in a process, for what only another kernel shows (scripts/cgroup2.sh).
     [[ $(uname -m) != x86_64 ]] || echo user-mode-linux
     ;;

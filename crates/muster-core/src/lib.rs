@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 pub mod brain;
+pub mod calibration;
 pub mod demand;
 pub mod epoch;
 pub mod hardware;
@@ -14,8 +15,10 @@ pub mod lease;
 pub mod matching;
 pub mod params;
 pub mod pricing;
+pub mod proof;
 pub mod protocol;
 pub mod step;
 pub mod reward;
+pub mod render;
 pub mod units;
 pub mod voucher;

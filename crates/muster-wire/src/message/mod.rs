@@ -17,6 +17,7 @@
 //! [`ToContainer::Attach`]: muster_core::protocol::ToContainer::Attach
 
 pub mod files;
+mod proof;
 mod protocol;
 pub mod stdio;
 

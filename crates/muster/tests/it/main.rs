@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod commands;
 mod damage;
+mod gpu;
 mod join;
 mod kills;
 mod network;
