@@ -264,6 +264,7 @@ contract CheckerLicence is ERC721, AccessControl, Pausable, ReentrancyGuardTrans
     }
 
     function _checkActive(bytes32 nodeKey) private view {
+        // slither-disable-next-line unused-return -- anybody's Checker will do
         (, uint8 kind, uint8 status) = registry.identity(nodeKey);
         if (kind != KIND_CHECKER || status != STATUS_ACTIVE) revert CheckerNotActive(nodeKey);
     }

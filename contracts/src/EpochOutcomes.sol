@@ -258,8 +258,7 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         if (committee == 0 || disputeCommittee == 0 || uint256(lastEpoch) + 1 < startEpoch) revert OutOfBounds();
         bootstrapped = true;
         finalEpoch = lastEpoch;
-        Outcome memory o;
-        o.lastEpoch = lastEpoch;
+        Outcome memory o = Outcome(0, lastEpoch, 0, 0, 0, 0, 0, 0);
         _name(0, 0, o, committee, disputeCommittee);
     }
 
