@@ -70,7 +70,7 @@ contract CheckerLicence is ERC721, AccessControl, Pausable, ReentrancyGuardTrans
     /// @notice The licence is delegated to none.
     error NotDelegated(uint256 id);
     /// @notice None, or more than {MAX_BATCH}.
-    error BadBatch(uint256 count);
+    error BadCount(uint256 count);
     /// @notice An address of zero, or of this contract, where tokens would be lost.
     error BadAddress();
     /// @notice A parameter outside its bounds.
@@ -264,11 +264,12 @@ contract CheckerLicence is ERC721, AccessControl, Pausable, ReentrancyGuardTrans
     }
 
     function _checkActive(bytes32 nodeKey) private view {
+        // slither-disable-next-line unused-return -- anybody's Checker will do
         (, uint8 kind, uint8 status) = registry.identity(nodeKey);
         if (kind != KIND_CHECKER || status != STATUS_ACTIVE) revert CheckerNotActive(nodeKey);
     }
 
     function _checkBatch(uint256 count) private pure {
-        if (count == 0 || count > MAX_BATCH) revert BadBatch(count);
+        if (count == 0 || count > MAX_BATCH) revert BadCount(count);
     }
 }

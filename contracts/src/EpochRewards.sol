@@ -87,7 +87,7 @@ contract EpochRewards is EpochOutcomes {
     // ---- slashes -------------------------------------------------------------------------------------------------
 
     /// @notice Executes a slash against the node's stake. Anybody may.
-    function slash(Slash calldata leaf, bytes32[] calldata proof) external returns (uint128 taken) {
+    function slash(Slash calldata leaf, bytes32[] calldata proof) external nonReentrant returns (uint128 taken) {
         bytes32 id = _proveSlash(leaf, proof);
         if (slashRest[id] != 0) revert AlreadySlashed(leaf.evidence);
         taken = registry.slash(leaf.nodeKey, leaf.amount, leaf.evidence);
@@ -102,7 +102,7 @@ contract EpochRewards is EpochOutcomes {
         bytes32[] calldata proof,
         Reward calldata reward,
         bytes32[] calldata rewardProof
-    ) external returns (uint128 taken) {
+    ) external nonReentrant returns (uint128 taken) {
         bytes32 id = _proveSlash(leaf, proof);
         _prove(reward, rewardProof);
         if (reward.key != leaf.nodeKey || reward.kind == KIND_LICENCES) revert WrongNode(reward.key);
@@ -127,12 +127,14 @@ contract EpochRewards is EpochOutcomes {
     /// @param nodeKey a Checker that this member owns
     function slashSigner(uint64 sequence, address[] calldata committee, uint256 position, bytes32 nodeKey)
         external
+        nonReentrant
         returns (uint128 taken)
     {
         Wrong memory wrong = condemned[sequence];
         bytes32 found = keccak256(abi.encodePacked(committee));
         if (found != wrong.committee) revert WrongCommittee(wrong.committee, found);
         address member = committee[position];
+        // slither-disable-next-line unused-return -- a jailed Checker loses its stake, too
         (address owner, uint8 kind,) = registry.identity(nodeKey);
         if ((wrong.signers >> position) & 1 == 0 || owner != member || kind != KIND_CHECKER) revert NotASigner(member);
         uint128 lost = signerLost[sequence][member];

@@ -57,9 +57,11 @@ library Vesting {
     function step(uint256 now_, uint64 period) internal pure returns (uint32) {
         unchecked {
             uint256 width = (uint256(period) + STEPS - 1) / STEPS;
-            // Seconds since the deployment: 136 years fit.
+            // Seconds since the deployment: 136 years fit. Rounding up to a step is a division and a multiplication.
+            // slither-disable-next-line divide-before-multiply
+            uint256 at = (now_ + width - 1) / width * width;
             // forge-lint: disable-next-line(unsafe-typecast)
-            return uint32((now_ + width - 1) / width * width);
+            return uint32(at);
         }
     }
 
