@@ -6,7 +6,9 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {IContainerRegistry} from "./IContainerRegistry.sol";
+import {INodeRegistry} from "./INodeRegistry.sol";
 import {TokenPull} from "./TokenPull.sol";
 
 /// @title Who serves the network, and what they stand to lose
@@ -17,7 +19,7 @@ import {TokenPull} from "./TokenPull.sol";
 /// Stake leaves only through unbonding, and can be slashed until it is withdrawn. A node whose stake falls below
 /// the minimum of its kind is jailed until it is topped up. All amounts are in the token's smallest unit, all times
 /// in unix seconds. Pausing stops what brings money in, never what lets it out.
-contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContainerRegistry {
+contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContainerRegistry, INodeRegistry {
     using SafeERC20 for IERC20;
     using TokenPull for IERC20;
 
@@ -65,6 +67,9 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     uint64 public unbondingPeriod;
     /// @notice Where slashed tokens go.
     address public penaltyPool;
+    /// @notice Slashed tokens that wait here for {collectPenalties}: a slash moves no tokens, so that it costs little and
+    /// no pool can refuse it. In one slot with the pool; the whole supply is far below 2^96.
+    uint96 public penalties;
     /// @notice Least stake of an active node, by kind.
     mapping(uint8 kind => uint128) public minStake;
     /// @notice Whether a piece of evidence was already used against a node.
@@ -99,6 +104,7 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     event MinStakeSet(uint8 indexed kind, uint128 amount);
     event UnbondingPeriodSet(uint64 period);
     event PenaltyPoolSet(address pool);
+    event PenaltiesCollected(address indexed pool, uint256 amount);
 
     /// @notice The kind is none of Container (1), Indexer (2), Checker (3).
     error UnknownKind(uint8 kind);
@@ -316,7 +322,17 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
             emit NodeJailed(nodeKey, stake, least);
         }
         taken = amount - left;
-        if (taken != 0) token.safeTransfer(penaltyPool, taken);
+        if (taken != 0) penalties += SafeCast.toUint96(taken);
+    }
+
+    /// @notice Sends what was slashed to the penalty pool; anybody may.
+    function collectPenalties() external nonReentrant {
+        uint96 amount = penalties;
+        if (amount == 0) revert ZeroAmount();
+        penalties = 0;
+        address pool = penaltyPool;
+        emit PenaltiesCollected(pool, amount);
+        token.safeTransfer(pool, amount);
     }
 
     // ---- the governor --------------------------------------------------------------------------------------------
@@ -333,7 +349,7 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
         _setUnbondingPeriod(period);
     }
 
-    /// @notice Sets where slashed tokens go.
+    /// @notice Sets where slashed tokens go, those that still wait here included.
     function setPenaltyPool(address pool) external onlyRole(GOVERNOR_ROLE) {
         _setPenaltyPool(pool);
     }
@@ -377,6 +393,12 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
             keys[i] = all[from + i];
             page[i] = _nodes[keys[i]];
         }
+    }
+
+    /// @inheritdoc INodeRegistry
+    function identity(bytes32 nodeKey) external view returns (address owner, uint8 kind, uint8 status) {
+        Node storage n = _nodes[nodeKey];
+        return (n.owner, n.kind, n.status);
     }
 
     /// @inheritdoc IContainerRegistry

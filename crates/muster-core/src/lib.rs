@@ -14,6 +14,7 @@ pub mod lease;
 pub mod matching;
 pub mod params;
 pub mod pricing;
+pub mod proof;
 pub mod protocol;
 pub mod reward;
 pub mod units;
