@@ -10,6 +10,7 @@
 
 pub mod addr;
 pub mod bounded;
+pub mod endpoint;
 pub mod frame;
 pub mod message;
 pub mod signature;
