@@ -11,6 +11,7 @@
 //! | `streams` | what others open: offers, leases, jobs, files |
 //! | `sessions` | who is attached to which lease |
 //! | `jobs`, `spool` | work folders, jobs in the Sandbox, their streams |
+//! | `audit` | proofs of the cards for Checkers |
 //! | `presence` | heartbeats to the Indexers |
 //! | `desk`, `ledger`, `chain_ledger` | what is asked of the chain |
 //! | `admin`, `status` | what the owner asks |
@@ -18,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod admin;
+mod audit;
 mod board;
 mod brain;
 mod chain_ledger;
@@ -38,6 +40,7 @@ mod status;
 mod store;
 mod streams;
 
+pub use audit::{Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
 pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, socket_path};
