@@ -58,6 +58,8 @@ pub enum Kind {
     Transcript,
     /// What was published with an outcome.
     Published,
+    /// The reports that an outcome is of, named by their own hash ([`Bundle::hash`](muster_core::reward::Bundle::hash)).
+    Reports,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +109,7 @@ impl EvidenceStore {
     /// The folder cannot be used.
     pub fn open(dir: &Path, limits: EvidenceLimits) -> Result<Self, EvidenceError> {
         let mut index = Index::default();
-        for kind in [Kind::Transcript, Kind::Published] {
+        for kind in [Kind::Transcript, Kind::Published, Kind::Reports] {
             let folder = dir.join(name(kind));
             let disk = |source| EvidenceError::Disk { path: folder.clone(), source };
             fs::create_dir_all(&folder).map_err(disk)?;
@@ -139,7 +141,14 @@ impl EvidenceStore {
     /// # Errors
     /// The disk is full, or the limit too small.
     pub fn put(&self, kind: Kind, bytes: &[u8]) -> Result<ContentHash, EvidenceError> {
-        let hash = ContentHash(*blake3::hash(bytes).as_bytes());
+        self.put_as(kind, ContentHash(*blake3::hash(bytes).as_bytes()), bytes)
+    }
+
+    /// Keeps bytes under a name of their own.
+    ///
+    /// # Errors
+    /// The disk is full, or the limit too small.
+    pub fn put_as(&self, kind: Kind, hash: ContentHash, bytes: &[u8]) -> Result<ContentHash, EvidenceError> {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let mut index = self.lock();
         if index.known.get(&hash).is_some_and(|(known, ..)| *known >= kind) {
@@ -155,7 +164,7 @@ impl EvidenceStore {
                     self.drop_file(&mut index, kind, &oldest);
                 }
             }
-            Kind::Published => {
+            Kind::Published | Kind::Reports => {
                 while index.ages.iter().filter(|(k, ..)| *k == kind).count() >= PUBLISHED_MAX {
                     let Some((_, oldest)) = index.oldest(kind) else { break };
                     self.drop_file(&mut index, kind, &oldest);
@@ -173,7 +182,8 @@ impl EvidenceStore {
     pub fn get(&self, hash: &ContentHash) -> Option<Vec<u8>> {
         let (kind, ..) = *self.lock().known.get(hash)?;
         let bytes = fs::read(self.path(kind, hash)).ok()?;
-        (blake3::hash(&bytes).as_bytes() == &hash.0).then_some(bytes)
+        // Reports are named by what counts in them: whoever asks for them checks that.
+        (kind == Kind::Reports || blake3::hash(&bytes).as_bytes() == &hash.0).then_some(bytes)
     }
 
     /// Lets go of transcripts whose time is over.
@@ -206,6 +216,7 @@ fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Transcript => "transcripts",
         Kind::Published => "published",
+        Kind::Reports => "reports",
     }
 }
 

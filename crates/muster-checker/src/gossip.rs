@@ -7,13 +7,13 @@ use muster_core::brain::checker::{Answer, Event, Message};
 use muster_core::ids::NodeId;
 use muster_core::protocol::NodeSignature;
 use muster_core::reward::{Commitment, Entry, Receipt};
+use muster_net::evidence::fetch_on;
 use muster_net::{Connection, NetError, Stream, StreamKind, verify};
 use muster_wire::Signature64;
 use muster_wire::message::audit::{Gossip, INLINE_LEN_MAX, message_bytes, read_message};
 use tracing::debug;
 
 use crate::evidence::Kind;
-use crate::fetch::fetch_on;
 use crate::node::House;
 
 /// What a Checker's signature under its commitment is for.
@@ -87,8 +87,22 @@ async fn stands(house: &House, from: NodeId, message: &mut Message) -> bool {
     }
 }
 
+/// Keeps what an outcome is proposed of, for whoever computes the epoch again.
+fn keep_reports(house: &House, message: &Message) {
+    let Message::Propose(proposal) = message else { return };
+    let Some(bundle) = &proposal.bundle else { return };
+    let kept = match postcard::to_allocvec(bundle) {
+        Ok(bytes) => house.keep_as(Kind::Reports, bundle.hash(), &bytes),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(why) = kept {
+        debug!(%why, "the reports of an epoch cannot be kept");
+    }
+}
+
 /// Says something to another Checker, in the background; what is lost is said again.
 pub(crate) fn send(house: &Arc<House>, to: NodeId, message: &Message) {
+    keep_reports(house, message);
     let bytes = match message_bytes(message) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -113,7 +127,7 @@ pub(crate) fn send(house: &Arc<House>, to: NodeId, message: &Message) {
         return;
     };
     let house = Arc::clone(house);
-    house.clone().tasks.spawn(async move {
+    house.clone().spawn(async move {
         let said = async {
             let connection = house.connect(to).await?;
             let mut stream = connection.open_bi(StreamKind::Checkers).await?.framed();
@@ -133,7 +147,9 @@ pub(crate) async fn take(house: &Arc<House>, connection: &Connection, stream: St
     if !house.is_checker(from) {
         house.board.count(|counted| counted.refused += 1);
         metrics::counter!("muster_checker_refused_total", "why" => "stranger").increment(1);
-        return Err(connection.cut("it speaks as a Checker and is none that is active"));
+        // Closed, not banned: who has just registered comes again.
+        connection.close("it speaks as a Checker and is none that is active");
+        return Err(NetError::StreamClosed);
     }
     let (mut reader, _writer) = stream.framed().split();
     for _ in 0..MESSAGES_MAX {
@@ -160,6 +176,7 @@ pub(crate) async fn take(house: &Arc<House>, connection: &Connection, stream: St
             metrics::counter!("muster_checker_refused_total", "why" => "signature").increment(1);
             continue;
         }
+        keep_reports(house, &message);
         if let Message::Answer(answer) = &*message
             && let Answer::Differs { why, .. } = &**answer
         {

@@ -70,6 +70,9 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// The outcomes that are not final yet, and the last one that is.
     fn outcomes(&self) -> BoxFuture<'_, Result<Vec<Posted>, LedgerError>>;
 
+    /// Every outcome that stands, in their order.
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Outcome>, LedgerError>>;
+
     /// Open leases of a Container, now.
     fn leases(&self, container: NodeId) -> BoxFuture<'_, Result<Vec<LeaseOnChain>, LedgerError>>;
 

@@ -13,6 +13,7 @@
 //! | `store` | the brain's records in redb |
 //! | [`evidence`] | bytes by their hash, in files, within a limit |
 //! | `tasks` | liveness, proofs of capacity, quality, rechecks |
+//! | [`archive`] | any epoch again, by anybody: its draw, its transcripts, its outcome |
 //! | [`examine`] | running again what another Checker shows |
 //! | `gossip`, `serve` | what Checkers say to each other, and what others ask |
 //! | `status` | what a page shows |
@@ -24,13 +25,14 @@
 //! time left of a phase (on the public network: commitments last 90 seconds) gets no receipts, and its status says so.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+pub mod archive;
 pub mod beacon;
 mod brain;
+mod chain_ledger;
 mod clock;
 mod epochs;
 pub mod evidence;
 pub mod examine;
-mod fetch;
 mod gossip;
 pub mod ledger;
 mod node;
@@ -40,9 +42,11 @@ mod store;
 mod tasks;
 pub mod view;
 
+pub use chain_ledger::{ChainLedger, DrandBeacon};
+pub use archive::{Archive, ArchiveError, Verification};
 pub use beacon::{Beacon, BeaconError};
 pub use evidence::{EvidenceError, EvidenceLimits};
-pub use fetch::{FetchError, fetch};
+pub use muster_net::evidence::{FetchError, fetch};
 pub use ledger::{Ledger, LedgerError};
 pub use node::{CheckerConfig, CheckerError, CheckerNode};
 pub use status::{CheckerStatus, Counted, TaskStatus};

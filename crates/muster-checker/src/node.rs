@@ -12,6 +12,7 @@ use muster_core::epoch::{Draw, EpochNo};
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::params::Params;
 use muster_core::proof::{Claim, Scale};
+use muster_net::evidence::fetch;
 use muster_net::{Connection, Limits, NetError, NodeSecret, Peer, PeerAddr, PeerConfig, RelayConfig};
 use muster_wire::endpoint::Endpoint;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -24,7 +25,6 @@ use crate::brain;
 use crate::clock::Clock;
 use crate::epochs;
 use crate::evidence::{EvidenceError, EvidenceLimits, EvidenceStore, Kind};
-use crate::fetch::fetch;
 use crate::ledger::{Ledger, LedgerError, Snapshot};
 use crate::serve;
 use crate::status::{Board, CheckerStatus};
@@ -247,17 +247,31 @@ impl House {
     }
 
     /// The connection to a node of the registry.
-    pub(crate) async fn connect(&self, node: NodeId) -> Result<Connection, NetError> {
+    pub(crate) async fn connect(self: &Arc<Self>, node: NodeId) -> Result<Connection, NetError> {
+        if let Some(open) = self.peer.connection(node) {
+            return Ok(open);
+        }
         let known = {
             let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
             nodes.get(&node).map(|known| known.addr.clone())
         };
-        self.peer.connect(&known.ok_or(NetError::NoAddress(node))?).await
+        let connection = self.peer.connect(&known.ok_or(NetError::NoAddress(node))?).await?;
+        // Who was dialled may open streams on this connection as well.
+        self.spawn(serve::streams(Arc::clone(self), connection.clone()));
+        Ok(connection)
     }
 
     /// Keeps evidence; what cannot be kept is told as a sentence, here and on the board.
     pub(crate) fn keep(&self, kind: Kind, bytes: &[u8]) -> Result<ContentHash, String> {
-        let kept = self.evidence.put(kind, bytes);
+        self.kept(self.evidence.put(kind, bytes))
+    }
+
+    /// The same under a name of its own.
+    pub(crate) fn keep_as(&self, kind: Kind, name: ContentHash, bytes: &[u8]) -> Result<ContentHash, String> {
+        self.kept(self.evidence.put_as(kind, name, bytes))
+    }
+
+    fn kept(&self, kept: Result<ContentHash, EvidenceError>) -> Result<ContentHash, String> {
         match kept {
             Ok(hash) => {
                 self.board.problem("disk", None);

@@ -33,11 +33,12 @@ pub(crate) async fn accept(house: Arc<House>) {
                 }
             },
         };
-        house.tasks.spawn(serve(Arc::clone(&house), connection));
+        house.tasks.spawn(streams(Arc::clone(&house), connection));
     }
 }
 
-async fn serve(house: Arc<House>, connection: Connection) {
+/// Takes the streams of one connection until it is lost.
+pub(crate) async fn streams(house: Arc<House>, connection: Connection) {
     loop {
         let stream = tokio::select! {
             () = house.stop.cancelled() => return,
@@ -79,7 +80,7 @@ async fn evidence(house: &Arc<House>, stream: Stream) -> Result<(), NetError> {
     let (mut reader, mut writer) = stream.framed().split();
     let wanted: Wanted = reader.recv_within(QUESTION_WITHIN).await?;
     let bytes = match wanted {
-        Wanted::Bytes { hash } => {
+        Wanted::Bytes { hash } | Wanted::Reports { hash } => {
             let store = house.evidence.clone();
             house.blocking(move || store.get(&hash)).await.flatten()
         }

@@ -1,6 +1,7 @@
 //! The proof of a Container's cards, all at the same instant.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use muster_core::proof::{
@@ -64,6 +65,7 @@ async fn prove_all(house: &Arc<House>, job: &Job, claims: &[Claim]) -> Result<(V
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     };
+    job.missing.store(u32::try_from(claims.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     let proofs = claims.iter().zip(0u8..).map(|(claim, card)| one(house, job, &connection, card, claim));
     let mut cards = Vec::new();
     let mut transcripts = Vec::new();
@@ -91,6 +93,7 @@ async fn one(
     let names = (house.id, job.subject);
     let asked = challenge(&job.draw, names, (card, claim), house.scale, &house.table, secrets.commitment());
     let transcript = talk(house, connection, asked, secrets).await?;
+    job.missing.fetch_sub(1, Ordering::Relaxed);
     if is_sealed(&transcript) == Some(false) {
         return Ok((Card::Absent("it did not sign what it opened".to_owned()), false, transcript));
     }

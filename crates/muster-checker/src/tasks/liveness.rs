@@ -21,7 +21,7 @@ const SLACK_MS: u64 = 120_000;
 /// Questions of one epoch: what fits into a report.
 const ASKED_MAX: u16 = 10_000;
 
-async fn ask(house: &House, job: &Job) -> Result<Alive, NetError> {
+async fn ask(house: &Arc<House>, job: &Job) -> Result<Alive, NetError> {
     let connection = house.connect(job.subject).await?;
     let mut stream = connection.open_bi(StreamKind::Liveness).await?.framed();
     let question = Question { epoch: job.draw.epoch().0, nonce: rand::random() };
@@ -91,7 +91,7 @@ pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
 }
 
 /// One look: `Ok(Some)` says what is implausible, `Err` why nothing can be said.
-async fn look(house: &House, job: &Job, last: &mut BTreeMap<LeaseId, u64>) -> Result<Option<String>, String> {
+async fn look(house: &Arc<House>, job: &Job, last: &mut BTreeMap<LeaseId, u64>) -> Result<Option<String>, String> {
     let leases = house.ledger.leases(job.subject).await.map_err(|error| error.to_string())?;
     if leases.is_empty() {
         return Err("it has no open lease on the chain any more".to_owned());

@@ -5,6 +5,7 @@ mod liveness;
 mod recheck;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use muster_core::brain::checker::Event;
@@ -26,7 +27,7 @@ fn unknown(why: impl Into<String>) -> Found {
 }
 
 /// What a task is about.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) draw: Arc<Draw>,
     pub(crate) assignment: Assignment,
@@ -34,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) subject: NodeId,
     /// When its result must be there.
     pub(crate) until: TimeMs,
+    /// Cards whose proofs have not come to their end: what is late after that is this Checker's own fault.
+    pub(crate) missing: AtomicU32,
 }
 
 impl Job {
@@ -52,7 +55,7 @@ pub(crate) async fn perform(house: Arc<House>, epoch: EpochNo, assignment: Assig
     // Whatever hangs is given up in time for the result to count.
     let within = job.left(house.clock.now());
     let done = tokio::time::timeout(within, work(&house, &job)).await;
-    let (finding, why) = done.unwrap_or_else(|_| late(kind));
+    let (finding, why) = done.unwrap_or_else(|_| late(&job));
     match &why {
         Some(why) => info!(%epoch, %kind, subject = %job.subject.short(), ?finding, %why, "task done"),
         None => debug!(%epoch, %kind, subject = %job.subject.short(), ?finding, "task done"),
@@ -62,8 +65,11 @@ pub(crate) async fn perform(house: Arc<House>, epoch: EpochNo, assignment: Assig
     house.tell(Event::Found { epoch, task: assignment.task, finding }).await;
 }
 
-fn late(kind: TaskKind) -> Found {
-    match kind {
+fn late(job: &Job) -> Found {
+    match job.assignment.task.kind {
+        TaskKind::Capacity | TaskKind::Dispute if job.missing.load(Ordering::Relaxed) == 0 => {
+            unknown("this Checker could not verify the proof before commitments began")
+        }
         // Who is still asked at the end was asked in time.
         TaskKind::Capacity | TaskKind::Dispute => {
             (Finding::Absent, Some("no proof before commitments began".to_owned()))
@@ -86,9 +92,9 @@ fn job(house: &House, epoch: EpochNo, assignment: Assignment) -> Option<Job> {
     let params = draw.params();
     let commit = params.begin_of(epoch, Phase::Commit);
     let tests = commit.since(params.begin_of(epoch, Phase::Tests));
-    // A fiftieth of the tests is left for results to reach the brain.
-    let until = TimeMs(commit.0.saturating_sub(tests / 50));
-    Some(Job { draw, assignment, subject, until })
+    // A twentieth of the tests is left for results to reach the brain.
+    let until = TimeMs(commit.0.saturating_sub(tests / 20));
+    Some(Job { draw, assignment, subject, until, missing: AtomicU32::new(u32::MAX) })
 }
 
 async fn work(house: &Arc<House>, job: &Job) -> Found {

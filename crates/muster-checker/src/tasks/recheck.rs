@@ -17,6 +17,7 @@ use muster_core::proof::{
 use muster_core::render::{Scene, Tile};
 use muster_core::reward::Finding;
 use muster_core::units::{Bytes, Ob};
+use muster_net::evidence::want;
 use muster_net::verify;
 use muster_wire::WireMessage;
 use muster_wire::message::audit::{SetProof, Wanted};
@@ -24,7 +25,6 @@ use muster_wire::message::audit::{SetProof, Wanted};
 use super::{Found, Job, unknown};
 use crate::evidence::Kind;
 use crate::examine::{SET_PROOF, is_right};
-use crate::fetch::want;
 use crate::node::House;
 
 /// Between two tries to get the proof.

@@ -213,6 +213,11 @@ impl Ledger for Desk {
         async move { made }.boxed()
     }
 
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Outcome>, LedgerError>> {
+        let made = self.town.answer(|books| Ok(books.posted.iter().map(|(_, p)| p.outcome).collect()));
+        async move { made }.boxed()
+    }
+
     fn leases(&self, _: NodeId) -> BoxFuture<'_, Result<Vec<LeaseOnChain>, LedgerError>> {
         async move { Ok(Vec::new()) }.boxed()
     }

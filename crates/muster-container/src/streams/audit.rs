@@ -25,7 +25,9 @@ impl House {
         }
         metrics::counter!("muster_container_audits_total", "outcome" => "stranger").increment(1);
         warn!(peer = %stream.remote_id().short(), "somebody who is no active Checker asks for proofs");
-        Err(guest.connection.cut("it asks for proofs and is no active Checker of this network"))
+        // Closed, not banned: who has just registered comes again.
+        guest.connection.close("it asks for proofs and is no active Checker of this network");
+        Err(NetError::StreamClosed)
     }
 
     /// Proves a card.

@@ -73,6 +73,11 @@ pub enum Wanted {
         /// Their BLAKE3.
         hash: ContentHash,
     },
+    /// The reports that an outcome is of, as a [`Bundle`](muster_core::reward::Bundle).
+    Reports {
+        /// [`Bundle::hash`](muster_core::reward::Bundle::hash), as it was published with the outcome.
+        hash: ContentHash,
+    },
     /// The proof that was set for the Checker that asks.
     SetProof {
         /// In which epoch.

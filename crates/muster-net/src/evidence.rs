@@ -1,10 +1,12 @@
-//! Getting bytes by their hash from a Checker.
+//! Bytes by their hash, as Checkers give them to anybody: transcripts, and what was published with outcomes.
 
 use std::time::Duration;
 
 use muster_core::ids::ContentHash;
-use muster_net::{Connection, NetError, Peer, PeerAddr, StreamKind};
+use muster_wire::StreamKind;
 use muster_wire::message::audit::{Evidence, Wanted};
+
+use crate::{Connection, NetError, Peer, PeerAddr};
 
 /// How long a piece may be awaited.
 const PIECE_WITHIN: Duration = Duration::from_secs(10);
@@ -42,13 +44,20 @@ pub async fn fetch(peer: &Peer, from: &PeerAddr, hash: ContentHash, len_max: u64
     fetch_on(&connection, hash, len_max).await
 }
 
-pub(crate) async fn fetch_on(connection: &Connection, hash: ContentHash, len_max: u64) -> Result<Vec<u8>, FetchError> {
+/// The same on a connection that is open.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn fetch_on(connection: &Connection, hash: ContentHash, len_max: u64) -> Result<Vec<u8>, FetchError> {
     let bytes = want(connection, Wanted::Bytes { hash }, len_max).await?;
     if blake3::hash(&bytes).as_bytes() == &hash.0 { Ok(bytes) } else { Err(FetchError::Other) }
 }
 
-/// Asks for something, and takes it.
-pub(crate) async fn want(connection: &Connection, wanted: Wanted, len_max: u64) -> Result<Vec<u8>, FetchError> {
+/// Asks for something, and takes it, whatever it is.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn want(connection: &Connection, wanted: Wanted, len_max: u64) -> Result<Vec<u8>, FetchError> {
     let mut stream = connection.open_bi(StreamKind::Evidence).await?.framed();
     let len = match stream.ask::<Wanted, Evidence>(&wanted, PIECE_WITHIN).await? {
         Evidence::Here { len } => len,
