@@ -157,7 +157,7 @@ pub(crate) mod tests {
             node(NodeKind::Checker, 2, 1, 5, ""),
             node(NodeKind::Checker, 4, 2, 7, ""),
             node(NodeKind::Container, 9, 3, 1, "gpu=processor:1:16 192.0.2.1:7000"),
-            node(NodeKind::Container, 8, 3, 1, "gpu=processor:99999999:16"),
+            node(NodeKind::Container, 8, 3, 1, "gpu=processor:9999999:16"),
         ];
         let licences = vec![
             LicenceOnChain { id: 1, owner: Address([7; 20]), delegate: Some(NodeId([2; 32])) },

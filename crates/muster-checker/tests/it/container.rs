@@ -31,7 +31,6 @@ pub(crate) struct Habits {
 pub(crate) struct Container {
     pub(crate) id: NodeId,
     pub(crate) peer: Peer,
-    pub(crate) habits: Arc<Habits>,
     pub(crate) proved: Arc<AtomicU32>,
 }
 
@@ -40,8 +39,8 @@ impl Container {
         let secret = NodeSecret::generate();
         let peer = Peer::bind(PeerConfig::new(secret.clone(), loopback())).await.unwrap();
         let (habits, proved) = (Arc::new(habits), Arc::new(AtomicU32::new(0)));
-        tokio::spawn(serve(peer.clone(), secret.clone(), Arc::clone(&habits), Arc::clone(&proved)));
-        Self { id: secret.id(), peer, habits, proved }
+        tokio::spawn(serve(peer.clone(), secret.clone(), habits, Arc::clone(&proved)));
+        Self { id: secret.id(), peer, proved }
     }
 }
 

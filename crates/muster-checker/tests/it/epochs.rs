@@ -1,10 +1,10 @@
 //! Whole epochs.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use muster_chain::settle::NodeStatus;
-use muster_core::reward::{LeafKind, owner_key};
 use muster_core::ids::Address;
+use muster_core::reward::{LeafKind, owner_key};
 
 use crate::container::Habits;
 use crate::world::World;
@@ -16,6 +16,7 @@ async fn an_honest_container_is_paid_and_a_cheat_is_slashed() {
     let world = World::new().await;
     let honest = world.container(Habits { breaks: AtomicU32::new(1), ..Habits::default() }, 1).await;
     let cheat = world.container(Habits { skips: true, ..Habits::default() }, 2).await;
+    let rubbish = world.container(Habits { rubbish: AtomicBool::new(true), ..Habits::default() }, 3).await;
     let mut checkers = Vec::new();
     for at in 0..3 {
         checkers.push(world.checker(at).await);
@@ -27,6 +28,10 @@ async fn an_honest_container_is_paid_and_a_cheat_is_slashed() {
     checkers.pop().unwrap().stop().await;
     world.until("a slash", |town| town.node(cheat.id).status == NodeStatus::Jailed).await;
     checkers.push(world.checker(2).await);
+    world.until("what opens too little is slashed too", |town| {
+        town.node(rubbish.id).status == NodeStatus::Jailed
+    })
+    .await;
     assert_eq!(world.town.node(honest.id).status, NodeStatus::Active);
     assert!(honest.proved.load(Ordering::SeqCst) > 0 && cheat.proved.load(Ordering::SeqCst) > 0);
 

@@ -2,6 +2,7 @@
 //! Containers are a few lines around the core's own prover.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a failed unwrap is a failed test")]
 
+mod chain;
 mod container;
 mod epochs;
 mod strangers;

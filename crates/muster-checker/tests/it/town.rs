@@ -57,6 +57,7 @@ impl Town {
 
     pub(crate) fn register(&self, kind: NodeKind, node: NodeId, owner: Address, endpoint: String) {
         let mut books = self.books.lock().unwrap();
+        let count = u64::try_from(books.nodes.len()).unwrap();
         books.nodes.push(NodeOnChain {
             node,
             kind,
@@ -66,7 +67,7 @@ impl Town {
             unbonding: TokenAmount::ZERO,
             unbond_at_s: 0,
             rewards: TokenAmount::ZERO,
-            registered_at_s: 1_000 + u64::try_from(books.nodes.len()).unwrap(),
+            registered_at_s: 1_000 + count,
             fingerprint: [0; 32],
             endpoint,
         });

@@ -26,13 +26,13 @@ use crate::container::{Container, Habits};
 use crate::town::{Bell, Desk, Town, now};
 
 /// Generous: the machine may be busy. No test measures with it.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn params() -> Params {
+pub(crate) fn params() -> Params {
     let epoch = EpochParams {
         epoch_ms: 16_000,
         draw_until_bps: 1_000,
@@ -50,7 +50,7 @@ fn params() -> Params {
 }
 
 /// A table in which a processor is worth little.
-fn table() -> Table {
+pub(crate) fn table() -> Table {
     let fallback = Fallback {
         ob: 100,
         steps_per_ob: 1_000_000,
@@ -68,7 +68,7 @@ fn table() -> Table {
     }
 }
 
-fn scale() -> Scale {
+pub(crate) fn scale() -> Scale {
     Scale {
         picture_side: 256,
         spp_max: 1,
@@ -193,8 +193,15 @@ impl World {
     pub(crate) async fn state(&self, of: &Running) -> State {
         let posted = self.town.posted();
         let hash = posted.last().unwrap().outcome.data_hash;
-        let bytes = muster_checker::fetch(&self.peer, &of.addr, hash, 1 << 24).await.unwrap();
-        Published::decode(&bytes).unwrap().state
+        // What one Checker posts the others fetch a moment later.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match muster_checker::fetch(&self.peer, &of.addr, hash, 1 << 24).await {
+                Ok(bytes) => return Published::decode(&bytes).unwrap().state,
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Waits until something holds.
