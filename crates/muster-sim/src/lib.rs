@@ -10,6 +10,7 @@
     reason = "a test instrument over its own vectors: an index that is wrong is a bug that should stop the run"
 )]
 
+pub mod audit;
 mod chain;
 mod check;
 mod config;

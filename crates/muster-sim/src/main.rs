@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use muster_sim::audit::{self, AuditConfig};
 use muster_sim::{Config, World};
 
 /// Simulates whole networks under virtual time and checks that nothing happens that must never happen.
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// How many seeds to run.
     #[arg(long, default_value_t = 100)]
     seeds: u64,
@@ -23,9 +26,51 @@ struct Args {
     json: bool,
 }
 
+/// What to simulate beside whole networks, which is what no subcommand means.
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Audits: bad Checkers and cheating Containers, with the formulas' values beside what is measured.
+    Audit {
+        /// Everything follows from it.
+        #[arg(long, default_value_t = AuditConfig::default().seed)]
+        seed: u64,
+        /// Checkers.
+        #[arg(long, default_value_t = AuditConfig::default().checkers, value_parser = clap::value_parser!(u32).range(30..))]
+        checkers: u32,
+        /// Containers.
+        #[arg(long, default_value_t = AuditConfig::default().containers, value_parser = clap::value_parser!(u32).range(20..))]
+        containers: u32,
+        /// Days that honest Containers are audited for.
+        #[arg(long, default_value_t = AuditConfig::default().days)]
+        days: u64,
+        /// Audits by which wrong verdicts are measured, at least.
+        #[arg(long, default_value_t = AuditConfig::default().audits)]
+        audits: u64,
+        /// Print one JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[allow(clippy::print_stdout, reason = "the output of a command-line tool")]
+fn audits(config: &AuditConfig, json: bool) -> ExitCode {
+    let report = audit::run(config);
+    let complaints = report.complaints();
+    if json {
+        println!("{}", serde_json::json!({ "report": report, "complaints": complaints }));
+    } else {
+        print!("{report}");
+        complaints.iter().for_each(|complaint| println!("not as it should be: {complaint}"));
+    }
+    if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 #[allow(clippy::print_stdout, reason = "the output of a command-line tool")]
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(What::Audit { seed, checkers, containers, days, audits: least, json }) = args.what {
+        return audits(&AuditConfig { seed, checkers, containers, days, audits: least }, json);
+    }
     let (mut finished, mut unmatched, mut retried, mut leases, mut crashes, mut steps) = (0, 0, 0, 0, 0, 0);
     for seed in args.first..args.first.saturating_add(args.seeds) {
         let outcome = World::new(Config::drawn(seed, args.hours)).run();

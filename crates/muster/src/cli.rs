@@ -391,6 +391,15 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 20_000)]
         transfers: u32,
     },
+    /// Draw and settlement of one epoch: outcome, Merkle root and published data, in one process.
+    Epoch {
+        /// How many Containers.
+        #[arg(long, default_value_t = 100_000)]
+        containers: u32,
+        /// How many licences.
+        #[arg(long, default_value_t = 10_000)]
+        licences: u32,
+    },
     /// `true` from request to exit, on a network of its own.
     Job {
         /// How many jobs.

@@ -67,8 +67,18 @@ pub struct Record {
 struct Known {
     registered: Option<Registered>,
     beat: Option<(Heartbeat, TimeMs)>,
+    /// What leases that this Indexer matched came to.
     quality_bps: u16,
+    /// What Checkers found, as the last outcome on the chain says.
+    checked_bps: Option<u16>,
     listed: bool,
+}
+
+impl Known {
+    /// What matching ranks by: the worse of what is known.
+    fn quality(&self) -> u16 {
+        self.checked_bps.map_or(self.quality_bps, |checked| checked.min(self.quality_bps))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +100,13 @@ pub enum Event {
         container: NodeId,
         /// What.
         registered: Option<Registered>,
+    },
+    /// An outcome on the chain says this of a Container's quality, in ten-thousandths.
+    Checked {
+        /// Which.
+        container: NodeId,
+        /// What ([`ContainerRecord::quality_bps`](crate::reward::ContainerRecord::quality_bps)).
+        quality_bps: u16,
     },
     /// A heartbeat from the Container itself.
     Beat(Box<Heartbeat>),
@@ -221,6 +238,12 @@ impl Indexer {
         let mut out = Vec::new();
         match event {
             Event::Registry { container, registered } => self.on_registry(container, registered, now),
+            Event::Checked { container, quality_bps } => {
+                let known = self.known(container);
+                known.checked_bps = Some(quality_bps.min(QUALITY_MAX_BPS));
+                let quality_bps = known.quality();
+                self.view.set_quality(&container, quality_bps);
+            }
             Event::Beat(beat) => self.on_beat(*beat, now),
             Event::Gone(container) => self.on_gone(container),
             Event::Requested { reply, request } => self.on_request(reply, *request, now, &mut out),
@@ -237,6 +260,7 @@ impl Indexer {
             registered: None,
             beat: None,
             quality_bps: QUALITY_NEW_BPS,
+            checked_bps: None,
             listed: false,
         })
     }
@@ -272,7 +296,7 @@ impl Indexer {
         let beat = known.beat.as_ref().filter(|(b, at)| !b.draining && now.since(*at) <= silent_after);
         match (registered, beat) {
             (Some(registered), Some((beat, _))) => {
-                let provider = provider(beat, registered.stake, known.quality_bps);
+                let provider = provider(beat, registered.stake, known.quality());
                 // The wire has checked the heartbeat: what still cannot be listed is not offered.
                 known.listed = self.view.upsert(provider).is_ok();
                 if !known.listed {
@@ -498,7 +522,7 @@ impl Indexer {
             let room = QUALITY_MAX_BPS.saturating_sub(known.quality_bps);
             known.quality_bps = known.quality_bps.saturating_add((room / 20).max(1)).min(QUALITY_MAX_BPS);
         }
-        let quality_bps = known.quality_bps;
+        let quality_bps = known.quality();
         self.view.set_quality(&container, quality_bps);
     }
 

@@ -12,7 +12,7 @@ use super::query::{Query, Rank};
 use super::record::{Class, Record};
 use super::search::{Found, Random, Search, Tally, mix};
 use super::tree::{Body, Node};
-use super::why::{Reason, Rejection, Report};
+use super::why::{Odds, Reason, Rejection, Report};
 use super::{EXACT_REPORT_MAX, Latencies, SAMPLE_MAX, View};
 
 /// Up to so many near-best, all of them take part in the draw; of more, a sample that is drawn evenly.
@@ -87,10 +87,12 @@ impl View {
             }
             near = sample;
         }
-        let mut picked = self.draw(near, &query, choices_max, now, &mut random);
+        let (mut picked, odds) = self.draw_with_odds(near, &query, choices_max, now, &mut random);
         picked.extend(beyond);
         picked.truncate(choices_max);
-        self.result(picked, demand, &query, search.tally)
+        let mut result = self.result(picked, demand, &query, search.tally);
+        result.report.odds = odds;
+        result
     }
 
     fn result(&self, picked: Vec<Found>, demand: &Demand, query: &Query, mut tally: Tally) -> MatchResult {
@@ -148,6 +150,18 @@ impl View {
         now: TimeMs,
         random: &mut Random,
     ) -> Vec<Found> {
+        self.draw_with_odds(near, query, count, now, random).0
+    }
+
+    /// The same, and what made the odds of those that were taken.
+    fn draw_with_odds(
+        &self,
+        near: Vec<Found>,
+        query: &Query,
+        count: usize,
+        now: TimeMs,
+        random: &mut Random,
+    ) -> (Vec<Found>, Vec<Odds>) {
         let best = near.iter().map(|found| found.fit.badness).min().unwrap_or(0);
         let prices = near.iter().filter_map(|found| query.price_of(self.record(found.slot)?));
         let least = if query.rank == Rank::Objective(Objective::Best) { prices.min() } else { None };
@@ -156,6 +170,8 @@ impl View {
             .filter_map(|found| Some((self.weight(self.record(found.slot)?, &found, (best, least), query, now), found)))
             .collect();
         let mut drawn = Vec::with_capacity(count);
+        let mut odds = Vec::with_capacity(count.min(left.len()));
+        let all: u64 = left.iter().map(|(weight, _)| *weight).sum();
         while drawn.len() < count && !left.is_empty() {
             let sum = left.iter().map(|(weight, _)| *weight).sum();
             let mut place = random.below(sum);
@@ -164,10 +180,24 @@ impl View {
                 place = place.saturating_sub(*weight);
                 here
             });
-            let (_, found) = left.remove(at.unwrap_or(0));
+            let (weight, found) = left.remove(at.unwrap_or(0));
+            odds.extend(self.record(found.slot).map(|record| self.odds(record, weight, all, now)));
             drawn.push(found);
         }
-        drawn
+        (drawn, odds)
+    }
+
+    fn odds(&self, record: &Record, weight: u64, all: u64, now: TimeMs) -> Odds {
+        let share = u128::from(weight).saturating_mul(1_000_000) / u128::from(all.max(1));
+        let recent = u64::from(record.recent_now(now, self.settings.recent_half_life_ms));
+        Odds {
+            node: record.provider().node,
+            share_ppm: u32::try_from(share).unwrap_or(1_000_000),
+            quality_bps: record.quality_bps,
+            stake: record.provider().stake,
+            // Being chosen once counts 256.
+            chosen_lately_milli: recent.saturating_mul(1_000) / 256,
+        }
     }
 
     /// A Container's odds: never zero, below 2^50. `best` has the least badness of the near-best and, where the price
@@ -230,6 +260,7 @@ impl View {
             turned_down,
             sample: sample.collect(),
             nearest_miss: None,
+            odds: Vec::new(),
         }
     }
 

@@ -34,7 +34,7 @@ pub use explain::Explained;
 pub use group::GroupResult;
 pub use record::{ContainerState, Provider, QUALITY_BPS_MAX, SiteId};
 pub use view::{Policy, PolicyRule, Settings, View};
-pub use why::{Miss, Reason, Rejection, Report, Why};
+pub use why::{Miss, Odds, Reason, Rejection, Report, Why};
 
 use std::collections::{BTreeMap, BTreeSet};
 

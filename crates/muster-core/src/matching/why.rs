@@ -8,7 +8,7 @@ use crate::demand::{ComplianceTier, Region, Term, WorkloadKind};
 use crate::hardware::{Cores, GpuModel};
 use crate::ids::NodeId;
 use crate::pricing::UsdPerHour;
-use crate::units::{Bytes, Ob};
+use crate::units::{Bytes, Ob, TokenAmount};
 
 use super::ContainerState;
 
@@ -352,4 +352,35 @@ pub struct Report {
     pub sample: Vec<Rejection>,
     /// Set when nothing fits.
     pub nearest_miss: Option<Miss>,
+    /// What the odds of the chosen one were made of, and of those to fall back on that were near the best.
+    pub odds: Vec<Odds>,
+}
+
+/// A Container's odds among those near the best, and what made them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Odds {
+    /// Which.
+    pub node: NodeId,
+    /// Its share of all weights, in millionths.
+    pub share_ppm: u32,
+    /// What Checkers and consumers found of it, in ten-thousandths; more raises the odds.
+    pub quality_bps: u16,
+    /// Its stake; more raises the odds.
+    pub stake: TokenAmount,
+    /// How often it was chosen lately, in thousandths; old times count less, and more lowers the odds.
+    pub chosen_lately_milli: u64,
+}
+
+impl fmt::Display for Odds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hundredths = |of: u64, whole: u64| (of / whole, of % whole);
+        let (share, rest) = hundredths(u64::from(self.share_ppm) / 100, 100);
+        let (quality, tail) = hundredths(u64::from(self.quality_bps), 100);
+        let (times, part) = hundredths(self.chosen_lately_milli / 10, 100);
+        write!(
+            f,
+            "had {share}.{rest:02} % of the odds: quality {quality}.{tail:02} %, stake {}, chosen {times}.{part:02} times lately",
+            self.stake
+        )
+    }
 }

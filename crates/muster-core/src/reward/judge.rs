@@ -65,15 +65,17 @@ fn weigh(gathered: &Gathered, needed: bool, audit: &Audit, checker: u32, finding
     let Some(finding) = finding else { return (Weighed::Nothing, false) };
     let Some(transcript) = finding.transcript() else { return (Weighed::Counts(finding), false) };
     let claims_bad = matches!(finding, Finding::Refuted { .. } | Finding::Differs { .. });
+    if !claims_bad && !needed {
+        // What was not in doubt is not looked at, whatever a bundle says of it.
+        return (Weighed::Counts(finding), false);
+    }
     match gathered.answer(checker, audit.task, &finding) {
         Some(Reexecution::Forged) => (Weighed::Wrong, true),
         Some(Reexecution::Bad) => (Weighed::Proof(transcript), !claims_bad),
         Some(Reexecution::Good) if claims_bad => (Weighed::Wrong, true),
         Some(Reexecution::Good) => (Weighed::Counts(finding), false),
         // What nobody can show proves nothing, and is no work that was done.
-        Some(Reexecution::Unavailable) => (Weighed::Nothing, false),
-        None if claims_bad || needed => (Weighed::Nothing, false),
-        None => (Weighed::Counts(finding), false),
+        Some(Reexecution::Unavailable) | None => (Weighed::Nothing, false),
     }
 }
 

@@ -256,3 +256,38 @@ pub struct Bundle {
     /// Answers to [`doubts`](super::doubts), in any order. Who signs an outcome has run them as well.
     pub reexecuted: Vec<(Doubt, Reexecution)>,
 }
+
+impl Bundle {
+    /// BLAKE3 of what in it has a part in the outcome, whatever its order: who reported what, what of it was revealed,
+    /// and what came of running things again. Published with the outcome, so that everybody knows of which reports it
+    /// is.
+    #[must_use]
+    pub fn hash(&self) -> ContentHash {
+        let mut entries: Vec<(NodeId, ContentHash, bool)> =
+            self.entries.iter().map(|e| (e.commitment.checker, e.commitment.hash, e.reveal.is_some())).collect();
+        entries.sort_unstable();
+        entries.dedup();
+        let mut answers = self.reexecuted.clone();
+        answers.sort_unstable();
+        answers.dedup();
+        let mut out = Writer::default();
+        out.length(entries.len());
+        for (checker, hash, revealed) in entries {
+            out.bytes(&checker.0);
+            out.bytes(&hash.0);
+            out.u8(u8::from(revealed));
+        }
+        out.length(answers.len());
+        for (doubt, answer) in answers {
+            out.u32(doubt.checker);
+            out.u8(doubt.task.kind as u8);
+            out.u32(doubt.task.subject);
+            out.u16(doubt.task.nth);
+            out.bytes(&doubt.transcript.0);
+            out.u8(answer as u8);
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("muster 2026 bundle v1");
+        hasher.update(out.as_slice());
+        ContentHash(*hasher.finalize().as_bytes())
+    }
+}

@@ -93,6 +93,8 @@ pub struct Settled {
     pub outcome: Outcome,
     /// What it leaves for the next one; holds all reward leaves.
     pub state: State,
+    /// [`Bundle::hash`] of the reports that it is of.
+    pub reports: ContentHash,
     /// What is taken, by node.
     pub slashes: Vec<SlashLeaf>,
     /// Nodes whose stake is less than it has to be after that.
@@ -149,7 +151,7 @@ pub fn settle(
     let containers = summaries(&tally, &records, &paid);
     keep(&mut state, draw, records, checkers);
     let grown = growth.into_leaves(&mut state.leaves)?;
-    let mut settled = finish(state, draw, (epoch, epoch), slashes)?;
+    let mut settled = finish(state, draw, (epoch, epoch), slashes, bundle.hash())?;
     settled.jailed = jailed;
     settled.containers = containers;
     settled.checkers = paid.checkers(&tally);
@@ -171,7 +173,7 @@ pub fn settle_silence(previous: &State, draw: &Draw) -> Result<Settled, SettleEr
         return Err(SettleError::OutOfOrder { next: first, got: last });
     }
     let state = State { settled: Some(last), ..previous.clone() };
-    finish(state, draw, (first, last), Vec::new())
+    finish(state, draw, (first, last), Vec::new(), Bundle::default().hash())
 }
 
 fn next_of(previous: &State, draw: &Draw) -> EpochNo {
@@ -235,6 +237,7 @@ fn finish(
     draw: &Draw,
     (first, last): (EpochNo, EpochNo),
     slashes: Vec<SlashLeaf>,
+    reports: ContentHash,
 ) -> Result<Settled, SettleError> {
     let next_committee = signers(draw, &draw.next_committee());
     let next_dispute_committee = signers(draw, &draw.next_dispute_committee());
@@ -242,13 +245,14 @@ fn finish(
     for leaf in &state.leaves {
         total = total.checked_add(leaf.cumulative).ok_or(SettleError::Overflow("the sum of all rewards"))?;
     }
-    let published = Published { first, last, slashes, next_committee, next_dispute_committee, state };
+    let published = Published { first, last, reports, slashes, next_committee, next_dispute_committee, state };
     let bytes = published.encode();
     let outcome = published.outcome_of(total, &bytes);
-    let Published { slashes, next_committee, next_dispute_committee, state, .. } = published;
+    let Published { reports, slashes, next_committee, next_dispute_committee, state, .. } = published;
     Ok(Settled {
         outcome,
         state,
+        reports,
         slashes,
         jailed: Vec::new(),
         next_committee,
@@ -269,6 +273,8 @@ pub struct Published {
     pub first: EpochNo,
     /// The last one.
     pub last: EpochNo,
+    /// [`Bundle::hash`] of the reports that the outcome is of.
+    pub reports: ContentHash,
     /// What is taken.
     pub slashes: Vec<SlashLeaf>,
     /// Who signs the next outcome.
@@ -288,6 +294,7 @@ impl Published {
         out.bytes(&MAGIC);
         out.u64(self.first.0);
         out.u64(self.last.0);
+        out.bytes(&self.reports.0);
         out.length(self.slashes.len());
         for slash in &self.slashes {
             out.bytes(&slash.node.0);
@@ -312,6 +319,7 @@ impl Published {
             return Err(SettleError::Malformed("its first bytes"));
         }
         let (first, last) = (EpochNo(from.u64()?), EpochNo(from.u64()?));
+        let reports = ContentHash(from.array()?);
         let count = from.length(80)?;
         let slash = |from: &mut Reader<'_>| {
             let (node, amount) = (NodeId(from.array()?), TokenAmount(from.u128()?));
@@ -325,7 +333,7 @@ impl Published {
         let (next_committee, next_dispute_committee) = (members()?, members()?);
         let state = State::read(&mut from)?;
         from.end()?;
-        Ok(Self { first, last, slashes, next_committee, next_dispute_committee, state })
+        Ok(Self { first, last, reports, slashes, next_committee, next_dispute_committee, state })
     }
 
     /// The outcome that these bytes belong to.

@@ -1,5 +1,7 @@
 //! Seeds that every change must survive.
 
+mod audits;
+
 use muster_sim::{Config, CrashAt, Faults, RoleKind, World, run_seed};
 
 /// Prints how to replay a failing seed.

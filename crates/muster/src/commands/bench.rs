@@ -1,6 +1,7 @@
 //! `muster bench`: figures of this machine, each told with the machine and the parameters that it was measured with.
 
 mod chain;
+mod epoch;
 mod idle;
 mod job;
 mod lease;
@@ -52,6 +53,7 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
     let measured = async {
         match args.what {
             BenchCommand::Chain { transfers } => chain::run(cx, transfers).await,
+            BenchCommand::Epoch { containers, licences } => epoch::run(containers, licences).await,
             BenchCommand::Job { jobs } => job::run(cx, jobs).await,
             BenchCommand::Lease { leases, concurrency } => lease::run(cx, leases, concurrency).await,
             BenchCommand::Match { containers, matches } => matching::run(containers, matches).await,

@@ -100,3 +100,36 @@ fn being_chosen_evens_out() {
     assert_eq!(counts.len(), 20);
     assert!(counts.values().all(|count| (12..=28).contains(count)), "{counts:?}");
 }
+
+#[test]
+fn the_report_tells_what_made_the_odds() {
+    let mut providers: Vec<Provider> = (0..3).map(container).collect();
+    providers[1].quality_bps = 4_000;
+    let mut view = view_of(providers.clone());
+    for _ in 0..2 {
+        view.note_chosen(&providers[2].node, NOW);
+    }
+    let demand = Demand { objective: Objective::Cheapest, ..Demand::default() };
+    let result = view.match_one(&demand, 5, NOW);
+    let chosen: Vec<NodeId> = result.choices.iter().map(|choice| choice.node).collect();
+    let odds = &result.report.odds;
+    assert_eq!(odds.iter().map(|o| o.node).collect::<Vec<_>>(), chosen);
+    assert!((999_990..=1_000_000).contains(&odds.iter().map(|o| o.share_ppm).sum::<u32>()));
+    let of = |n: usize| odds.iter().find(|o| o.node == providers[n].node).unwrap();
+    assert!(of(0).share_ppm > of(1).share_ppm && of(0).share_ppm > of(2).share_ppm);
+    assert_eq!((of(1).quality_bps, of(2).chosen_lately_milli, of(0).chosen_lately_milli), (4_000, 2_000, 0));
+    assert!(of(2).to_string().ends_with("chosen 2.00 times lately"), "{}", of(2));
+}
+
+#[test]
+fn bad_results_lose_priority_where_quality_ranks() {
+    for objective in [Objective::Balanced, Objective::Best] {
+        let providers: Vec<Provider> = (0..2).map(container).collect();
+        let mut view = view_of(providers.clone());
+        assert!(view.set_quality(&providers[0].node, 2_000));
+        let demand = Demand { objective, ..Demand::default() };
+        for seed in 0..50 {
+            assert_eq!(view.match_one(&demand, seed, NOW).choices[0].node, providers[1].node, "{objective}");
+        }
+    }
+}
