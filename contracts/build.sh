@@ -5,7 +5,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-artefacts=(out/MusterToken.sol/MusterToken.json out/Registry.sol/Registry.json out/LeaseEscrow.sol/LeaseEscrow.json)
+artefacts=()
+for contract in MusterToken Registry LeaseEscrow CheckerLicence EpochRewards DrandBeacon; do
+  artefacts+=("out/$contract.sol/$contract.json")
+done
 
 fail() {
   echo "contracts/build.sh: $*" >&2

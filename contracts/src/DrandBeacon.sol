@@ -132,7 +132,8 @@ contract DrandBeacon {
         _putKey(input + 0x200);
         assembly ("memory-safe") {
             mstore(0, 0)
-            ok := and(ok, staticcall(gas(), 0x0f, input, 0x300, 0, 0x20))
+            // A point that is none costs all gas given: not all there is, and three times what a pairing takes.
+            ok := and(ok, staticcall(300000, 0x0f, input, 0x300, 0, 0x20))
             ok := and(ok, eq(mload(0), 1))
         }
         if (!ok) revert BadSignature(round);

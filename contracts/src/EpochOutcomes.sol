@@ -10,6 +10,7 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 import {Committee} from "./Committee.sol";
 import {EpochRewardsBase} from "./EpochRewardsBase.sol";
 import {INodeRegistry} from "./INodeRegistry.sol";
+import {RewardPot} from "./RewardPot.sol";
 import {TokenPull} from "./TokenPull.sol";
 
 /// @title From what a committee signs to what counts
@@ -18,7 +19,7 @@ import {TokenPull} from "./TokenPull.sol";
 /// in a ring of single slots, a hash each: who finalizes or disputes gives back what the event said.
 ///
 /// A slot is `hash (208 bits) | sequence (40) | status (8)`; the hash covers digest, last epoch, total, next committee,
-/// time and signers.
+/// time and signers. Two that collide take 2^104 tries to find.
 abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGuardTransient, EIP712 {
     using SafeERC20 for IERC20;
     using TokenPull for IERC20;
@@ -27,6 +28,11 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
     IERC20 public immutable token;
     /// @notice Where nodes are registered; this contract is one of its slashers.
     INodeRegistry public immutable registry;
+    /// @notice Holds all that is not granted yet; this contract holds what is, and is not paid out.
+    RewardPot public immutable pot;
+    // Bytes of a packed post before its signatures.
+    uint256 internal constant POST_BYTES = 264;
+
     uint64 public immutable genesisTime;
     uint64 public immutable epochSeconds;
     uint64 public immutable startEpoch;
@@ -47,9 +53,8 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
     bool public bootstrapped;
     /// @notice The root that claims are proven against.
     bytes32 public rewardRoot;
-    /// @notice Everything that final outcomes grant, and what of it was claimed or seized.
+    /// @notice Everything that final outcomes grant. What of it is not paid out is this contract's balance.
     uint128 public cumulativeTotal;
-    uint128 public claimedTotal;
     /// @notice Paid in for the emission, out of the treasury; and for rewards of delivery, out of fees.
     uint128 public emissionFunded;
     uint128 public deliveryFunded;
@@ -63,7 +68,8 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
     /// @notice Outcomes that were replaced, once their replacement is final: their signers can be slashed.
     mapping(uint64 sequence => Wrong) public condemned;
 
-    mapping(uint256 place => uint256) private _ring;
+    /// As many places as any network may have; an array, so that finding one takes no hash.
+    uint256[MAX_RING] private _ring;
     mapping(uint64 sequence => Wrong) private _accused;
 
     constructor(Config memory c) EIP712("Muster EpochRewards", "1") {
@@ -76,6 +82,7 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         if (!good) revert OutOfBounds();
         token = IERC20(c.token);
         registry = INodeRegistry(c.registry);
+        pot = new RewardPot(IERC20(c.token));
         genesisTime = c.genesisTime;
         epochSeconds = c.epochSeconds;
         startEpoch = c.startEpoch;
@@ -103,39 +110,45 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         deliveryFunded += delivery;
         bounties += bounties_;
         emit Funded(msg.sender, emission_, delivery, bounties_);
-        token.pull(msg.sender, sum);
+        _pullToPot(sum);
     }
 
     // ---- outcomes ------------------------------------------------------------------------------------------------
 
-    /// @notice Posts the outcome that follows `prev`, signed by two thirds of the committee that `prev` names.
-    /// @param signers bit i is set where member i signed
-    /// @param signatures per member, in the order of the draw: its EIP-2098 signature, or where it did not sign its
-    /// address
-    function post(Link calldata prev, Outcome calldata o, uint32 signers, bytes calldata signatures) external {
-        bytes32 digest = outcomeDigest(prev.digest, o);
-        bytes32 committee = _signedBy(digest, signers, signatures);
-        uint256 slot = _ring[prev.sequence % ringSize];
-        uint256 expected = _hash(
-            prev.digest, prev.lastEpoch, prev.cumulativeTotal, committee, prev.postedAt, prev.signers
-        ) | (uint256(prev.sequence) << 8);
-        // forge-lint: disable-next-line(unsafe-typecast)
-        uint8 status = uint8(slot);
-        if (slot - status != expected) revert NotOnRecord(prev.sequence);
-        if (status == STATUS_LAPSED || status == STATUS_NONE) revert WrongStatus(prev.sequence, status);
-        uint64 sequence = prev.sequence + 1;
-        _checkGrowth(prev.lastEpoch, prev.cumulativeTotal, o);
-
+    /// @notice Posts the outcome that follows another, signed by two thirds of the committee that that one names.
+    /// Everything is packed, big-endian, since a network posts every epoch:
+    /// - bytes 0..68 of the outcome before: digest (32), sequence (8), time of posting (8), total (16), signers (4);
+    /// - bytes 68..72: bit i is set where member i signed this one;
+    /// - bytes 72..264, the outcome: first epoch (8), last epoch (8), total (16), root of rewards, root of slashes, hash
+    ///   of the data, next committee, next dispute committee (32 each);
+    /// - then per member, in the order of the draw: its EIP-2098 signature (64), or where it did not sign its address
+    ///   (20).
+    function post(bytes calldata packed) external {
+        if (packed.length < POST_BYTES) revert BadPost(packed.length);
+        bytes32 digest = _packedDigest(packed);
+        uint256 signers = _word(packed, 40) & 0xffffffff;
+        uint256 span = _word(packed, 72);
+        uint256 sequence = _checkBefore(packed, span, _signedBy(digest, signers, packed[POST_BYTES:]));
         uint256 place = sequence % ringSize;
-        uint256 before = _ring[place];
-        if (_sequenceOf(before) == sequence) revert AlreadyPosted(sequence);
-        // forge-lint: disable-next-line(unsafe-typecast)
-        if (uint8(before) != STATUS_NONE && uint8(before) != STATUS_FINAL) revert RingFull();
-        _record(place, sequence, digest, o, signers, STATUS_PENDING);
+        uint256 slot = _ring[place];
+        if (_sequenceOf(slot) == sequence) revert AlreadyPosted(sequence);
+        slot &= 0xff;
+        if (slot != STATUS_NONE && slot != STATUS_FINAL) revert RingFull();
+        uint256 numbers = (uint256(uint64(span >> 128)) << 192) | (block.timestamp << 128) | uint128(span);
+        _ring[place] =
+            _slot(digest, bytes32(_word(packed, 200)), numbers, signers, sequence, STATUS_PENDING);
+        bytes32 topic = OutcomePosted.selector;
+        assembly ("memory-safe") {
+            // The event's words: the outcome as it was packed, and when it was posted with who signed.
+            let at := mload(0x40)
+            calldatacopy(at, add(packed.offset, 72), 0xc0)
+            mstore(add(at, 0xc0), or(shl(32, timestamp()), signers))
+            log2(at, 0xe0, topic, sequence)
+        }
     }
 
     /// @notice Makes the next pending outcome count, once its window has passed or the dispute committee has spoken.
-    function finalize(Posted calldata p) external {
+    function finalize(Posted calldata p) external nonReentrant {
         (, uint8 status) = _onRecord(p);
         uint64 sequence = p.sequence;
         if (sequence != finalSequence + 1) revert NotNext(finalSequence + 1);
@@ -152,10 +165,12 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         finalSequence = sequence;
         finalEpoch = o.lastEpoch;
         rewardRoot = o.rewardRoot;
+        uint128 granted = o.cumulativeTotal - cumulativeTotal;
         cumulativeTotal = o.cumulativeTotal;
         if (o.slashRoot != 0) slashRoots[o.lastEpoch] = o.slashRoot;
         if (status == STATUS_REPLACED) condemned[sequence] = _accused[sequence];
         emit OutcomeFinal(sequence, o.lastEpoch, o.rewardRoot, o.cumulativeTotal);
+        if (granted != 0) pot.pay(address(this), granted);
     }
 
     // ---- disputes ------------------------------------------------------------------------------------------------
@@ -169,7 +184,7 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         uint64 until = uint64(block.timestamp) + resolveWindow;
         disputes[p.sequence] = Dispute({by: msg.sender, until: until});
         emit OutcomeDisputed(p.sequence, msg.sender, until);
-        token.pull(msg.sender, disputeBond);
+        _pullToPot(disputeBond);
     }
 
     /// @notice Brings the outcome that the dispute committee signed for the place of a disputed one. If it is the posted
@@ -187,8 +202,8 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         uint64 sequence = disputed.sequence;
         if (status != STATUS_DISPUTED && status != STATUS_LAPSED) revert WrongStatus(sequence, status);
         // The disputed outcome is on record and names its parent: nothing else needs to be known of that.
-        if (outcomeDigest(parent.parent, parent.outcome) != disputed.parent) revert NotOnRecord(sequence - 1);
-        bytes32 digest = outcomeDigest(disputed.parent, right);
+        if (_digest(parent.parent, parent.outcome) != disputed.parent) revert NotOnRecord(sequence - 1);
+        bytes32 digest = _digest(disputed.parent, right);
         bytes32 committee = _signedBy(digest, signers, signatures);
         if (committee != parent.outcome.nextDisputeCommittee) {
             revert WrongCommittee(parent.outcome.nextDisputeCommittee, committee);
@@ -199,11 +214,12 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
             if (status == STATUS_DISPUTED) _credit(registry.penaltyPool(), disputeBond);
             return;
         }
-        _checkGrowth(parent.outcome.lastEpoch, parent.outcome.cumulativeTotal, right);
+        if (right.firstEpoch != parent.outcome.lastEpoch + 1) revert WrongEpochs(parent.outcome.lastEpoch + 1);
+        _checkGrowth(parent.outcome.cumulativeTotal, _span(right));
         _accused[sequence] =
             Wrong({digest: posted, committee: parent.outcome.nextCommittee, signers: disputed.signers});
         _dropAfter(sequence);
-        _record(sequence % ringSize, sequence, digest, right, signers, STATUS_REPLACED);
+        _record(sequence, digest, right, signers, STATUS_REPLACED);
         if (status == STATUS_DISPUTED) {
             uint128 bounty = bounties < disputeReward ? bounties : disputeReward;
             bounties -= bounty;
@@ -232,7 +248,7 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         if (amount == 0) revert NothingToClaim();
         credits[account] = 0;
         emit CreditWithdrawn(account, amount);
-        token.safeTransfer(account, amount);
+        pot.pay(account, amount);
     }
 
     // ---- the governor --------------------------------------------------------------------------------------------
@@ -277,23 +293,13 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
     // ---- views ---------------------------------------------------------------------------------------------------
 
     /// @notice The EIP-712 struct hash of an outcome after `parent`.
-    function outcomeDigest(bytes32 parent, Outcome memory o) public pure returns (bytes32) {
-        return keccak256(abi.encode(OUTCOME_TYPEHASH, parent, o));
+    function outcomeDigest(bytes32 parent, Outcome calldata o) external pure returns (bytes32) {
+        return _digest(parent, o);
     }
 
     /// @notice What a committee signs: {outcomeDigest} in this contract's domain.
     function signingDigest(bytes32 parent, Outcome calldata o) external view returns (bytes32) {
-        return _hashTypedDataV4(outcomeDigest(parent, o));
-    }
-
-    /// @notice Whether an outcome is on record as it is given, and how far it is.
-    function statusOf(Posted calldata p) external view returns (bool onRecord, uint8 status) {
-        uint256 slot = _ring[p.sequence % ringSize];
-        (, uint256 expected) = _expected(p);
-        // forge-lint: disable-next-line(unsafe-typecast)
-        status = uint8(slot);
-        onRecord = status != STATUS_NONE && slot - status == expected;
-        if (!onRecord) status = STATUS_NONE;
+        return _hashTypedDataV4(_digest(parent, o));
     }
 
     /// @notice How far whatever stands at a sequence is; 0 where nothing does, or no longer.
@@ -305,16 +311,17 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
 
     /// @notice The emission of some epochs together: halved every `halvingEpochs` from the start epoch on.
     function emission(uint64 first, uint64 last) public view returns (uint256 sum) {
-        uint256 at = first < startEpoch ? 0 : first - startEpoch;
-        if (last < startEpoch) return 0;
-        uint256 end = last - startEpoch;
-        while (at <= end) {
-            uint256 period = at / halvingEpochs;
-            uint256 each = period < 128 ? emissionPerEpoch >> period : 0;
-            if (each == 0) break;
-            uint256 stop = Math.min(end, (period + 1) * halvingEpochs - 1);
-            sum += (stop - at + 1) * each;
-            at = stop + 1;
+        if (last < first || last < startEpoch) return 0;
+        // Nothing overflows: a sum of 2^64 epochs of less than 2^128 each.
+        unchecked {
+            uint256 at = first < startEpoch ? 0 : first - startEpoch;
+            uint256 end = last - startEpoch;
+            for (uint256 period = at / halvingEpochs; period < 128; ++period) {
+                uint256 next = (period + 1) * halvingEpochs;
+                if (next > end) return sum + (end + 1 - at) * (emissionPerEpoch >> period);
+                sum += (next - at) * (emissionPerEpoch >> period);
+                at = next;
+            }
         }
     }
 
@@ -327,33 +334,94 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
     // ---- inside --------------------------------------------------------------------------------------------------
 
     /// The committee whose members signed, two thirds of it at least.
-    function _signedBy(bytes32 digest, uint32 signers, bytes calldata signatures) private view returns (bytes32) {
+    function _signedBy(bytes32 digest, uint256 signers, bytes calldata signatures) private view returns (bytes32) {
         (bytes32 committee, uint256 members, uint256 signed) =
             Committee.recover(_hashTypedDataV4(digest), signers, signatures);
-        if (signed == 0 || signed * 3 < members * 2) revert TooFewSignatures(signed, members);
+        unchecked {
+            if (signed == 0 || signed * 3 < members * 2) revert TooFewSignatures(signed, members);
+        }
         return committee;
     }
 
-    /// Epochs without a gap, over already, and a total that grows no faster than they allow.
-    function _checkGrowth(uint64 lastEpoch, uint128 total, Outcome calldata o) private view {
-        uint64 first = o.firstEpoch;
-        uint64 last = o.lastEpoch;
-        if (first != lastEpoch + 1 || last < first) revert WrongEpochs(lastEpoch + 1);
-        uint256 over = genesisTime + (uint256(last) + 1) * epochSeconds;
-        // forge-lint: disable-next-line(unsafe-typecast)
-        if (block.timestamp < over) revert EpochNotOver(uint64(Math.min(over, type(uint64).max)));
-        uint256 most = total + emission(first, last) + (uint256(last) - first + 1) * deliveryPerEpoch;
-        if (o.cumulativeTotal < total || o.cumulativeTotal > most) revert AboveCap(o.cumulativeTotal, most);
+    /// That the outcome before is on record as a packed post says, names this committee, and allows what follows.
+    /// @return the sequence of what follows
+    function _checkBefore(bytes calldata packed, uint256 span, bytes32 committee) private view returns (uint256) {
+        // Sequence, time of posting and total.
+        uint256 heads = _word(packed, 32);
+        uint256 sequence = heads >> 192;
+        uint256 slot = _ring[sequence % ringSize];
+        uint256 status = slot & 0xff;
+        // The outcome before ended where this one begins, or another slot than that one's comes out.
+        uint256 numbers = (((span >> 192) - 1) << 192) | (heads & ((1 << 192) - 1));
+        uint256 signers = (_word(packed, 36) & 0xffffffff);
+        if (slot != _slot(bytes32(_word(packed, 0)), committee, numbers, signers, sequence, status)) {
+            revert NotOnRecord(sequence);
+        }
+        if (status == STATUS_LAPSED || status == STATUS_NONE) revert WrongStatus(sequence, status);
+        _checkGrowth(uint128(heads), span);
+        return sequence + 1;
+    }
+
+    /// The digest of a packed post's outcome.
+    function _packedDigest(bytes calldata packed) private pure returns (bytes32 digest) {
+        bytes32 typehash = OUTCOME_TYPEHASH;
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            let from := packed.offset
+            let span := calldataload(add(from, 72))
+            mstore(at, typehash)
+            mstore(add(at, 0x20), calldataload(from))
+            mstore(add(at, 0x40), shr(192, span))
+            mstore(add(at, 0x60), and(shr(128, span), 0xffffffffffffffff))
+            mstore(add(at, 0x80), calldataload(add(from, 104)))
+            mstore(add(at, 0xa0), shr(128, shl(128, span)))
+            calldatacopy(add(at, 0xc0), add(from, 136), 0x80)
+            digest := keccak256(at, 0x140)
+        }
+    }
+
+    /// The word of a packed post that begins at a byte; there is always as much.
+    function _word(bytes calldata packed, uint256 offset) private pure returns (uint256 word) {
+        assembly ("memory-safe") {
+            word := calldataload(add(packed.offset, offset))
+        }
+    }
+
+    /// Epochs that are over already, and a total that grows no faster than they allow. `span` is first epoch, last epoch
+    /// and total in a word.
+    function _checkGrowth(uint256 total, uint256 span) private view {
+        // Nothing overflows: 64 bits times 64 or 128, in 256.
+        unchecked {
+            uint256 first = span >> 192;
+            uint256 last = uint64(span >> 128);
+            uint256 grown = uint128(span);
+            if (last < first) revert WrongEpochs(first);
+            uint256 over = genesisTime + (last + 1) * epochSeconds;
+            if (block.timestamp < over) revert EpochNotOver(over);
+            // forge-lint: disable-next-line(unsafe-typecast)
+            uint256 most = total + emission(uint64(first), uint64(last)) + (last + 1 - first) * deliveryPerEpoch;
+            if (grown < total || grown > most) revert AboveCap(grown, most);
+        }
     }
 
     /// Writes an outcome into its place and tells everything about it.
-    function _record(uint256 place, uint64 sequence, bytes32 digest, Outcome memory o, uint32 signers, uint8 status)
-        private
-    {
-        uint64 now_ = uint64(block.timestamp);
-        _ring[place] = _hash(digest, o.lastEpoch, o.cumulativeTotal, o.nextCommittee, now_, signers)
-            | (uint256(sequence) << 8) | status;
-        emit OutcomePosted(sequence, digest, o, now_, signers);
+    function _record(uint64 sequence, bytes32 digest, Outcome memory o, uint256 signers, uint8 status) private {
+        uint256 numbers = _numbers(o.lastEpoch, o.cumulativeTotal, uint64(block.timestamp));
+        _ring[sequence % ringSize] = _slot(digest, o.nextCommittee, numbers, signers, sequence, status);
+        emit OutcomePosted(
+            sequence,
+            _span(o),
+            o.rewardRoot,
+            o.slashRoot,
+            o.dataHash,
+            o.nextCommittee,
+            o.nextDisputeCommittee,
+            (block.timestamp << 32) | signers
+        );
+    }
+
+    function _span(Outcome memory o) private pure returns (uint256) {
+        return (uint256(o.firstEpoch) << 192) | (uint256(o.lastEpoch) << 128) | o.cumulativeTotal;
     }
 
     /// Puts an outcome on record that nobody signed, with the governor's committees.
@@ -362,8 +430,9 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
     {
         o.nextCommittee = committee;
         o.nextDisputeCommittee = disputeCommittee;
+        bytes32 digest = keccak256(abi.encode(OUTCOME_TYPEHASH, parent, o));
         emit CommitteesReset(sequence, committee, disputeCommittee);
-        _record(sequence % ringSize, sequence, outcomeDigest(parent, o), o, 0, STATUS_FINAL);
+        _record(sequence, digest, o, 0, STATUS_FINAL);
     }
 
     /// Lets all outcomes after one fall, and gives the bonds of their disputes back. At most a ring's length.
@@ -380,6 +449,11 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         }
     }
 
+    function _pullToPot(uint256 amount) private {
+        token.pull(msg.sender, amount);
+        token.safeTransfer(address(pot), amount);
+    }
+
     function _credit(address account, uint256 amount) internal {
         credits[account] += amount;
         emit CreditAdded(account, amount);
@@ -392,35 +466,56 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
 
     /// That an outcome is on record as it is given.
     function _onRecord(Posted calldata p) private view returns (bytes32 digest, uint8 status) {
-        uint256 expected;
-        (digest, expected) = _expected(p);
+        Outcome calldata o = p.outcome;
+        digest = _digest(p.parent, o);
         uint256 slot = _ring[p.sequence % ringSize];
         // forge-lint: disable-next-line(unsafe-typecast)
         status = uint8(slot);
-        if (status == STATUS_NONE || slot - status != expected) revert NotOnRecord(p.sequence);
+        uint256 numbers = _numbers(o.lastEpoch, o.cumulativeTotal, p.postedAt);
+        if (status == STATUS_NONE || slot != _slot(digest, o.nextCommittee, numbers, p.signers, p.sequence, status)) {
+            revert NotOnRecord(p.sequence);
+        }
     }
 
-    function _expected(Posted calldata p) private pure returns (bytes32 digest, uint256 slot) {
-        Outcome calldata o = p.outcome;
-        digest = outcomeDigest(p.parent, o);
-        slot = _hash(digest, o.lastEpoch, o.cumulativeTotal, o.nextCommittee, p.postedAt, p.signers)
-            | (uint256(p.sequence) << 8);
+    /// `keccak256(abi.encode(OUTCOME_TYPEHASH, parent, o))`, without taking the outcome apart. Where a field has bits
+    /// that are not its own, reading it reverts elsewhere.
+    function _digest(bytes32 parent, Outcome calldata o) private pure returns (bytes32 digest) {
+        bytes32 typehash = OUTCOME_TYPEHASH;
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            mstore(at, typehash)
+            mstore(add(at, 0x20), parent)
+            calldatacopy(add(at, 0x40), o, 0x100)
+            digest := keccak256(at, 0x140)
+        }
     }
 
-    /// The upper 208 bits of the hash of all that the next outcome, or whoever finalizes, must know.
-    function _hash(
+    /// A slot: the upper 208 bits of the hash of all that the next outcome, or whoever finalizes, must know; then the
+    /// sequence, then the status.
+    function _slot(
         bytes32 digest,
-        uint64 lastEpoch,
-        uint128 total,
         bytes32 committee,
-        uint64 postedAt,
-        uint32 signers
-    ) private pure returns (uint256) {
-        bytes32 full = keccak256(abi.encode(digest, lastEpoch, total, committee, postedAt, signers));
-        return (uint256(full) >> 48) << 48;
+        uint256 numbers,
+        uint256 signers,
+        uint256 sequence,
+        uint256 status
+    ) private pure returns (uint256 slot) {
+        // Whole words on purpose: assembly sees the bits beyond a smaller type, a conversion clears them.
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            mstore(at, digest)
+            mstore(add(at, 0x20), committee)
+            mstore(add(at, 0x40), numbers)
+            mstore(add(at, 0x60), signers)
+            slot := or(or(shl(48, shr(48, keccak256(at, 0x80))), shl(8, sequence)), status)
+        }
     }
 
-    function _sequenceOf(uint256 slot) private pure returns (uint64) {
-        return uint64((slot >> 8) & 0xffffffffff);
+    function _numbers(uint64 lastEpoch, uint128 total, uint64 postedAt) private pure returns (uint256) {
+        return (uint256(lastEpoch) << 192) | (uint256(postedAt) << 128) | total;
+    }
+
+    function _sequenceOf(uint256 slot) private pure returns (uint256) {
+        return (slot >> 8) & 0xffffffffff;
     }
 }

@@ -3,9 +3,9 @@ pragma solidity 0.8.37;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {EpochOutcomes} from "./EpochOutcomes.sol";
+import {MerklePath} from "./MerklePath.sol";
 import {Vesting} from "./Vesting.sol";
 
 /// @title Rewards and slashes of the epochs
@@ -13,7 +13,8 @@ import {Vesting} from "./Vesting.sol";
 /// rest vests. Anybody can bring a leaf; the tokens go to the account that it names. Slashes under a final root take
 /// what the node has in rewards, where its reward is given too, then its stake.
 ///
-/// All together never get more than final outcomes grant, and those never grant more than was paid in.
+/// All together never get more than final outcomes grant, since this contract holds no more than that; and those never
+/// grant more than was paid in.
 contract EpochRewards is EpochOutcomes {
     using SafeERC20 for IERC20;
     using Vesting for Vesting.Account;
@@ -49,38 +50,37 @@ contract EpochRewards is EpochOutcomes {
     /// @notice Claims what a leaf adds to what was claimed under it before.
     /// @return paid what was paid at once
     function claim(Reward calldata leaf, bytes32[] calldata proof) external returns (uint128 paid) {
-        _prove(leaf, proof);
-        Vesting.Account storage a = _accounts[rewardId(leaf.kind, leaf.key, leaf.account)];
-        uint96 claimed = a.claimed;
-        if (leaf.cumulative <= claimed) revert NothingToClaim();
+        bytes32 id = _prove(leaf, proof);
+        Vesting.Account storage a = _accounts[id];
+        Vesting.Head memory h = a.read();
+        if (leaf.cumulative <= h.claimed) revert NothingToClaim();
         uint96 cumulative = SafeCast.toUint96(leaf.cumulative);
-        _count(cumulative - claimed);
-        uint96 seized = a.seized ? seizedUnclaimed[rewardId(leaf.kind, leaf.key, leaf.account)] : 0;
-        uint96 before = claimed - seized;
-        uint96 after_ = cumulative - seized;
-        uint96 vestingBefore = _vestingPart(before);
-        uint96 vestingAfter = _vestingPart(after_);
-        uint32 at = Vesting.step(block.timestamp - deployedAt, vestingPeriod);
-        uint32 lastAt = a.lastAt;
-        // One point a step of the vesting: 2^24 of them take as many 64ths of a period.
-        // forge-lint: disable-next-line(unsafe-typecast)
-        a.count = uint24(a.advance(a.count, lastAt, vestingBefore, at));
-        a.claimed = cumulative;
-        a.lastAt = at;
-        paid = (after_ - vestingAfter) - (before - vestingBefore);
-        emit RewardClaimed(leaf.kind, leaf.key, leaf.account, after_ - before, paid);
+        uint96 seized = h.seized ? seizedUnclaimed[id] : 0;
+        // Seized was counted as claimed, and what is paid at once never falls as the amount grows.
+        unchecked {
+            uint96 amount = cumulative - h.claimed;
+            uint96 before = h.claimed - seized;
+            uint96 vesting = _vestingPart(before);
+            paid = amount - (_vestingPart(before + amount) - vesting);
+            a.advance(h, vesting, Vesting.step(block.timestamp - deployedAt, vestingPeriod));
+            h.claimed = cumulative;
+            a.head = Vesting.pack(h);
+            emit RewardClaimed(leaf.kind, leaf.key, leaf.account, amount, paid);
+        }
         if (paid != 0) token.safeTransfer(leaf.account, paid);
     }
 
     /// @notice Pays out what has vested of what was claimed.
     function release(uint8 kind, bytes32 key, address account) external returns (uint128 amount) {
-        Vesting.Account storage a = _accounts[rewardId(kind, key, account)];
-        uint96 vested = _vested(a, kind, key, account);
-        uint96 released = a.released;
-        if (vested <= released) revert NothingToClaim();
-        a.released = vested;
-        amount = vested - released;
-        emit RewardReleased(kind, key, account, uint128(amount));
+        bytes32 id = rewardId(kind, key, account);
+        Vesting.Account storage a = _accounts[id];
+        Vesting.Head memory h = a.read();
+        (, uint96 vested) = _vested(a, h, id);
+        if (vested <= h.released) revert NothingToClaim();
+        amount = vested - h.released;
+        h.released = vested;
+        a.head = Vesting.pack(h);
+        emit RewardReleased(kind, key, account, amount);
         token.safeTransfer(account, amount);
     }
 
@@ -149,16 +149,6 @@ contract EpochRewards is EpochOutcomes {
         return keccak256(abi.encode(kind, key, account));
     }
 
-    /// @notice The leaf of a reward in its tree.
-    function rewardLeaf(Reward calldata leaf) public pure returns (bytes32) {
-        return keccak256(bytes.concat(keccak256(abi.encode(leaf))));
-    }
-
-    /// @notice The leaf of a slash in its tree.
-    function slashLeaf(Slash calldata leaf) public pure returns (bytes32) {
-        return keccak256(bytes.concat(keccak256(abi.encode(leaf))));
-    }
-
     /// @notice Of a reward: claimed so far (what was seized before included), vesting in all, released of that (what was
     /// seized of it included), and what could be released now.
     function rewardOf(uint8 kind, bytes32 key, address account)
@@ -168,10 +158,11 @@ contract EpochRewards is EpochOutcomes {
     {
         bytes32 id = rewardId(kind, key, account);
         Vesting.Account storage a = _accounts[id];
-        claimed = a.claimed;
-        vesting = _vestingPart(a.claimed - seizedUnclaimed[id]);
-        released = a.released;
-        uint96 vested = _vested(a, kind, key, account);
+        Vesting.Head memory h = a.read();
+        uint96 vested;
+        (vesting, vested) = _vested(a, h, id);
+        claimed = h.claimed;
+        released = h.released;
         releasable = vested > released ? vested - released : 0;
     }
 
@@ -180,56 +171,64 @@ contract EpochRewards is EpochOutcomes {
     /// Takes up to `amount` of what is not claimed of a reward, then of what has not been released.
     function _seize(Reward calldata reward, uint128 amount, bytes32 evidence) private returns (uint128 taken) {
         bytes32 id = rewardId(reward.kind, reward.key, reward.account);
-        Vesting.Account storage a = _accounts[id];
-        uint96 claimed = a.claimed;
-        uint96 unclaimed = reward.cumulative > claimed ? SafeCast.toUint96(reward.cumulative) - claimed : 0;
+        Vesting.Head memory h = _accounts[id].read();
+        uint96 unclaimed = reward.cumulative > h.claimed ? SafeCast.toUint96(reward.cumulative) - h.claimed : 0;
+        // Smaller than what it is cut to, which fits.
+        // forge-lint: disable-next-line(unsafe-typecast)
         if (unclaimed > amount) unclaimed = uint96(amount);
+        uint96 seized = seizedUnclaimed[id] + unclaimed;
         if (unclaimed != 0) {
-            _count(unclaimed);
-            a.claimed = claimed + unclaimed;
-            a.seized = true;
-            seizedUnclaimed[id] += unclaimed;
+            h.claimed += unclaimed;
+            h.seized = true;
+            seizedUnclaimed[id] = seized;
         }
-        uint96 locked = _vestingPart(a.claimed - seizedUnclaimed[id]) - a.released;
-        uint128 left = amount - unclaimed;
-        if (locked > left) locked = uint96(left);
+        uint96 locked = _vestingPart(h.claimed - seized) - h.released;
+        // forge-lint: disable-next-line(unsafe-typecast)
+        if (locked > amount - unclaimed) locked = uint96(amount - unclaimed);
         // Counted as released: what vests next is what was taken.
-        if (locked != 0) a.released += locked;
+        h.released += locked;
+        _accounts[id].head = Vesting.pack(h);
         taken = unclaimed + locked;
         if (taken != 0) emit RewardSeized(reward.key, unclaimed, locked, evidence);
     }
 
-    /// Counts what is claimed or seized against what final outcomes grant.
-    function _count(uint96 amount) private {
-        uint128 total = claimedTotal + amount;
-        if (total > cumulativeTotal) revert AboveTotal();
-        claimedTotal = total;
-    }
-
-    function _prove(Reward calldata leaf, bytes32[] calldata proof) private view {
-        if (!MerkleProof.verifyCalldata(proof, rewardRoot, rewardLeaf(leaf))) revert BadProof();
+    /// Shows that a leaf is under the root that counts, and tells what it is kept under.
+    function _prove(Reward calldata leaf, bytes32[] calldata proof) private view returns (bytes32 id) {
+        bytes32 hash;
+        // {rewardId}, and the leaf in its tree; bits that are not a field's make the leaf another one.
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            calldatacopy(at, leaf, 0x80)
+            id := keccak256(at, 0x60)
+            mstore(0, keccak256(at, 0x80))
+            hash := keccak256(0, 0x20)
+        }
+        if (MerklePath.root(proof, hash) != rewardRoot) revert BadProof();
     }
 
     function _proveSlash(Slash calldata leaf, bytes32[] calldata proof) private view returns (bytes32 id) {
         bytes32 root = slashRoots[leaf.lastEpoch];
-        if (root == 0 || !MerkleProof.verifyCalldata(proof, root, slashLeaf(leaf))) revert BadProof();
+        bytes32 hash = keccak256(bytes.concat(keccak256(abi.encode(leaf))));
+        if (MerklePath.root(proof, hash) != root) revert BadProof();
         id = keccak256(abi.encode(leaf.nodeKey, leaf.evidence));
     }
 
-    /// What of a claimed amount vests: all but the part that is paid at once, rounded up.
-    function _vestingPart(uint96 amount) private view returns (uint96) {
-        // At most the amount.
-        // forge-lint: disable-next-line(unsafe-typecast)
-        return amount - uint96(uint256(amount) * immediateBps / BPS);
+    /// What of a claimed amount vests: all but the part that is paid at once, which is rounded down.
+    function _vestingPart(uint96 amount) internal view returns (uint96) {
+        // 96 bits times 14, and at most the amount.
+        unchecked {
+            // forge-lint: disable-next-line(unsafe-typecast)
+            return amount - uint96(uint256(amount) * immediateBps / BPS);
+        }
     }
 
-    function _vested(Vesting.Account storage a, uint8 kind, bytes32 key, address account)
+    /// What of a reward vests in all, and what of that has.
+    function _vested(Vesting.Account storage a, Vesting.Head memory h, bytes32 id)
         private
         view
-        returns (uint96)
+        returns (uint96 sum, uint96 vested)
     {
-        uint96 counted = a.claimed;
-        if (a.seized) counted -= seizedUnclaimed[rewardId(kind, key, account)];
-        return a.vested(_vestingPart(counted), block.timestamp - deployedAt, vestingPeriod);
+        sum = _vestingPart(h.seized ? h.claimed - seizedUnclaimed[id] : h.claimed);
+        vested = a.vested(h, sum, block.timestamp - deployedAt, vestingPeriod);
     }
 }

@@ -12,31 +12,32 @@ abstract contract EpochRewardsBase {
         "bytes32 slashRoot,bytes32 dataHash,bytes32 nextCommittee,bytes32 nextDisputeCommittee)"
     );
 
-    // How far the outcome of a place in the ring is.
-    uint8 public constant STATUS_NONE = 0;
-    uint8 public constant STATUS_PENDING = 1;
-    /// @notice Named wrong; the dispute committee's window runs.
-    uint8 public constant STATUS_DISPUTED = 2;
-    /// @notice The dispute committee stayed silent: nothing stands here until it has signed.
-    uint8 public constant STATUS_LAPSED = 3;
-    /// @notice The dispute committee signed what the committee had.
-    uint8 public constant STATUS_UPHELD = 4;
-    /// @notice The dispute committee signed another one.
-    uint8 public constant STATUS_REPLACED = 5;
-    uint8 public constant STATUS_FINAL = 6;
+    // How far the outcome of a place in the ring is. Constants of this contract are internal: getters for all of them
+    // would not fit into what a chain takes.
+    uint8 internal constant STATUS_NONE = 0;
+    uint8 internal constant STATUS_PENDING = 1;
+    // Named wrong; the dispute committee's window runs.
+    uint8 internal constant STATUS_DISPUTED = 2;
+    // The dispute committee stayed silent: nothing stands here until it has signed.
+    uint8 internal constant STATUS_LAPSED = 3;
+    // The dispute committee signed what the committee had.
+    uint8 internal constant STATUS_UPHELD = 4;
+    // The dispute committee signed another one.
+    uint8 internal constant STATUS_REPLACED = 5;
+    uint8 internal constant STATUS_FINAL = 6;
 
-    /// @notice Kinds of reward: a Container's, an Indexer's, a licence owner's. A leaf names its kind; the contract
-    /// judges none.
-    uint8 public constant KIND_CONTAINER = 1;
-    uint8 public constant KIND_INDEXER = 2;
-    uint8 public constant KIND_LICENCES = 4;
+    // Kinds of reward: a Container's, an Indexer's, a licence owner's. A leaf names its kind; the contract
+    // judges none.
+    uint8 internal constant KIND_CONTAINER = 1;
+    uint8 internal constant KIND_INDEXER = 2;
+    uint8 internal constant KIND_LICENCES = 4;
 
-    /// @notice Longest window, in seconds.
-    uint64 public constant MAX_WINDOW = 30 days;
-    /// @notice Longest vesting, in seconds.
-    uint64 public constant MAX_VESTING_PERIOD = 4 * 365 days;
-    /// @notice Most outcomes that can be pending at a time.
-    uint16 public constant MAX_RING = 4096;
+    // Longest window, in seconds.
+    uint64 internal constant MAX_WINDOW = 30 days;
+    // Longest vesting, in seconds.
+    uint64 internal constant MAX_VESTING_PERIOD = 4 * 365 days;
+    // Most outcomes that can be pending at a time.
+    uint16 internal constant MAX_RING = 4096;
 
     /// @notice Parameters of a deployment. None of them can change.
     struct Config {
@@ -83,17 +84,6 @@ abstract contract EpochRewardsBase {
         bytes32 nextDisputeCommittee;
     }
 
-    /// @notice What the next outcome needs of the one before; its committee follows from the signatures. `digest` is
-    /// its EIP-712 struct hash, `postedAt` and `signers` are as its event says.
-    struct Link {
-        uint64 sequence;
-        bytes32 digest;
-        uint64 lastEpoch;
-        uint128 cumulativeTotal;
-        uint64 postedAt;
-        uint32 signers;
-    }
-
     /// @notice A posted outcome, whole, as its event tells it; `parent` is the digest of the one before.
     struct Posted {
         uint64 sequence;
@@ -131,10 +121,18 @@ abstract contract EpochRewardsBase {
         bytes32 evidence;
     }
 
-    /// @notice Everything about a posted outcome but its parent, which is the digest of the last event before it with
-    /// the sequence before it (with the same sequence, after {CommitteesReset}).
+    /// @notice Everything about a posted outcome but its parent, which is the digest of the last one posted before with
+    /// the sequence before (with the same sequence, after {CommitteesReset}). `span` is first epoch (64 bits), last epoch
+    /// (64), total (128); `posted` is the time of posting, and the signers in the lowest 32 bits.
     event OutcomePosted(
-        uint64 indexed sequence, bytes32 indexed digest, Outcome outcome, uint64 postedAt, uint32 signers
+        uint64 indexed sequence,
+        uint256 span,
+        bytes32 rewardRoot,
+        bytes32 slashRoot,
+        bytes32 dataHash,
+        bytes32 nextCommittee,
+        bytes32 nextDisputeCommittee,
+        uint256 posted
     );
     event OutcomeFinal(uint64 indexed sequence, uint64 indexed lastEpoch, bytes32 rewardRoot, uint128 cumulativeTotal);
     event OutcomeDisputed(uint64 indexed sequence, address indexed by, uint64 until);
@@ -156,26 +154,26 @@ abstract contract EpochRewardsBase {
     event SlashExecuted(bytes32 indexed nodeKey, uint128 amount, uint128 taken, bytes32 evidence);
     event SignerSlashed(uint64 indexed sequence, address indexed signer, bytes32 indexed nodeKey, uint128 taken);
 
+    /// @notice A packed post is shorter than what precedes its signatures.
+    error BadPost(uint256 length);
     /// @notice The outcome given is not the one on record at its place.
-    error NotOnRecord(uint64 sequence);
+    error NotOnRecord(uint256 sequence);
     /// @notice The place of this outcome is taken: it was posted already.
-    error AlreadyPosted(uint64 sequence);
+    error AlreadyPosted(uint256 sequence);
     /// @notice All places hold outcomes that are not final yet: finalize first.
     error RingFull();
     /// @notice The outcome must begin with this epoch, and not end before it.
-    error WrongEpochs(uint64 expectedFirst);
+    error WrongEpochs(uint256 expectedFirst);
     /// @notice The last epoch ends only then.
-    error EpochNotOver(uint64 endsAt);
+    error EpochNotOver(uint256 endsAt);
     /// @notice The total falls, or grows by more than the epochs allow.
-    error AboveCap(uint128 cumulativeTotal, uint256 most);
+    error AboveCap(uint256 cumulativeTotal, uint256 most);
     /// @notice Signatures and members given are not those of the named committee.
     error WrongCommittee(bytes32 expected, bytes32 found);
     /// @notice Fewer than two thirds of the committee signed.
     error TooFewSignatures(uint256 signed, uint256 members);
-    /// @notice Signatures or members are malformed.
-    error BadSignatures();
     /// @notice The outcome is not in a state for this.
-    error WrongStatus(uint64 sequence, uint8 status);
+    error WrongStatus(uint256 sequence, uint256 status);
     /// @notice Only in their order: this one is next.
     error NotNext(uint64 expected);
     /// @notice Only from the time `from` on.
@@ -188,8 +186,6 @@ abstract contract EpochRewardsBase {
     error BadProof();
     /// @notice Nothing to claim, release, withdraw or take.
     error NothingToClaim();
-    /// @notice All rewards together would exceed what the outcomes grant.
-    error AboveTotal();
     /// @notice The slash was executed already.
     error AlreadySlashed(bytes32 evidence);
     /// @notice The reward is not the slashed node's.

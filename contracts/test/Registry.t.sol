@@ -275,6 +275,7 @@ contract RegistryTest is Base {
         vm.assertEq(n.status, 2, "jailed");
         vm.assertEq(slashBy(type(uint128).max, bytes32(uint256(3))), MIN_STAKE - 5, "never more than there is");
         vm.assertEq(slashBy(1, bytes32(uint256(4))), 0, "nothing left");
+        registry.collectPenalties();
         vm.assertEq(token.balanceOf(penaltyPool), 3 * MIN_STAKE + 100, "to the pool");
         vm.assertEq(token.balanceOf(address(registry)), 0, "conserved");
     }
@@ -474,8 +475,8 @@ contract RegistryTest is Base {
         vm.assertEq(taken, amount < held ? amount : held, "taken");
         Registry.Node memory n = registry.node(NODE);
         vm.assertEq(uint256(n.rewards) + n.stake + n.unbonding, held - taken, "what is left");
-        vm.assertEq(token.balanceOf(address(registry)), held - taken, "held");
-        vm.assertEq(token.balanceOf(penaltyPool), taken, "pool");
+        vm.assertEq(token.balanceOf(address(registry)), held, "held, until it is collected");
+        vm.assertEq(registry.penalties(), taken, "for the pool");
         if (n.stake != 3 * MIN_STAKE - unbond) vm.assertEq(n.rewards, 0, "rewards go first");
         if (n.unbonding != unbond) vm.assertEq(n.stake, 0, "stake goes before what is unbonding");
         vm.assertEq(n.status, n.stake < MIN_STAKE ? 2 : 1, "status");

@@ -136,6 +136,10 @@ contract RegistryHandler is Base {
         }
     }
 
+    function collect() external {
+        if (registry.penalties() != 0) registry.collectPenalties();
+    }
+
     function govern(uint8 what, uint64 period) external {
         vm.startPrank(admin);
         if (what % 4 == 0) registry.paused() ? registry.unpause() : registry.pause();

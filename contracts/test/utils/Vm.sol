@@ -28,6 +28,12 @@ interface Vm {
     function revertToState(uint256 id) external returns (bool);
     function snapshotGasLastCall(string calldata name) external returns (uint256);
     function toString(uint256 value) external pure returns (string memory);
+    function readFile(string calldata path) external view returns (string memory);
+    function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
+    function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
+    function parseJsonUintArray(string calldata json, string calldata key) external pure returns (uint256[] memory);
+    function parseBytes32(string calldata text) external pure returns (bytes32);
+    function store(address target, bytes32 slot, bytes32 value) external;
     function mockCall(address callee, bytes calldata data, bytes calldata result) external;
 
     function assertTrue(bool condition, string calldata why) external pure;
