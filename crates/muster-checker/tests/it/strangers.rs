@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use muster_core::brain::checker::Message;
-use muster_core::epoch::EpochNo;
+use muster_core::epoch::{EpochNo, Phase};
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::protocol::NodeSignature;
-use muster_core::reward::Commitment;
-use muster_net::{NodeSecret, Peer, PeerConfig, StreamKind};
+use muster_core::reward::{Commitment, Entry, Report, Reveal};
+use muster_net::{Connection, NodeSecret, Peer, PeerConfig, StreamKind};
 use muster_wire::message::audit::{Evidence, Gossip, Wanted};
 
 use crate::container::Habits;
@@ -58,4 +58,79 @@ async fn strangers_and_false_signatures_are_refused() {
     stream.send(&commitment(forger.id(), world.genesis())).await.unwrap();
     checker.until("the false signature is counted", |status| status.counted.refused > before).await;
     checker.stop().await;
+}
+
+fn sign(secret: &NodeSecret, epoch: EpochNo, hash: ContentHash) -> Commitment {
+    let bytes = [&epoch.0.to_be_bytes()[..], &secret.id().0, &hash.0].concat();
+    let signature = secret.sign("muster/commitment/1", &bytes);
+    Commitment { epoch, checker: secret.id(), hash, signature: signature.into() }
+}
+
+async fn say(to: &Connection, message: Message) {
+    let mut stream = to.open_bi(StreamKind::Checkers).await.unwrap().framed();
+    stream.send(&Gossip::Said(Box::new(message))).await.unwrap();
+    stream.finish().await.unwrap();
+}
+
+/// What a Checker is told on a connection that it dialled, until nothing comes for a while.
+async fn told(connection: &Connection, quiet: Duration) -> Vec<Message> {
+    let mut all = Vec::new();
+    while let Ok(Ok(stream)) = tokio::time::timeout(quiet, connection.accept_bi()).await {
+        let mut stream = stream.framed();
+        while let Ok(Some(Gossip::Said(message))) = stream.recv::<Gossip>().await {
+            all.push(*message);
+        }
+    }
+    all
+}
+
+/// A Checker of the registry that promises twice and reveals something else: the second promise gets no receipt, the
+/// reveal is not taken, the epoch is settled without it, and it has done nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn promises_that_contradict_and_reveals_that_do_not_match_count_for_nothing() {
+    let world = World::new().await;
+    let _honest = world.container(Habits::default(), 1).await;
+    let checkers = [world.checker(0).await, world.checker(1).await];
+    let rogue = world.secrets[2].clone();
+    let peer = Peer::bind(PeerConfig::new(rogue.clone(), loopback())).await.unwrap();
+    world.join(2, peer.listen_addr());
+    let epoch = world.genesis();
+    checkers[0]
+        .until("commitments", |status| status.epoch == epoch && status.phase == Phase::Commit)
+        .await;
+    let connection = peer.connect(&checkers[0].addr).await.unwrap();
+    let report = Report { epoch, checker: rogue.id(), view: ContentHash([1; 32]), secret: [2; 32], results: Vec::new() };
+    let reveal = Reveal { report, salt: [3; 32] };
+    let first = sign(&rogue, epoch, ContentHash([4; 32]));
+    say(&connection, Message::Commit(first)).await;
+    let receipts = told(&connection, Duration::from_millis(700)).await;
+    let of = |hash: ContentHash| {
+        move |message: &Message| matches!(message, Message::Receipt { hash: got, .. } if *got == hash)
+    };
+    assert!(receipts.iter().any(of(first.hash)), "{receipts:?}");
+    let second = sign(&rogue, epoch, reveal.commitment_hash());
+    say(&connection, Message::Commit(second)).await;
+    let receipts = told(&connection, Duration::from_millis(500)).await;
+    assert!(!receipts.iter().any(of(second.hash)), "{receipts:?}");
+
+    checkers[0].until("reveals", |status| status.epoch == epoch && status.phase >= Phase::Reveal).await;
+    let entry = |commitment| Entry { commitment, receipts: Vec::new(), reveal: Some(reveal.clone()) };
+    // Not what was committed to; and what was, but not in time.
+    for commitment in [first, second] {
+        say(&connection, Message::Reveal(Box::new(entry(commitment)))).await;
+    }
+    let answers = told(&connection, Duration::from_millis(700)).await;
+    assert!(!answers.iter().any(|message| matches!(message, Message::Taken { .. })), "{answers:?}");
+
+    world.until("the outcome of that epoch", |town| !town.posted().is_empty()).await;
+    let state = world.state(&checkers[0]).await;
+    let done = |node: NodeId| {
+        let record = state.checkers.iter().find(|record| record.node == node).unwrap();
+        record.days.iter().map(|duty| duty.done).sum::<u32>()
+    };
+    assert_eq!(done(rogue.id()), 0, "{state:#?}");
+    assert!(done(world.secrets[0].id()) > 0 && done(world.secrets[1].id()) > 0, "{state:#?}");
+    for checker in checkers {
+        checker.stop().await;
+    }
 }

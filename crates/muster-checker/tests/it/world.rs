@@ -11,7 +11,7 @@ use muster_core::brain::checker::Member;
 use muster_core::calibration::{Fallback, Table};
 use muster_core::epoch::{EpochNo, EpochParams};
 use muster_core::hardware::GpuModel;
-use muster_core::ids::{Address, NodeId};
+use muster_core::ids::Address;
 use muster_core::params::Params;
 use muster_core::proof::{Claim, Scale};
 use muster_core::reward::{Published, State};
@@ -154,7 +154,6 @@ impl World {
     /// Starts a Checker; it registers with a licence the first time.
     pub(crate) async fn checker(&self, at: usize) -> Running {
         let secret = self.secrets[at].clone();
-        let id = secret.id();
         let desk = Desk { town: Arc::clone(&self.town), wallet: self.wallets[at].clone() };
         let node = CheckerNode::new(CheckerConfig {
             dir: self.dir.path().join(format!("checker-{at}")),
@@ -172,21 +171,23 @@ impl World {
         .await
         .unwrap();
         let addr = node.addr();
-        let said = Endpoint { direct: addr.direct.iter().copied().collect(), ..Endpoint::default() }.text();
-        if self.registered(id) {
-            self.town.announce(id, said);
-        } else {
-            self.town.register(NodeKind::Checker, id, self.wallets[at].address(), said);
-            self.town.licence(Address([0xee; 20]), id);
-        }
+        self.join(at, *addr.direct.first().unwrap());
         let (status, stop) = (node.status(), CancellationToken::new());
         let stopped = stop.clone();
         let task = tokio::spawn(async move { node.run(stopped).await.unwrap() });
         Running { addr, status, stop, task }
     }
 
-    fn registered(&self, node: NodeId) -> bool {
-        self.town.has(node)
+    /// Registers a Checker with a licence, or tells where it is now.
+    pub(crate) fn join(&self, at: usize, listens: SocketAddr) {
+        let id = self.secrets[at].id();
+        let said = Endpoint { direct: vec![listens], ..Endpoint::default() }.text();
+        if self.town.has(id) {
+            self.town.announce(id, said);
+        } else {
+            self.town.register(NodeKind::Checker, id, self.wallets[at].address(), said);
+            self.town.licence(Address([0xee; 20]), id);
+        }
     }
 
     /// What the last posted outcome left.
