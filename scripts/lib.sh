@@ -13,12 +13,13 @@ fail() {
 target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 
 # Debian packages for each purpose. `base` builds, `run` is what a Container and the first rental use,
-# `test` is what only the tests need.
+# `test` is what only the tests need
+# (chromium carries SwiftShader, the second software driver of Vulkan).
 packages() {
   case $1 in
   base) echo gcc g++ libc6-dev make pkg-config ca-certificates git ;;
-  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 povray ffmpeg ;;
-  test) echo python3 python3-venv iptables procps ;;
+  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg ;;
+  test) echo python3 python3-venv iptables procps chromium ;;
   *) fail "no package list is called '$1'" ;;
   esac
 }

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 pub mod brain;
+pub mod calibration;
 pub mod demand;
 pub mod epoch;
 pub mod hardware;
@@ -16,6 +17,7 @@ pub mod params;
 pub mod pricing;
 pub mod proof;
 pub mod protocol;
+pub mod render;
 pub mod reward;
 pub mod units;
 pub mod voucher;

@@ -10,6 +10,7 @@
 
 pub mod addr;
 pub mod bounded;
+pub mod calibration;
 pub mod endpoint;
 pub mod frame;
 pub mod message;

@@ -85,6 +85,9 @@ pub(crate) enum Command {
     /// Keys and tokens.
     #[command(subcommand)]
     Wallet(WalletCommand),
+    /// Cards: what is here, and proving what they are.
+    #[command(subcommand)]
+    Gpu(GpuCommand),
     /// What this machine can offer, what is missing, and the command that installs it.
     Doctor,
     /// Measure Muster on this machine.
@@ -374,6 +377,43 @@ pub(crate) enum WalletCommand {
     },
 }
 
+/// `muster gpu`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum GpuCommand {
+    /// What can prove on this machine, and what the calibration table says of it.
+    List,
+    /// Prove a card as a Checker would ask it, and verify the proof.
+    Prove(GpuProveArgs),
+    /// Sign a calibration table, for whoever issues one.
+    SignCalibration {
+        /// The table.
+        table: PathBuf,
+        /// A file with the issuer's secret key, 64 hex digits; made when it is not there.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+}
+
+/// Arguments of `muster gpu prove`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct GpuProveArgs {
+    /// Which adapter of `muster gpu list` [default: the first].
+    #[arg(long, value_name = "N")]
+    pub(crate) adapter: Option<u32>,
+    /// Write the proof's picture here, as PNG.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// A development network's proof: about a second instead of five, and little memory.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// How much memory to prove [default: all of a card's, 64 MiB of software].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) vram: Option<Bytes>,
+    /// The epoch of the challenge: another one is another picture.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) epoch: u64,
+}
+
 /// Arguments of `muster bench`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct BenchArgs {
@@ -423,6 +463,18 @@ pub(crate) enum BenchCommand {
         /// How many matches.
         #[arg(long, default_value_t = 200_000)]
         matches: usize,
+    },
+    /// Speed of this machine's cards by the proof's own kernels, in OctaneBench points.
+    Gpu {
+        /// A development network's amount of work.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// What verifying a proof costs at production's parameters, on one core.
+    Proof {
+        /// How many proofs.
+        #[arg(long, default_value_t = 5)]
+        proofs: u32,
     },
     /// Memory of an idle network, and how long a second start takes.
     Idle {

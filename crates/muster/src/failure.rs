@@ -36,6 +36,8 @@ pub(crate) enum Code {
     Reverted = 113,
     /// Something that a role needs is missing on this machine.
     Missing = 114,
+    /// A card's proof did not pass.
+    Unproven = 115,
     /// The time limit of a job was reached.
     TimeLimit = 124,
     /// The deposit was used up, or was not paid.

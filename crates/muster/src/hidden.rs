@@ -23,5 +23,12 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             }
         });
     }
+    if first == muster_gpu::GPU_PROVE {
+        return Some(match muster_gpu::prove_main() {
+            Ok(()) => ExitCode::SUCCESS,
+            // Whoever asked is gone; there is nobody to tell.
+            Err(_) => ExitCode::FAILURE,
+        });
+    }
     None
 }

@@ -1,6 +1,7 @@
 //! Muster: the one binary. It parses, calls, and turns failures into exit codes.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod calibration;
 mod cli;
 mod commands;
 mod dirs;

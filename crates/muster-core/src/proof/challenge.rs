@@ -58,6 +58,15 @@ pub enum ChallengeError {
         /// What it holds.
         got: u64,
     },
+    /// The secrets are not those that it is committed to.
+    #[error("the challenge is committed to other secrets than these")]
+    Commitment,
+    /// It is meant for somebody else.
+    #[error("the challenge is for Container {got}, which is another one")]
+    Container {
+        /// Whom it is for.
+        got: NodeId,
+    },
 }
 
 /// What a Container says one of its cards is.

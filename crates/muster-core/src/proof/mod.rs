@@ -9,14 +9,19 @@
 //! its formulas and its limits.
 
 pub mod challenge;
+pub mod memory;
 pub mod merkle;
+pub mod multiply;
 pub mod openings;
+pub mod plan;
 pub mod session;
 pub mod transcript;
 pub mod verdict;
+pub mod work;
 
 pub use challenge::{Challenge, ChallengeError, Claim, Plan, Rates, Scale, Secrets, Stage};
 pub use openings::{Draw, Leaf, Opening, Openings};
-pub use session::{CheckerSays, ProverSays};
-pub use transcript::{End, Timings, Transcript};
+pub use session::{Checker, CheckerEffect, CheckerEvent, CheckerSays, Prover, ProverEffect, ProverEvent, ProverSays};
+pub use transcript::{End, Seal, Timings, Transcript, sealed};
 pub use verdict::{Fault, Gap, Measured, Opened, Verdict};
+pub use work::{Device, Reference, WalkShape, Work, WorkError};

@@ -2,11 +2,13 @@
 
 mod chain;
 mod epoch;
+mod gpu;
 mod idle;
 mod job;
 mod lease;
 mod matching;
 mod own;
+mod proof;
 
 use std::time::Duration;
 
@@ -57,6 +59,8 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
             BenchCommand::Job { jobs } => job::run(cx, jobs).await,
             BenchCommand::Lease { leases, concurrency } => lease::run(cx, leases, concurrency).await,
             BenchCommand::Match { containers, matches } => matching::run(containers, matches).await,
+            BenchCommand::Gpu { quick } => gpu::run(cx, quick).await,
+            BenchCommand::Proof { proofs } => proof::run(proofs).await,
             BenchCommand::Idle { containers } => idle::run(cx, containers).await,
         }
     };

@@ -5,6 +5,7 @@ mod bench;
 mod completions;
 mod container_admin;
 mod doctor;
+mod gpu;
 mod lease;
 mod rental;
 mod roles;
@@ -65,6 +66,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Chain(command) => Box::pin(roles::chain(&cx, command)).await,
         Command::Relay(command) => Box::pin(roles::relay(&cx, command)).await,
         Command::Wallet(command) => Box::pin(wallet::run(&cx, command)).await,
+        Command::Gpu(command) => Box::pin(gpu::run(&cx, command)).await,
         Command::Doctor => Box::pin(doctor::run(&cx)).await,
         Command::Bench(args) => Box::pin(bench::run(&cx, args)).await,
         Command::Completions { shell } => completions::run(shell),

@@ -59,3 +59,19 @@ fn impossible_measurements_are_refused() {
     user.refused(&["bench", "nothing"], 2, &["nothing", "--help"]);
     assert!(!user.dir().exists(), "nothing was made");
 }
+
+#[test]
+fn proofs_and_cards_are_measured() {
+    let figures = ["verify_ms_p50", "proof_bytes", "verify_over_prove", "prove_card_s_extrapolated"];
+    let report = check(&["proof", "--proofs", "1"], "proof", &figures);
+    // These two do not depend on how fast the machine is.
+    assert!(report["figures"]["proof_bytes"].as_u64().unwrap() <= 300_000, "{report}");
+    assert!(report["figures"]["verify_peak_bytes"].as_u64().unwrap() <= 64 << 20, "{report}");
+    let report = check(&["gpu", "--quick"], "gpu", &[]);
+    let cards = report["figures"]["cards"].as_array().unwrap();
+    assert!(!cards.is_empty(), "where there is no card, a software driver or the processor: {report}");
+    for card in cards {
+        assert!(card["proof_bytes"].as_u64().unwrap() > 0, "{report}");
+        assert!(card["ob"].as_f64().unwrap() <= 110.0, "what the table does not know is never fast: {report}");
+    }
+}

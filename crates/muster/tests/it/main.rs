@@ -4,6 +4,7 @@
 mod bench;
 mod cli;
 mod commands;
+mod gpu;
 mod join;
 mod kills;
 mod network;

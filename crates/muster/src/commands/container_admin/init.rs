@@ -6,6 +6,7 @@ use std::time::Duration;
 use muster_client::Network;
 use muster_container::sandbox::{Sandbox, SandboxConfig};
 use muster_container::{ContainerConfig, GpuOffer, JobBounds, OfferConfig};
+use muster_core::calibration::Table;
 use muster_core::hardware::{Cores, Gpu, GpuModel};
 use muster_core::ids::{Address, NodeId};
 use muster_core::units::{Bytes, Ob, TokenAmount};
@@ -13,6 +14,7 @@ use muster_gpu::{GpuDevice, GpuReport, HostReport};
 use muster_net::NodeSecret;
 use serde::Serialize;
 
+use crate::calibration;
 use crate::cli::ContainerInitArgs;
 use crate::commands::Context;
 use crate::commands::setup::default_ask;
@@ -60,7 +62,8 @@ pub(super) async fn init(cx: &Context, args: ContainerInitArgs) -> Result<(), Fa
     let host = HostReport::read(existing(cx.dirs.root())).code(Code::Internal)?;
     let gpus = probe_gpus().await;
     let mut notes = gpus.notes.clone();
-    let config = configure(&dir, &args, &host, &gpus, &mut notes)?;
+    let known = calibration::table(&cx.dirs)?;
+    let config = configure(&dir, &args, &host, (&gpus, &known), &mut notes)?;
     let wallet_path = dir.join("wallet.json");
     let passphrase = wallets::passphrase(&cx.dirs, &cx.global, &wallet_path, !wallet_path.exists())?;
     let owner = match wallet_path.exists() {
@@ -119,7 +122,7 @@ fn configure(
     dir: &Path,
     args: &ContainerInitArgs,
     host: &HostReport,
-    gpus: &GpuReport,
+    (gpus, known): (&GpuReport, &Table),
     notes: &mut Vec<String>,
 ) -> Result<ContainerConfig, Failure> {
     let cpus = args.cpus.unwrap_or(Cores(host.cpus.saturating_mul(1_000)));
@@ -150,7 +153,7 @@ fn configure(
             cpu_millis: cpus.0,
             memory,
             disk,
-            gpus: gpus.gpus.iter().filter_map(|gpu| offer(gpu, notes)).collect(),
+            gpus: gpus.gpus.iter().filter_map(|gpu| offer(gpu, known, notes)).collect(),
         },
         ask: default_ask(),
         job: JobBounds::default(),
@@ -166,11 +169,21 @@ fn machine_name() -> String {
     if name.is_empty() { "container".to_owned() } else { name }
 }
 
-/// A card as it is offered. Its speed is not claimed: 0 until a proof says more, so that it is priced by the hour.
-fn offer(gpu: &GpuDevice, notes: &mut Vec<String>) -> Option<GpuOffer> {
+/// A card as it is offered: with the speed that the calibration table gives its model. A model that the table does not know
+/// claims 0, so that it is priced by the hour until a proof says more.
+fn offer(gpu: &GpuDevice, known: &Table, notes: &mut Vec<String>) -> Option<GpuOffer> {
     match GpuModel::new(&gpu.name) {
         Ok(model) => {
-            let card = Gpu { model, vendor: gpu.vendor, vram: Bytes(gpu.vram_bytes), ob: Ob(0) };
+            let found = known.find(&model);
+            let ob = if found.card.is_some() { found.rates.table_ob } else { Ob(0) };
+            if ob == Ob(0) {
+                notes.push(format!(
+                    "the calibration table does not know {}: it claims no speed and is priced by the hour until it is \
+                     measured; see `muster bench gpu`",
+                    gpu.name
+                ));
+            }
+            let card = Gpu { model, vendor: gpu.vendor, vram: Bytes(gpu.vram_bytes), ob };
             Some(GpuOffer { card, devices: gpu.device_files.clone() })
         }
         Err(why) => {
@@ -214,4 +227,34 @@ fn text_of(cx: &Context, made: &Made, network: &Network) -> String {
         cx.dirs.root().display(),
     ));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::hardware::GpuVendor;
+    use muster_gpu::GpuKind;
+
+    use super::*;
+
+    #[test]
+    fn cards_claim_what_the_table_says_and_unknown_ones_nothing() {
+        let known = muster_wire::calibration::built_in().unwrap();
+        let card = |name: &str| GpuDevice {
+            name: name.into(),
+            vendor: GpuVendor::Nvidia,
+            uuid: String::new(),
+            pci: None,
+            vram_bytes: 24 << 30,
+            driver: String::new(),
+            kind: GpuKind::Discrete,
+            nvml: true,
+            vulkan: true,
+            device_files: Vec::new(),
+        };
+        let mut notes = Vec::new();
+        let mut ob = |name: &str| offer(&card(name), &known, &mut notes).unwrap().card.ob;
+        assert_eq!(ob("NVIDIA GeForce RTX 4090"), Ob::points(1_270));
+        assert_eq!(ob("NVIDIA GeForce RTX 4090 D"), Ob(0));
+        assert_eq!(notes.len(), 1, "{notes:?}");
+    }
 }

@@ -1,0 +1,5 @@
+//! Proofs from challenge to verdict, honest and otherwise.
+
+mod attacks;
+mod honest;
+mod play;
