@@ -40,7 +40,7 @@ mod status;
 mod store;
 mod streams;
 
-pub use audit::{Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
+pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
 pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, socket_path};

@@ -1,5 +1,6 @@
 //! Being checked: who may ask for a proof, how often, and what computes it.
 
+mod cards;
 mod gate;
 mod prover;
 mod session;
@@ -7,6 +8,7 @@ mod session;
 pub(crate) use gate::Gate;
 pub(crate) use session::{prove, refuse};
 
+pub use cards::Cards;
 pub use prover::{Cheat, CheatError, Processor, Prover, Provers};
 
 use muster_core::hardware::GpuModel;
