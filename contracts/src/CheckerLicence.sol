@@ -82,14 +82,9 @@ contract CheckerLicence is ERC721, AccessControl, Pausable, ReentrancyGuardTrans
     /// @param recipient_ who gets what licences are paid with
     /// @param cap_ how many licences there can ever be, at most {MAX_CAP}
     /// @param price_ price of one licence
-    constructor(
-        address token_,
-        address registry_,
-        address admin,
-        address recipient_,
-        uint256 cap_,
-        uint128 price_
-    ) ERC721("Muster Checker Licence", "MUSTL") {
+    constructor(address token_, address registry_, address admin, address recipient_, uint256 cap_, uint128 price_)
+        ERC721("Muster Checker Licence", "MUSTL")
+    {
         if (token_ == address(0) || registry_ == address(0) || admin == address(0)) revert BadAddress();
         if (cap_ == 0 || cap_ > MAX_CAP) revert OutOfBounds();
         token = IERC20(token_);

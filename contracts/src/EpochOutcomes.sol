@@ -135,8 +135,7 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         slot &= 0xff;
         if (slot != STATUS_NONE && slot != STATUS_FINAL) revert RingFull();
         uint256 numbers = (uint256(uint64(span >> 128)) << 192) | (block.timestamp << 128) | uint128(span);
-        _ring[place] =
-            _slot(digest, bytes32(_word(packed, 200)), numbers, signers, sequence, STATUS_PENDING);
+        _ring[place] = _slot(digest, bytes32(_word(packed, 200)), numbers, signers, sequence, STATUS_PENDING);
         bytes32 topic = OutcomePosted.selector;
         assembly ("memory-safe") {
             // The event's words: the outcome as it was packed, and when it was posted with who signed.
@@ -216,8 +215,7 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         }
         if (right.firstEpoch != parent.outcome.lastEpoch + 1) revert WrongEpochs(parent.outcome.lastEpoch + 1);
         _checkGrowth(parent.outcome.cumulativeTotal, _span(right));
-        _accused[sequence] =
-            Wrong({digest: posted, committee: parent.outcome.nextCommittee, signers: disputed.signers});
+        _accused[sequence] = Wrong({digest: posted, committee: parent.outcome.nextCommittee, signers: disputed.signers});
         _dropAfter(sequence);
         _record(sequence, digest, right, signers, STATUS_REPLACED);
         if (status == STATUS_DISPUTED) {
@@ -254,10 +252,7 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
     // ---- the governor --------------------------------------------------------------------------------------------
 
     /// @notice Names the committees of the first outcome, which begins after `lastEpoch`. Once.
-    function bootstrap(uint64 lastEpoch, bytes32 committee, bytes32 disputeCommittee)
-        external
-        onlyRole(GOVERNOR_ROLE)
-    {
+    function bootstrap(uint64 lastEpoch, bytes32 committee, bytes32 disputeCommittee) external onlyRole(GOVERNOR_ROLE) {
         if (bootstrapped) revert AlreadyBootstrapped();
         if (committee == 0 || disputeCommittee == 0 || uint256(lastEpoch) + 1 < startEpoch) revert OutOfBounds();
         bootstrapped = true;

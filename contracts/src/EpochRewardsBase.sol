@@ -146,9 +146,7 @@ abstract contract EpochRewardsBase {
     event CreditAdded(address indexed account, uint256 amount);
     event CreditWithdrawn(address indexed account, uint256 amount);
     /// @notice `paid` at once; the rest of `amount` vests.
-    event RewardClaimed(
-        uint8 indexed kind, bytes32 indexed key, address indexed account, uint128 amount, uint128 paid
-    );
+    event RewardClaimed(uint8 indexed kind, bytes32 indexed key, address indexed account, uint128 amount, uint128 paid);
     event RewardReleased(uint8 indexed kind, bytes32 indexed key, address indexed account, uint128 amount);
     event RewardSeized(bytes32 indexed nodeKey, uint128 unclaimed, uint128 vesting, bytes32 evidence);
     event SlashExecuted(bytes32 indexed nodeKey, uint128 amount, uint128 taken, bytes32 evidence);

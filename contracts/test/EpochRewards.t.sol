@@ -58,6 +58,7 @@ contract EpochRewardsTest is RewardsBase {
         vm.assertEq(token.balanceOf(address(rewards)), EMISSION, "untouched");
     }
 
+    /// forge-config: default.fuzz.runs = 32
     function testFuzz_claimingOftenDelaysNothing(uint256 seed) public {
         // Two accounts with the same rewards: one claims each, the other only in the end of each fourth.
         uint128 sum = 0;
@@ -86,6 +87,7 @@ contract EpochRewardsTest is RewardsBase {
         vm.assertEq(claimed, sum, "claimed");
     }
 
+    /// forge-config: default.fuzz.runs = 8
     function testFuzz_vestingIsTheSumOfItsParts(uint256 seed) public {
         // Against a model that keeps each part by itself.
         uint256[] memory amounts = new uint256[](90);
@@ -115,9 +117,7 @@ contract EpochRewardsTest is RewardsBase {
     }
 
     function testFuzz_pathsAreThoseOfOpenZeppelin(bytes32[] calldata siblings, bytes32 leaf) public pure {
-        vm.assertEq(
-            MerklePath.root(siblings, leaf), MerkleProof.processProofCalldata(siblings, leaf), "the same root"
-        );
+        vm.assertEq(MerklePath.root(siblings, leaf), MerkleProof.processProofCalldata(siblings, leaf), "the same root");
     }
 
     // ---- slashes ----
@@ -232,10 +232,7 @@ contract EpochRewardsTest is RewardsBase {
 
     function slashOf(uint128 amount, bytes32 evidence) private view returns (EpochRewardsBase.Slash memory) {
         return EpochRewardsBase.Slash({
-            lastEpoch: tip.outcome.lastEpoch + 1,
-            nodeKey: NODE,
-            amount: amount,
-            evidence: evidence
+            lastEpoch: tip.outcome.lastEpoch + 1, nodeKey: NODE, amount: amount, evidence: evidence
         });
     }
 

@@ -397,6 +397,7 @@ contract RegistryTest is Base {
         vm.warp(START + UNBONDING);
         registry.withdraw(NODE);
         vm.stopPrank();
+        registry.collectPenalties();
         vm.assertEq(token.balanceOf(address(registry)), 0, "all is out");
         vm.prank(admin);
         registry.unpause();

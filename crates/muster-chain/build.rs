@@ -4,8 +4,14 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const ARTEFACTS: [&str; 3] =
-    ["MusterToken.sol/MusterToken.json", "Registry.sol/Registry.json", "LeaseEscrow.sol/LeaseEscrow.json"];
+const ARTEFACTS: [&str; 6] = [
+    "MusterToken.sol/MusterToken.json",
+    "Registry.sol/Registry.json",
+    "LeaseEscrow.sol/LeaseEscrow.json",
+    "CheckerLicence.sol/CheckerLicence.json",
+    "EpochRewards.sol/EpochRewards.json",
+    "DrandBeacon.sol/DrandBeacon.json",
+];
 
 fn main() -> ExitCode {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));

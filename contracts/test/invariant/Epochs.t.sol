@@ -24,6 +24,8 @@ contract EpochsInvariant is Invariants, RewardsBase {
         fund(stranger, 10_000_000e18);
     }
 
+    /// forge-config: default.invariant.runs = 24
+    /// forge-config: default.invariant.depth = 120
     function invariant_everyTokenIsWhereItBelongs() public view {
         vm.assertEq(deeds.wrong(), "", "nothing worked that should not have");
         uint256 total = rewards.cumulativeTotal();
@@ -34,6 +36,8 @@ contract EpochsInvariant is Invariants, RewardsBase {
         vm.assertEq(held, funded + owed - total, "the pot holds what is not granted, bonds and bounties");
     }
 
+    /// forge-config: default.invariant.runs = 24
+    /// forge-config: default.invariant.depth = 120
     function invariant_nobodyIsPaidMoreThanWasGranted() public view {
         for (uint256 i = 0; i < deeds.NODES(); ++i) {
             (uint128 claimed, uint128 vesting, uint128 released,) =

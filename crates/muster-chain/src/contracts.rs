@@ -27,6 +27,21 @@ pub(crate) mod abi {
         LeaseEscrow,
         concat!(env!("MUSTER_CONTRACTS_OUT"), "/LeaseEscrow.sol/LeaseEscrow.json")
     );
+    alloy::sol!(
+        #[sol(all_derives)]
+        CheckerLicence,
+        concat!(env!("MUSTER_CONTRACTS_OUT"), "/CheckerLicence.sol/CheckerLicence.json")
+    );
+    alloy::sol!(
+        #[sol(all_derives)]
+        EpochRewards,
+        concat!(env!("MUSTER_CONTRACTS_OUT"), "/EpochRewards.sol/EpochRewards.json")
+    );
+    alloy::sol!(
+        #[sol(all_derives)]
+        DrandBeacon,
+        concat!(env!("MUSTER_CONTRACTS_OUT"), "/DrandBeacon.sol/DrandBeacon.json")
+    );
 }
 
 /// Where a network's contracts are; part of `network.toml`.
@@ -140,7 +155,7 @@ pub async fn deploy_development(sender: &TxSender, params: &DeployParams) -> Res
     Ok(Contracts { token, registry, escrow })
 }
 
-async fn deploy(
+pub(crate) async fn deploy(
     sender: &TxSender,
     contract: &'static str,
     bytecode: &[u8],

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use muster_core::beacon::BeaconSchedule;
 use muster_core::ids::{Address, NodeId};
 use muster_core::params::Params;
 use muster_core::protocol::NodeAddr;
@@ -56,6 +57,14 @@ pub enum NetworkError {
         /// Its version.
         found: u32,
     },
+    /// It names no contracts of epochs, or no beacon.
+    #[error(
+        "the network {network} has no Checkers: its file names no [epochs] and [beacon], as files written before there were any; a new `muster up` in a new folder (--dir) makes a network that has them"
+    )]
+    NoEpochs {
+        /// What the network is called.
+        network: String,
+    },
     /// A field holds what it may not hold.
     #[error("the network file {path} is not valid: {field} {what}")]
     Field {
@@ -89,6 +98,9 @@ pub struct Network {
     /// Who draws the lots of audits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beacon: Option<Beacon>,
+    /// The contracts of licences, epochs and the beacon; absent in networks without Checkers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<EpochContracts>,
     /// Who can be asked for a Container.
     #[serde(default)]
     pub indexers: Vec<IndexerEntry>,
@@ -116,6 +128,29 @@ pub struct Contracts {
     pub escrow: Address,
 }
 
+/// The contracts of licences, epochs and the beacon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochContracts {
+    /// Licences of Checkers.
+    pub licences: Address,
+    /// Outcomes of epochs, rewards and slashes.
+    pub rewards: Address,
+    /// Rounds of the beacon.
+    pub beacon: Address,
+    /// A block at or before the network's first: readers of the chain's logs begin here.
+    #[serde(default)]
+    pub from_block: u64,
+}
+
+impl EpochContracts {
+    /// Their addresses, as the settlement client takes them.
+    #[must_use]
+    pub const fn addresses(&self) -> muster_chain::epochs::EpochContracts {
+        muster_chain::epochs::EpochContracts { licences: self.licences, rewards: self.rewards, beacon: self.beacon }
+    }
+}
+
 /// Where public randomness comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +159,32 @@ pub struct Beacon {
     pub kind: BeaconKind,
     /// The key that its rounds are signed with, in hex.
     pub public_key: String,
+    /// When round 1 came, in Unix seconds.
+    pub genesis_s: u64,
+    /// Seconds between rounds.
+    pub period_s: u64,
+    /// Servers of drand's API that have its rounds, asked in this order.
+    pub urls: Vec<String>,
+}
+
+impl Beacon {
+    /// The beacon with its key checked; else what is wrong with it.
+    fn verified(&self) -> Result<muster_wire::beacon::Beacon, String> {
+        let mut key = [0; 96];
+        hex::decode_to_slice(&self.public_key, &mut key)
+            .map_err(|_| "has a public_key that is not 96 bytes of hex".to_owned())?;
+        let schedule = BeaconSchedule { genesis_s: self.genesis_s, period_s: self.period_s };
+        match self.kind {
+            BeaconKind::Development => {
+                muster_wire::beacon::Beacon::new(&key, schedule).map_err(|error| format!("cannot be used: {error}"))
+            }
+            BeaconKind::DrandQuicknet => {
+                let quicknet = muster_wire::beacon::Beacon::quicknet();
+                let same = quicknet.public_key() == key && quicknet.schedule() == schedule;
+                if same { Ok(quicknet) } else { Err("is not drand's quicknet: its key or times are others".to_owned()) }
+            }
+        }
+    }
 }
 
 /// Kinds of beacon.
@@ -162,6 +223,7 @@ impl Network {
             contracts,
             params,
             beacon: None,
+            epochs: None,
             indexers: Vec::new(),
         }
     }
@@ -217,6 +279,27 @@ impl Network {
         blake3::hash(named.as_bytes()).to_hex().chars().take(16).collect()
     }
 
+    /// The contracts of licences, epochs and the beacon.
+    ///
+    /// # Errors
+    /// The network has none: what to do about it.
+    pub fn epoch_contracts(&self) -> Result<EpochContracts, NetworkError> {
+        self.epochs.ok_or_else(|| NetworkError::NoEpochs { network: self.name.clone() })
+    }
+
+    /// The beacon, with its key checked.
+    ///
+    /// # Errors
+    /// The network has none, or its key or period is none.
+    pub fn verified_beacon(&self) -> Result<muster_wire::beacon::Beacon, NetworkError> {
+        let Some(beacon) = &self.beacon else { return Err(NetworkError::NoEpochs { network: self.name.clone() }) };
+        beacon.verified().map_err(|what| NetworkError::Field {
+            path: PathBuf::from("network.toml"),
+            field: "beacon".to_owned(),
+            what,
+        })
+    }
+
     /// The Indexers with all ways to them: who names no relay is reached through the network's.
     #[must_use]
     pub fn indexer_addrs(&self) -> Vec<NodeAddr> {
@@ -247,6 +330,22 @@ impl Network {
         {
             if address == Address::ZERO {
                 return wrong(field, "is zero");
+            }
+        }
+        if let Some(e) = &self.epochs {
+            for (field, address) in
+                [("epochs.licences", e.licences), ("epochs.rewards", e.rewards), ("epochs.beacon", e.beacon)]
+            {
+                if address == Address::ZERO {
+                    return wrong(field, "is zero");
+                }
+            }
+        }
+        if let Some(beacon) = &self.beacon {
+            beacon.verified().map_err(|what| ("beacon".to_owned(), what))?;
+            let urls = &beacon.urls;
+            if urls.is_empty() || urls.len() > muster_chain::beacon::URLS_MAX || !urls.iter().all(|url| is_http(url)) {
+                return wrong("beacon.urls", "must be 1 to 16 addresses that begin with http:// or https://");
             }
         }
         check_params(&self.params)?;
@@ -336,11 +435,52 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("network.toml");
         for params in [Params::development(), Params::production()] {
-            let beacon = Some(Beacon { kind: BeaconKind::Development, public_key: "ab".to_owned() });
-            let network = Network { params, beacon, relay: Some("http://192.0.2.1:80".to_owned()), ..example() };
+            let epochs = EpochContracts {
+                licences: Address([4; 20]),
+                rewards: Address([5; 20]),
+                beacon: Address([6; 20]),
+                from_block: 3,
+            };
+            let (beacon, epochs) = (Some(development_beacon()), Some(epochs));
+            let network =
+                Network { params, beacon, epochs, relay: Some("http://192.0.2.1:80".to_owned()), ..example() };
             network.save(&path).unwrap();
             assert_eq!(Network::load(&path).unwrap(), network);
         }
+    }
+
+    fn development_beacon() -> Beacon {
+        let secret = muster_wire::beacon::BeaconSecret::generate(&[1; 32]);
+        Beacon {
+            kind: BeaconKind::Development,
+            public_key: hex::encode(secret.public_key()),
+            genesis_s: 1,
+            period_s: 3,
+            urls: vec!["http://127.0.0.1:3350".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_file_of_before_there_were_checkers_is_read_and_says_so() {
+        let network = example();
+        assert!(!network.to_toml().contains("epochs"));
+        let said = network.epoch_contracts().unwrap_err().to_string();
+        assert!(said.contains("has no Checkers") && said.contains("muster up"), "{said}");
+        assert!(network.verified_beacon().is_err());
+    }
+
+    #[test]
+    fn a_beacon_must_be_one() {
+        let with = |change: fn(&mut Beacon)| {
+            let mut beacon = development_beacon();
+            change(&mut beacon);
+            Network { beacon: Some(beacon), ..example() }.check().unwrap_err()
+        };
+        assert!(with(|b| b.public_key = "ab".to_owned()).1.contains("96 bytes"));
+        assert!(with(|b| b.public_key = "00".repeat(96)).1.contains("G2"));
+        assert!(with(|b| b.period_s = 0).1.contains("period"));
+        assert!(with(|b| b.kind = BeaconKind::DrandQuicknet).1.contains("quicknet"));
+        assert_eq!(with(|b| b.urls.clear()).0, "beacon.urls");
     }
 
     #[test]

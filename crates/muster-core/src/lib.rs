@@ -5,6 +5,7 @@
 //! the simulator.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+pub mod beacon;
 pub mod brain;
 pub mod calibration;
 pub mod demand;

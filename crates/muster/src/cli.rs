@@ -82,6 +82,9 @@ pub(crate) enum Command {
     /// Run a relay for nodes behind NAT.
     #[command(subcommand)]
     Relay(RelayCommand),
+    /// Run the beacon of a development network: public randomness over drand's API, with a key of its own.
+    #[command(subcommand)]
+    Beacon(BeaconCommand),
     /// Keys and tokens.
     #[command(subcommand)]
     Wallet(WalletCommand),
@@ -323,6 +326,28 @@ pub(crate) enum RelayCommand {
         /// Address and port to listen on.
         #[arg(long, default_value = "127.0.0.1:3340", value_name = "ADDR:PORT")]
         listen: SocketAddr,
+    },
+}
+
+/// `muster beacon`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum BeaconCommand {
+    /// Serve rounds when they are due; the key is made on the first start, in this folder.
+    Run {
+        #[command(flatten)]
+        role: RoleArgs,
+        /// Address and port of the API.
+        #[arg(long, default_value = "127.0.0.1:3350", value_name = "ADDR:PORT")]
+        listen: SocketAddr,
+        /// Serve on an address that is not loopback.
+        #[arg(long)]
+        allow_remote: bool,
+        /// When round 1 came, in Unix seconds, as the network file says.
+        #[arg(long, value_name = "SECONDS")]
+        genesis: u64,
+        /// Seconds between rounds.
+        #[arg(long, default_value_t = 3, value_name = "SECONDS")]
+        period: u64,
     },
 }
 

@@ -304,6 +304,48 @@ impl ChainClient {
         Ok(receipt["status"].as_str().map(|status| status == "0x1"))
     }
 
+    /// When a block was made, in Unix seconds.
+    ///
+    /// # Errors
+    /// The chain does not answer, or has no such block.
+    pub async fn block_time_s(&self, block: u64) -> Result<u64, ClientError> {
+        let method = "eth_getBlockByNumber";
+        let found: Value = self.inner.rpc.ask(method, json!([U64::from(block), false])).await?;
+        let time: U64 = self.inner.rpc.decode(method, found["timestamp"].clone())?;
+        Ok(time.to())
+    }
+
+    /// The last block that was made at or before a time in Unix seconds; `None` where even the first came later.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn block_at(&self, time_s: u64) -> Result<Option<u64>, ClientError> {
+        if self.block_time_s(0).await? > time_s {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (0, self.block_number().await?);
+        while low < high {
+            let middle = high - (high - low) / 2;
+            if self.block_time_s(middle).await? <= time_s { low = middle } else { high = middle - 1 }
+        }
+        Ok(Some(low))
+    }
+
+    /// All logs of some contracts in a range of blocks, in the chain's order, read some thousands of blocks at a time.
+    pub(crate) async fn logs(&self, of: &[Address], from: u64, to: u64) -> Result<Vec<Log>, ClientError> {
+        let addresses: Vec<_> = of.iter().copied().map(to_evm).collect();
+        let mut all = Vec::new();
+        let mut next = from;
+        while next <= to {
+            let until = to.min(next.saturating_add(EVENT_BLOCKS - 1));
+            let filter = json!([{ "fromBlock": U64::from(next), "toBlock": U64::from(until), "address": addresses }]);
+            let page: Vec<Log> = self.inner.rpc.ask("eth_getLogs", filter).await?;
+            all.extend(page);
+            next = until.saturating_add(1);
+        }
+        Ok(all)
+    }
+
     fn request<C: SolCall>(&self, to: Address, call: &C) -> (&'static str, Value) {
         let data = Bytes::from(call.abi_encode());
         ("eth_call", json!([{ "to": to_evm(to), "input": data }, "latest"]))
@@ -321,7 +363,8 @@ impl ChainClient {
         })
     }
 
-    async fn call<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return, ClientError> {
+    /// Calls a contract without a transaction.
+    pub(crate) async fn call<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return, ClientError> {
         let (method, params) = self.request(to, call);
         let value: Value = self.inner.rpc.ask(method, params).await?;
         self.returned::<C>(value)

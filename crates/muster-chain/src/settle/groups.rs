@@ -61,7 +61,7 @@ pub(super) struct Core {
 }
 
 /// A key for what may be repeated without harm.
-pub(super) fn fresh(what: &str) -> String {
+pub(crate) fn fresh(what: &str) -> String {
     format!("{what} {:016x}", rand::random::<u64>())
 }
 

@@ -23,10 +23,11 @@ mod voucher;
 
 pub use client::{ChainClient, Claimable, EventPage};
 pub use groups::SettlementError;
+pub(crate) use groups::fresh;
 pub use operations::Settlement;
 pub use outbox::OutboxError;
 pub use rpc::ClientError;
-pub(crate) use rpc::Rpc;
+pub(crate) use rpc::{Rpc, install_crypto_provider};
 pub use sender::{SendError, SenderConfig, TxSender};
 pub use transaction::{Call, MinedTx, TxId, TxOutcome};
 pub(crate) use transaction::{Fees, sign};

@@ -310,4 +310,24 @@ impl Settlement {
     pub async fn approve(&self, spender: Address, needed: TokenAmount) -> Result<(), SettlementError> {
         self.core.allow(spender, needed).await.map(|_| ())
     }
+
+    /// Sends a call to a contract of this crate's, once for an intent.
+    pub(crate) async fn send_once(
+        &self,
+        intent: &str,
+        to: Address,
+        call: &impl SolCall,
+    ) -> Result<MinedTx, SettlementError> {
+        self.core.once(intent, Call::to(to, call.abi_encode())).await
+    }
+
+    /// The same, for what may be tried anew where it failed on the chain.
+    pub(crate) async fn send_again(
+        &self,
+        key: &str,
+        to: Address,
+        call: &impl SolCall,
+    ) -> Result<MinedTx, SettlementError> {
+        self.core.again(key, Call::to(to, call.abi_encode())).await
+    }
 }

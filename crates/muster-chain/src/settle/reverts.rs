@@ -3,6 +3,9 @@
 use alloy::sol_types::{Panic, Revert, SolError, SolInterface};
 use muster_core::units::TokenAmount;
 
+use crate::contracts::abi::CheckerLicence::CheckerLicenceErrors as Licence;
+use crate::contracts::abi::DrandBeacon::DrandBeaconErrors as Beacon;
+use crate::contracts::abi::EpochRewards::EpochRewardsErrors as Rewards;
 use crate::contracts::abi::LeaseEscrow::LeaseEscrowErrors as Escrow;
 use crate::contracts::abi::MusterToken::MusterTokenErrors as Token;
 use crate::contracts::abi::Registry::RegistryErrors as Registry;
@@ -20,6 +23,15 @@ pub(crate) fn explain(data: &[u8]) -> String {
     }
     if let Ok(error) = Token::abi_decode(data) {
         return token(error);
+    }
+    if let Ok(error) = Rewards::abi_decode(data) {
+        return rewards(error);
+    }
+    if let Ok(error) = Licence::abi_decode(data) {
+        return licence(error);
+    }
+    if let Ok(error) = Beacon::abi_decode(data) {
+        return beacon(error);
     }
     if let Ok(revert) = Revert::abi_decode(data) {
         return format!("the contract refused: {}", revert.reason);
@@ -110,6 +122,61 @@ fn token(error: Token) -> String {
         Token::ERC2612ExpiredSignature(_) => "the permit has expired".to_owned(),
         Token::ERC2612InvalidSigner(_) => "the permit is signed by somebody else".to_owned(),
         other => format!("the token refused: {}", name_of(&other)),
+    }
+}
+
+fn rewards(error: Rewards) -> String {
+    match error {
+        Rewards::AlreadyPosted(e) => format!("the outcome number {} was posted already", e.sequence),
+        Rewards::NotOnRecord(e) => {
+            format!("the outcome number {} is not on record as it was given: read it again", e.sequence)
+        }
+        Rewards::WrongStatus(e) => format!("the outcome number {} is in state {}: not now", e.sequence, e.status),
+        Rewards::RingFull(_) => "too many outcomes are pending: finalize the oldest first".to_owned(),
+        Rewards::WrongEpochs(e) => format!("the outcome must begin with epoch {}", e.expectedFirst),
+        Rewards::EpochNotOver(e) => format!("the outcome's last epoch ends at {} (Unix seconds)", e.endsAt),
+        Rewards::AboveCap(e) => format!(
+            "the outcome grants {} in all, at most {} are allowed",
+            crate::convert::amount(e.cumulativeTotal),
+            crate::convert::amount(e.most)
+        ),
+        Rewards::WrongCommittee(_) => "the signatures are not those of the committee that was named".to_owned(),
+        Rewards::TooFewSignatures(e) => {
+            format!("{} of {} members signed, two thirds are needed", e.signed, e.members)
+        }
+        Rewards::NotNext(e) => format!("outcomes become final in their order: {} is next", e.expected),
+        Rewards::NotCovered(e) => format!(
+            "the outcome grants {} in all, only {} are paid in: fund the rewards first",
+            tokens(e.cumulativeTotal),
+            crate::convert::amount(e.covered)
+        ),
+        Rewards::BadProof(_) => "the leaf is not under the root that counts".to_owned(),
+        Rewards::AlreadySlashed(e) => format!("this was slashed already (evidence {})", e.evidence),
+        Rewards::NotASigner(e) => format!("{} did not sign, or owns no such Checker", e.member),
+        other => format!("the rewards contract refused: {}", name_of(&other)),
+    }
+}
+
+fn licence(error: Licence) -> String {
+    match error {
+        Licence::CapReached(e) => format!("only {} licences are left, {} were asked for", e.left, e.count),
+        Licence::PriceAbove(e) => {
+            format!("a licence costs {} now, more than the {} allowed", tokens(e.price), tokens(e.most))
+        }
+        Licence::NotOwner(e) => format!("licence {} belongs to another owner than {}", e.id, e.caller),
+        Licence::CheckerNotActive(e) => {
+            format!("Checker {} is not registered, or is jailed or leaving", hex::encode(e.nodeKey))
+        }
+        Licence::NotDelegated(e) => format!("licence {} is delegated to no Checker", e.id),
+        Licence::BadBatch(e) => format!("{} licences in one call: 1 to 200 are possible", e.count),
+        other => format!("the licence contract refused: {}", name_of(&other)),
+    }
+}
+
+fn beacon(error: Beacon) -> String {
+    match error {
+        Beacon::BadSignature(e) => format!("the signature of round {} is not the beacon's", e.round),
+        other => format!("the beacon contract refused: {}", name_of(&other)),
     }
 }
 

@@ -238,7 +238,7 @@ fn shown(url: &reqwest::Url) -> String {
 }
 
 /// The process needs one TLS provider; a binary installs its own first, and then this does nothing.
-fn install_crypto_provider() {
+pub(crate) fn install_crypto_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error means that another thread was faster, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();

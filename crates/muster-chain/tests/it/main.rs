@@ -4,6 +4,7 @@
 mod blocks;
 mod crash;
 mod differential;
+mod epochs;
 mod flaky;
 mod folder;
 mod keystores;

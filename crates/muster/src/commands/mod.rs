@@ -1,6 +1,7 @@
 //! The commands, and what they share.
 
 pub(crate) mod agent;
+mod beacon;
 mod bench;
 mod completions;
 mod container_admin;
@@ -47,6 +48,7 @@ pub(crate) const fn is_role(command: &Command) -> bool {
             | Command::Indexer(_)
             | Command::Chain(_)
             | Command::Relay(_)
+            | Command::Beacon(_)
             | Command::Agent(_)
     )
 }
@@ -65,6 +67,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Indexer(command) => Box::pin(roles::indexer(&cx, command)).await,
         Command::Chain(command) => Box::pin(roles::chain(&cx, command)).await,
         Command::Relay(command) => Box::pin(roles::relay(&cx, command)).await,
+        Command::Beacon(command) => Box::pin(beacon::run(&cx, command)).await,
         Command::Wallet(command) => Box::pin(wallet::run(&cx, command)).await,
         Command::Gpu(command) => Box::pin(gpu::run(&cx, command)).await,
         Command::Doctor => Box::pin(doctor::run(&cx)).await,

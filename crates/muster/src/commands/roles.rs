@@ -29,13 +29,13 @@ const HEALTH_EVERY: Duration = Duration::from_millis(200);
 const CHAIN_RETRY: Duration = Duration::from_millis(500);
 
 /// What all roles begin with: a folder of their own, its lock, signals, the health page.
-struct Begun {
-    stop: CancellationToken,
-    health: HealthCell,
+pub(super) struct Begun {
+    pub(super) stop: CancellationToken,
+    pub(super) health: HealthCell,
     _lock: Lock,
 }
 
-async fn begin(role: &str, dir: &Path, args: &RoleArgs) -> Result<Begun, Failure> {
+pub(super) async fn begin(role: &str, dir: &Path, args: &RoleArgs) -> Result<Begun, Failure> {
     supervise::follow(args.supervisor)?;
     make_private(dir)?;
     let lock = Lock::take(&dir.join("lock"), &format!("the folder {}", dir.display()))?;

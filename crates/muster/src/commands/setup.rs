@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use muster_chain::contracts::{DeployParams, deploy_development};
+use muster_chain::epochs::{EpochParams, deploy_epochs, fund_rewards};
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, NodeKind, Registration, SenderConfig, Settlement, TxSender};
 use muster_client::Network;
-use muster_client::network::{Chain, IndexerEntry};
+use muster_client::network::{Beacon, BeaconKind, Chain, EpochContracts, IndexerEntry};
 use muster_container::{ContainerConfig, JobBounds, OfferConfig};
+use muster_core::beacon::BeaconSchedule;
 use muster_core::ids::Address;
 use muster_core::params::Params;
 use muster_core::pricing::Ask;
@@ -26,6 +28,12 @@ use crate::wallets;
 const WALLET_TOKENS: u128 = 1_000_000;
 /// Ether for fees that each begins with, in wei.
 const WALLET_WEI: u128 = 100_000_000_000_000_000_000;
+
+/// What the rewards contract of a development network begins with, whole tokens: for the emission, for rewards of
+/// delivery, for those who dispute rightly.
+const REWARD_TOKENS: [u128; 3] = [1_000_000_000, 1_000_000, 100_000];
+/// Seconds between rounds of a development network's beacon, as of drand's quicknet.
+const BEACON_PERIOD_S: u64 = 3;
 
 /// What a new network looks like.
 #[derive(Clone, Debug)]
@@ -92,11 +100,12 @@ pub(crate) async fn network(cx: &Context, plan: &Plan, rpc: &str, chain_id: u64)
         muster_chain::contracts::Contracts { token: Address::ZERO, registry: Address::ZERO, escrow: Address::ZERO };
     let client = ChainClient::connect(rpc, chain_id, nowhere).await.map_err(|e| chain_failure(&e))?;
     let outbox = cx.dirs.at("faucet-outbox");
-    let sending = Sending::begin(&outbox, faucet, client).await?;
+    let sending = Sending::begin(&outbox, faucet, client.clone()).await?;
     let deploy = DeployParams::development(params.container_stake, params.indexer_stake, params.fee_bps);
     let contracts = deploy_development(sending.settlement.sender(), &deploy).await.code(Code::Chain)?;
     sending.end().await?;
     let ip = address(plan.listen);
+    let (epochs, beacon) = epochs(cx, ip, client.with_contracts(contracts)).await?;
     let secret = NodeSecret::load_or_create(&indexer_dir(cx, 0)?.join("node.key")).code(Code::Wallet)?;
     let addresses = muster_client::network::Contracts {
         token: contracts.token,
@@ -104,6 +113,7 @@ pub(crate) async fn network(cx: &Context, plan: &Plan, rpc: &str, chain_id: u64)
         escrow: contracts.escrow,
     };
     let mut network = Network::new("development", Chain { id: chain_id, rpc: rpc.to_owned() }, addresses, params);
+    (network.epochs, network.beacon) = (Some(epochs), Some(beacon));
     // Where others join, some of them will sit behind NAT.
     if plan.listen.is_some_and(|ip| !ip.is_loopback()) {
         let port = std::net::TcpListener::bind(SocketAddr::new(ip, 0))
@@ -118,6 +128,38 @@ pub(crate) async fn network(cx: &Context, plan: &Plan, rpc: &str, chain_id: u64)
         relay: None,
     });
     Ok(network)
+}
+
+/// Deploys licences, rewards and beacon, with a key of the network's own. All that it depends on is written down or on
+/// the chain, so that a second try makes the same.
+async fn epochs(cx: &Context, ip: IpAddr, client: ChainClient) -> Result<(EpochContracts, Beacon), Failure> {
+    let began_s = client.block_time_s(0).await.map_err(|e| chain_failure(&e))?;
+    let schedule = BeaconSchedule { genesis_s: began_s, period_s: BEACON_PERIOD_S };
+    let public_key = super::beacon::secret(&cx.dirs.at("beacon"))?.public_key();
+    let verified = muster_wire::beacon::Beacon::new(&public_key, schedule).code(Code::Data)?;
+    let defaults = EpochParams::development(0);
+    let params = EpochParams { start_epoch: began_s / defaults.epoch_s, ..defaults };
+    let contracts = client.contracts();
+    let sending = Sending::begin(&cx.dirs.at("faucet-outbox"), cx.faucet_key()?, client).await?;
+    let settlement = &sending.settlement;
+    let found = deploy_epochs(settlement.sender(), &contracts, &params, &verified).await.code(Code::Chain)?;
+    let pots = REWARD_TOKENS.map(|whole| TokenAmount(whole * TokenAmount::ONE.0));
+    fund_rewards(settlement, &found, "genesis", pots).await.code(Code::Chain)?;
+    sending.end().await?;
+    let port = std::net::TcpListener::bind(SocketAddr::new(ip, 0))
+        .and_then(|l| l.local_addr())
+        .because(Code::Config, format!("cannot listen on {ip} for the beacon"))?
+        .port();
+    let beacon = Beacon {
+        kind: BeaconKind::Development,
+        public_key: hex::encode(public_key),
+        genesis_s: schedule.genesis_s,
+        period_s: schedule.period_s,
+        urls: vec![format!("http://{}", SocketAddr::new(ip, port))],
+    };
+    let epochs =
+        EpochContracts { licences: found.licences, rewards: found.rewards, beacon: found.beacon, from_block: 0 };
+    Ok((epochs, beacon))
 }
 
 /// Folder of an Indexer.

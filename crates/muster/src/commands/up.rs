@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use muster_client::Network;
+use muster_client::network::{Beacon, BeaconKind};
 
 use super::roles::HEALTH_NOTE;
 use super::setup::{self, Plan, wait_for};
@@ -126,6 +127,9 @@ async fn bring_up(
     if let Some(url) = &network.relay {
         start_relay(cx, plan, url, running)?;
     }
+    if let Some(beacon) = network.beacon.as_ref().filter(|b| b.kind == BeaconKind::Development) {
+        start_beacon(cx, plan, beacon, running)?;
+    }
     running.network = network.clone();
     setup::fund(cx, plan, &network).await?;
     start_role(cx, running, "indexer-0", &["indexer", "run"])?;
@@ -230,6 +234,24 @@ fn start_relay(cx: &Context, plan: &Plan, url: &str, running: &mut Running) -> R
     let port = url.rsplit(':').next().and_then(|p| p.trim_end_matches('/').parse::<u16>().ok()).unwrap_or(3340);
     let args = ["relay", "run", "--listen", &SocketAddr::new(ip, port).to_string()].map(str::to_owned).to_vec();
     let role = role(cx, "relay", dir.clone(), args);
+    supervise(running, role, &dir)
+}
+
+/// The network's own beacon, where its file says; in a folder that holds its key.
+fn start_beacon(cx: &Context, plan: &Plan, beacon: &Beacon, running: &mut Running) -> Result<(), Failure> {
+    let dir = cx.dirs.at("beacon");
+    make_private(&dir)?;
+    let url = beacon.urls.first().map_or("", String::as_str).trim_start_matches("http://").trim_end_matches('/');
+    let listen: SocketAddr = url.parse().map_err(|_| {
+        Failure::new(Code::Config, format!("the network file names the beacon {url}, which is no address"))
+    })?;
+    let mut args = vec!["beacon".to_owned(), "run".to_owned(), "--listen".to_owned(), listen.to_string()];
+    args.extend(["--genesis".to_owned(), beacon.genesis_s.to_string()]);
+    args.extend(["--period".to_owned(), beacon.period_s.to_string()]);
+    if plan.listen.is_some_and(|ip| !ip.is_loopback()) {
+        args.push("--allow-remote".to_owned());
+    }
+    let role = role(cx, "beacon", dir.clone(), args);
     supervise(running, role, &dir)
 }
 
