@@ -1,8 +1,8 @@
 //! The calibration table: how fast a model is known to be, and how much of a proof's work an OctaneBench point stands for.
 //!
-//! The table is a signed data file (`data/calibration.toml`; `muster-wire` reads and verifies it). Each entry names its
-//! source and how much that is worth; the uncertainty of everything computed from it follows. A model that the table does
-//! not know counts as its fallback, which is slow and uncertain: never better than asked for.
+//! The table is a signed data file (`calibration/calibration.toml`; `muster-wire` reads and verifies it). Each entry names
+//! its source and how much that is worth; the uncertainty of everything computed from it follows. A model that the table
+//! does not know counts as its fallback, which is slow and uncertain: never better than asked for.
 
 use serde::{Deserialize, Serialize};
 

@@ -11,9 +11,9 @@ pub const ISSUER: [u8; 32] = [
     85, 26, 83, 64, 122,
 ];
 /// The table that this build was made with.
-const BUILT_IN: &str = include_str!("../../../data/calibration.toml");
+const BUILT_IN: &str = include_str!("../../../calibration/calibration.toml");
 /// Its signature, 128 hex digits.
-const BUILT_IN_SIGNATURE: &str = include_str!("../../../data/calibration.sig");
+const BUILT_IN_SIGNATURE: &str = include_str!("../../../calibration/calibration.sig");
 /// The longest table.
 pub const TABLE_LEN_MAX: usize = 1 << 20;
 

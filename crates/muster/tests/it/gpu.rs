@@ -27,7 +27,7 @@ fn tables_are_signed_by_whoever_holds_the_key() {
     let user = User::new();
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(at("t.toml"), include_str!("../../../../data/calibration.toml")).unwrap();
+    std::fs::write(at("t.toml"), include_str!("../../../../calibration/calibration.toml")).unwrap();
     let made = user.json(&["gpu", "sign-calibration", &at("t.toml"), "--key", &at("key")]);
     assert_eq!(std::fs::read_to_string(at("t.sig")).unwrap().trim().len(), 128);
     let again = user.json(&["gpu", "sign-calibration", &at("t.toml"), "--key", &at("key")]);
