@@ -185,6 +185,7 @@ pub fn measure_catching(config: &AuditConfig, cheating_percent: u32) -> Catching
     population.let_containers(0..config.containers, cheating_percent);
     // Until about half are caught: the rate is then known well enough.
     let formula = epochs_to_catch(audit, day, f64::from(cheating_percent) / 100.0);
+    #[allow(clippy::cast_sign_loss, reason = "a number of epochs")]
     let most = (formula / 8.0).ceil() as u64 + 8;
     let (mut at_risk, mut caught) = (0u64, 0u64);
     for _ in 0..most {

@@ -28,6 +28,7 @@ mod gather;
 mod messages;
 mod settle;
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of a test's own")]
 mod tests;
 mod work;
 

@@ -17,6 +17,7 @@ mod explain;
 mod instants;
 mod params;
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of a test's own")]
 mod tests;
 mod view;
 

@@ -33,6 +33,7 @@ mod state;
 pub mod synthetic;
 mod tally;
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of a test's own")]
 mod tests;
 
 pub use emission::{Pools, pools};

@@ -19,8 +19,11 @@ impl Checker {
                 let (epoch, own) = (entry.commitment.epoch, entry.commitment.checker == from);
                 // A member may send on what another member lacks.
                 let member = self.committee(epoch).iter().any(|member| member.node == from);
-                if (own || member) && self.take_entry(*entry, out) && own {
-                    out.push(Effect::Send { to: from, message: Box::new(Message::Taken { epoch }) });
+                if own || member {
+                    let kept = self.take_entry(*entry, out);
+                    if kept && own {
+                        out.push(Effect::Send { to: from, message: Box::new(Message::Taken { epoch }) });
+                    }
                 }
             }
             Message::Taken { epoch } => self.on_taken(from, epoch),

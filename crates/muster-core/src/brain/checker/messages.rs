@@ -75,7 +75,7 @@ pub struct SignedOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// I computed the same.
-    Signed(SignedOutcome),
+    Signed(Box<SignedOutcome>),
     /// I hold what is missing: an entry at a time comes as [`Message::Reveal`]; propose again.
     Missing {
         /// In which epoch.

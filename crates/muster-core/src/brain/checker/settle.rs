@@ -328,7 +328,7 @@ impl Checker {
         self.on_signature(self.config.id, &signed, now, out);
         if let Some((to, outcome)) = self.settling.as_mut().and_then(|s| s.answering.take()) {
             if outcome == signed.outcome {
-                let message = Box::new(Message::Answer(Box::new(Answer::Signed(signed))));
+                let message = Box::new(Message::Answer(Box::new(Answer::Signed(Box::new(signed)))));
                 out.push(Effect::Send { to, message });
             } else if let Some(settling) = &mut self.settling {
                 settling.answering = Some((to, outcome));

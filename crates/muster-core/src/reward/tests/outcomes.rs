@@ -161,7 +161,7 @@ fn licences_earn_for_their_owners() {
 fn a_checker_that_does_less_earns_less_and_has_no_bonus() {
     let mut net = Net::new(small());
     let draw = net.draw();
-    let half = |a: &Assignment| a.checker != 5 || a.task.subject % 2 == 0;
+    let half = |a: &Assignment| a.checker != 5 || a.task.subject.is_multiple_of(2);
     let bundle = synthetic::bundle(&draw, |a| half(a).then(|| synthetic::honest(&draw, a)));
     let bundle = answered(&draw, bundle, |_| Reexecution::Good);
     let settled = net.settle(&draw, &bundle);

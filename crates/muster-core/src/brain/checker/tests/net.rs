@@ -328,11 +328,12 @@ impl Net {
                     self.refused += 1;
                 }
             }
-            Message::Commit(commitment) if self.two_faced == Some(from) => {
-                // To the last member it commits to something else.
-                if self.checkers[0].committee(commitment.epoch).last().is_some_and(|member| member.node == to) {
-                    commitment.hash = ContentHash([0xee; 32]);
-                }
+            // To the last member it commits to something else.
+            Message::Commit(commitment)
+                if self.two_faced == Some(from)
+                    && self.checkers[0].committee(commitment.epoch).last().is_some_and(|last| last.node == to) =>
+            {
+                commitment.hash = ContentHash([0xee; 32]);
             }
             _ => {}
         }
