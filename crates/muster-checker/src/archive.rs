@@ -224,11 +224,7 @@ impl Archive {
         Published::decode(&bytes).map_err(|_| ArchiveError::Published(outcome.last_epoch))
     }
 
-    async fn reports(
-        &self,
-        checkers: &BTreeMap<NodeId, PeerAddr>,
-        hash: ContentHash,
-    ) -> Result<Bundle, ArchiveError> {
+    async fn reports(&self, checkers: &BTreeMap<NodeId, PeerAddr>, hash: ContentHash) -> Result<Bundle, ArchiveError> {
         for addr in checkers.values().take(ASKED_MAX) {
             let Ok(connection) = self.peer.connect(addr).await else { continue };
             let Ok(bytes) = want(&connection, Wanted::Reports { hash }, FETCH_LEN_MAX).await else { continue };

@@ -164,8 +164,10 @@ fn on_chain(house: &Arc<House>, brain: &Checker, effect: &Effect) {
 fn clock_problem(house: &House, brain: &Checker, epoch: EpochNo, receipts: usize) {
     let others = brain.committee(epoch).iter().any(|member| member.node != house.id);
     let why = (others && receipts == 0).then(|| {
-        format!("no member of the committee of epoch {epoch} gave a receipt for this Checker's commitment; compare \
-                 this machine's clock with others', and see whether they can be reached")
+        format!(
+            "no member of the committee of epoch {epoch} gave a receipt for this Checker's commitment; compare \
+                 this machine's clock with others', and see whether they can be reached"
+        )
     });
     house.board.problem("clock", why);
 }
@@ -245,4 +247,3 @@ fn show(house: &House, brain: &Checker) {
 pub(crate) fn fallen(error: &StoreError) {
     error!(%error, "the records cannot be written; the Checker stops");
 }
-

@@ -9,9 +9,7 @@ use muster_chain::beacon::BeaconClient;
 use muster_chain::epochs as chain;
 use muster_chain::epochs::{CommitteeSignatures, EpochClient, EpochSettlement, PostedOutcome};
 use muster_chain::keys::Wallet;
-use muster_chain::settle::{
-    ClientError, LeaseOnChain, LeaseStatus, NodeOnChain, SendError, SettlementError,
-};
+use muster_chain::settle::{ClientError, LeaseOnChain, LeaseStatus, NodeOnChain, SendError, SettlementError};
 use muster_core::brain::checker::{Posted, SignedOutcome};
 use muster_core::epoch::{EpochNo, EpochParams, Phase, Seed};
 use muster_core::ids::{Address, ContentHash, NodeId};
@@ -125,9 +123,10 @@ impl ChainLedger {
     /// The outcome that one follows.
     async fn parent(&self, outcome: &Outcome) -> Result<PostedOutcome, LedgerError> {
         let all = self.reads().outcomes(self.from_block).await.map_err(client_error)?;
-        let before = all.into_values().rev().find(|posted| {
-            posted.outcome.last_epoch.checked_add(1) == Some(outcome.first_epoch.0)
-        });
+        let before = all
+            .into_values()
+            .rev()
+            .find(|posted| posted.outcome.last_epoch.checked_add(1) == Some(outcome.first_epoch.0));
         before.ok_or_else(|| {
             let why = format!("no outcome stands on the chain that epoch {} follows", outcome.first_epoch);
             LedgerError::Unknown(why)

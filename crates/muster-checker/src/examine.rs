@@ -112,9 +112,7 @@ fn capacity(
         }
         match card.verify() {
             Verdict::Fail(fault) if fault.is_provable() => bad = true,
-            Verdict::Pass(_)
-            | Verdict::Fail(Fault::Slow { .. })
-            | Verdict::Inconclusive(Gap::Slower { .. }) => {}
+            Verdict::Pass(_) | Verdict::Fail(Fault::Slow { .. }) | Verdict::Inconclusive(Gap::Slower { .. }) => {}
             // No proof that came to its end: whoever shows it as one is wrong, whatever it says of it.
             Verdict::Fail(_) | Verdict::Inconclusive(_) => return Reexecution::Forged,
         }

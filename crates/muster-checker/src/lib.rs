@@ -42,12 +42,12 @@ mod store;
 mod tasks;
 pub mod view;
 
-pub use chain_ledger::{ChainLedger, DrandBeacon};
 pub use archive::{Archive, ArchiveError, Verification};
 pub use beacon::{Beacon, BeaconError};
+pub use chain_ledger::{ChainLedger, DrandBeacon};
 pub use evidence::{EvidenceError, EvidenceLimits};
-pub use muster_net::evidence::{FetchError, fetch};
 pub use ledger::{Ledger, LedgerError};
+pub use muster_net::evidence::{FetchError, fetch};
 pub use node::{CheckerConfig, CheckerError, CheckerNode};
 pub use status::{CheckerStatus, Counted, TaskStatus};
 pub use store::StoreError;

@@ -278,10 +278,8 @@ impl House {
                 Ok(hash)
             }
             Err(error) => {
-                let why = std::error::Error::source(&error).map_or_else(
-                    || error.to_string(),
-                    |source| format!("{error} ({source})"),
-                );
+                let why = std::error::Error::source(&error)
+                    .map_or_else(|| error.to_string(), |source| format!("{error} ({source})"));
                 self.board.problem("disk", Some(why.clone()));
                 Err(why)
             }
@@ -356,12 +354,8 @@ impl CheckerNode {
         })
         .await?;
         let signer = config.ledger.signer();
-        let mut brain = Checker::new(Config {
-            id,
-            signer,
-            params: config.params.clone(),
-            first_committee: config.first_committee,
-        });
+        let mut brain =
+            Checker::new(Config { id, signer, params: config.params.clone(), first_committee: config.first_committee });
         brain.restore(store.restore()?);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let board = Board::new(id, signer);

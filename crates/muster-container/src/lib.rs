@@ -40,8 +40,8 @@ mod status;
 mod store;
 mod streams;
 
-pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
+pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
 pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, socket_path};
 pub use error::ContainerError;

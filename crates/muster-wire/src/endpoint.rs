@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let cards = vec![card("RTX 4090", 127_000, 24_576), card("RTX 4090", 127_000, 24_576), card("processor", 5, 64)];
+        let cards =
+            vec![card("RTX 4090", 127_000, 24_576), card("RTX 4090", 127_000, 24_576), card("processor", 5, 64)];
         let said = Endpoint {
             direct: vec!["192.0.2.1:7000".parse().unwrap(), "[2001:db8::1]:7".parse().unwrap()],
             relay: Some("http://192.0.2.2:80".to_owned()),

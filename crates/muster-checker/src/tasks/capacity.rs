@@ -55,7 +55,11 @@ pub(super) async fn capacity(house: &Arc<House>, job: &Job) -> Found {
 }
 
 /// Proves every card at once: one card that stands for several takes several times as long.
-async fn prove_all(house: &Arc<House>, job: &Job, claims: &[Claim]) -> Result<(Vec<(Card, bool)>, Vec<Transcript>), String> {
+async fn prove_all(
+    house: &Arc<House>,
+    job: &Job,
+    claims: &[Claim],
+) -> Result<(Vec<(Card, bool)>, Vec<Transcript>), String> {
     let connection = loop {
         match house.connect(job.subject).await {
             Ok(connection) => break connection,
@@ -105,9 +109,10 @@ async fn one(
 
 fn judge(transcript: &Transcript, verdict: Verdict) -> Card {
     match verdict {
-        Verdict::Pass(measured) => {
-            Card::Proved { ob: measured.ob, took_ms: measured.stage_ms.iter().fold(0, |sum, ms| sum.saturating_add(*ms)) }
-        }
+        Verdict::Pass(measured) => Card::Proved {
+            ob: measured.ob,
+            took_ms: measured.stage_ms.iter().fold(0, |sum, ms| sum.saturating_add(*ms)),
+        },
         Verdict::Fail(fault) if fault.is_provable() => Card::Refuted(fault.to_string()),
         // The work is right: how slow it was is for the committee's median.
         Verdict::Fail(Fault::Slow { .. }) | Verdict::Inconclusive(Gap::Slower { .. }) => slow(transcript),

@@ -113,7 +113,12 @@ async fn look(house: &Arc<House>, job: &Job, last: &mut BTreeMap<LeaseId, u64>) 
 }
 
 /// What is wrong with figures of a lease, if anything is.
-fn implausible(lease: &LeaseOnChain, (ran_ms, vouched): (u64, u128), before: Option<u64>, now: TimeMs) -> Option<String> {
+fn implausible(
+    lease: &LeaseOnChain,
+    (ran_ms, vouched): (u64, u128),
+    before: Option<u64>,
+    now: TimeMs,
+) -> Option<String> {
     if vouched > lease.deposit.0 {
         return Some(format!("vouchers for {vouched}, more than the deposit of {}", lease.deposit.0));
     }

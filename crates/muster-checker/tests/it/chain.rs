@@ -15,9 +15,7 @@ use muster_chain::epochs::{
 };
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, NodeKind, NodeStatus, Registration, SenderConfig, Settlement, TxSender};
-use muster_checker::{
-    Archive, Beacon, BeaconError, ChainLedger, CheckerConfig, CheckerNode, EvidenceLimits, Ledger,
-};
+use muster_checker::{Archive, Beacon, BeaconError, ChainLedger, CheckerConfig, CheckerNode, EvidenceLimits, Ledger};
 use muster_core::beacon::BeaconSchedule;
 use muster_core::brain::checker::Member;
 use muster_core::epoch::{EpochNo, Seed};
@@ -97,7 +95,7 @@ impl Net {
             epoch_s: params.epoch.epoch_ms / 1_000,
             emission_per_epoch: tokens(100_000),
             dispute_window_s: params.epoch.dispute_window_ms / 1_000,
-            ..ContractParams::development(1)
+            ..ContractParams::development(params.epoch.at(now()).0)
         };
         let epochs = deploy_epochs(bank.sender(), &contracts, &of_contracts, &own.rounds).await.unwrap();
         let funds = [tokens(100_000_000), tokens(1_000_000), tokens(1_000)];
@@ -174,6 +172,7 @@ async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
     let stop = CancellationToken::new();
     let mut tasks = Vec::new();
     let mut addrs = Vec::new();
+    let mut statuses = Vec::new();
     for (at, ((secret, port), (wallet, settlement))) in secrets.iter().zip(&ports).zip(&accounts).enumerate() {
         let node = CheckerNode::new(CheckerConfig {
             dir: net.dir.path().join(format!("node-{at}")),
@@ -191,6 +190,7 @@ async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
         .await
         .unwrap();
         addrs.push(node.addr());
+        statuses.push(node.status());
         let stopped = stop.clone();
         tasks.push(tokio::spawn(async move { node.run(stopped).await.unwrap() }));
     }
@@ -198,7 +198,8 @@ async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
     // Slashed and jailed, and the honest one is not.
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while net.client.node(cheat.id).await.unwrap().unwrap().status != NodeStatus::Jailed {
-        assert!(tokio::time::Instant::now() < deadline, "the cheat is never jailed");
+        let told = || statuses.iter().map(|status| status.borrow().problems.clone()).collect::<Vec<_>>();
+        assert!(tokio::time::Instant::now() < deadline, "the cheat is never jailed: {:?}", told());
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     assert_eq!(net.client.node(honest.id).await.unwrap().unwrap().status, NodeStatus::Active);

@@ -28,10 +28,9 @@ async fn an_honest_container_is_paid_and_a_cheat_is_slashed() {
     checkers.pop().unwrap().stop().await;
     world.until("a slash", |town| town.node(cheat.id).status == NodeStatus::Jailed).await;
     checkers.push(world.checker(2).await);
-    world.until("what opens too little is slashed too", |town| {
-        town.node(rubbish.id).status == NodeStatus::Jailed
-    })
-    .await;
+    world
+        .until("what opens too little is slashed too", |town| town.node(rubbish.id).status == NodeStatus::Jailed)
+        .await;
     assert_eq!(world.town.node(honest.id).status, NodeStatus::Active);
     assert!(honest.proved.load(Ordering::SeqCst) > 0 && cheat.proved.load(Ordering::SeqCst) > 0);
 

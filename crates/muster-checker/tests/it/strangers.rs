@@ -95,18 +95,15 @@ async fn promises_that_contradict_and_reveals_that_do_not_match_count_for_nothin
     let peer = Peer::bind(PeerConfig::new(rogue.clone(), loopback())).await.unwrap();
     world.join(2, peer.listen_addr());
     let epoch = world.genesis();
-    checkers[0]
-        .until("commitments", |status| status.epoch == epoch && status.phase == Phase::Commit)
-        .await;
+    checkers[0].until("commitments", |status| status.epoch == epoch && status.phase == Phase::Commit).await;
     let connection = peer.connect(&checkers[0].addr).await.unwrap();
-    let report = Report { epoch, checker: rogue.id(), view: ContentHash([1; 32]), secret: [2; 32], results: Vec::new() };
+    let report =
+        Report { epoch, checker: rogue.id(), view: ContentHash([1; 32]), secret: [2; 32], results: Vec::new() };
     let reveal = Reveal { report, salt: [3; 32] };
     let first = sign(&rogue, epoch, ContentHash([4; 32]));
     say(&connection, Message::Commit(first)).await;
     let receipts = told(&connection, Duration::from_millis(700)).await;
-    let of = |hash: ContentHash| {
-        move |message: &Message| matches!(message, Message::Receipt { hash: got, .. } if *got == hash)
-    };
+    let of = |hash: ContentHash| move |message: &Message| matches!(message, Message::Receipt { hash: got, .. } if *got == hash);
     assert!(receipts.iter().any(of(first.hash)), "{receipts:?}");
     let second = sign(&rogue, epoch, reveal.commitment_hash());
     say(&connection, Message::Commit(second)).await;

@@ -283,4 +283,3 @@ impl Beacon for Bell {
         async move { Ok(Seed(*blake3::hash(&epoch.0.to_be_bytes()).as_bytes())) }.boxed()
     }
 }
-

@@ -26,7 +26,7 @@ use crate::container::{Container, Habits};
 use crate::town::{Bell, Desk, Town, now};
 
 /// Generous: the machine may be busy. No test measures with it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
@@ -142,12 +142,7 @@ impl World {
 
     pub(crate) async fn container(&self, habits: Habits, owner: u8) -> Container {
         let container = Container::new(habits).await;
-        self.town.register(
-            NodeKind::Container,
-            container.id,
-            Address([owner; 20]),
-            endpoint(&container.peer, 1),
-        );
+        self.town.register(NodeKind::Container, container.id, Address([owner; 20]), endpoint(&container.peer, 1));
         container
     }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use muster_chain::settle::{NodeKind, Registration};
 use muster_container::Cheat;
+use muster_core::hardware::GpuModel;
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::proof::challenge::PROOF_VERSION;
 use muster_core::proof::{
     Challenge, Checker, CheckerEffect, CheckerEvent, CheckerSays, Claim, End, Fault, Gap, ProverSays, Rates, Scale,
     Secrets, Transcript, Verdict,
 };
-use muster_core::hardware::GpuModel;
 use muster_core::units::{Bytes, Ob, TokenAmount};
 use muster_net::{Connection, NodeSecret, Peer, PeerConfig, Signature64, StreamKind, verify};
 use muster_wire::message::audit::{Alive, Question};
