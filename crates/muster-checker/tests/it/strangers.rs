@@ -9,6 +9,7 @@ use muster_core::protocol::NodeSignature;
 use muster_core::reward::{Commitment, Entry, Report, Reveal};
 use muster_net::{Connection, NodeSecret, Peer, PeerConfig, StreamKind};
 use muster_wire::message::audit::{Evidence, Gossip, Wanted};
+use tokio::sync::mpsc;
 
 use crate::container::Habits;
 use crate::world::{World, loopback};
@@ -72,14 +73,26 @@ async fn say(to: &Connection, message: Message) {
     stream.finish().await.unwrap();
 }
 
-/// What a Checker is told on a connection that it dialled, until nothing comes for a while.
-async fn told(connection: &Connection, quiet: Duration) -> Vec<Message> {
-    let mut all = Vec::new();
-    while let Ok(Ok(stream)) = tokio::time::timeout(quiet, connection.accept_bi()).await {
-        let mut stream = stream.framed();
-        while let Ok(Some(Gossip::Said(message))) = stream.recv::<Gossip>().await {
-            all.push(*message);
+/// Listens to what others say on a connection, whoever dialled it.
+fn listen(connection: Connection, ears: mpsc::UnboundedSender<Message>) {
+    tokio::spawn(async move {
+        while let Ok(stream) = connection.accept_bi().await {
+            if stream.kind() != StreamKind::Checkers {
+                continue;
+            }
+            let mut stream = stream.framed();
+            while let Ok(Some(Gossip::Said(message))) = stream.recv::<Gossip>().await {
+                ears.send(*message).unwrap();
+            }
         }
+    });
+}
+
+/// What was said until nothing more comes for a while.
+async fn told(ears: &mut mpsc::UnboundedReceiver<Message>, quiet: Duration) -> Vec<Message> {
+    let mut all = Vec::new();
+    while let Ok(Some(message)) = tokio::time::timeout(quiet, ears.recv()).await {
+        all.push(message);
     }
     all
 }
@@ -94,20 +107,31 @@ async fn promises_that_contradict_and_reveals_that_do_not_match_count_for_nothin
     let rogue = world.secrets[2].clone();
     let peer = Peer::bind(PeerConfig::new(rogue.clone(), loopback())).await.unwrap();
     world.join(2, peer.listen_addr());
+    let (mouth, mut ears) = mpsc::unbounded_channel();
+    let (accepting, heard) = (peer.clone(), mouth.clone());
+    tokio::spawn(async move {
+        while let Ok(connection) = accepting.accept().await {
+            listen(connection, heard.clone());
+        }
+    });
     let epoch = world.genesis();
     checkers[0].until("commitments", |status| status.epoch == epoch && status.phase == Phase::Commit).await;
     let connection = peer.connect(&checkers[0].addr).await.unwrap();
+    listen(connection.clone(), mouth);
     let report =
         Report { epoch, checker: rogue.id(), view: ContentHash([1; 32]), secret: [2; 32], results: Vec::new() };
     let reveal = Reveal { report, salt: [3; 32] };
     let first = sign(&rogue, epoch, ContentHash([4; 32]));
     say(&connection, Message::Commit(first)).await;
-    let receipts = told(&connection, Duration::from_millis(700)).await;
     let of = |hash: ContentHash| move |message: &Message| matches!(message, Message::Receipt { hash: got, .. } if *got == hash);
-    assert!(receipts.iter().any(of(first.hash)), "{receipts:?}");
+    let mut receipts = Vec::new();
+    while !receipts.iter().any(of(first.hash)) {
+        let said = tokio::time::timeout(Duration::from_secs(60), ears.recv()).await;
+        receipts.push(said.expect("a receipt for the first promise").unwrap());
+    }
     let second = sign(&rogue, epoch, reveal.commitment_hash());
     say(&connection, Message::Commit(second)).await;
-    let receipts = told(&connection, Duration::from_millis(500)).await;
+    let receipts = told(&mut ears, Duration::from_millis(500)).await;
     assert!(!receipts.iter().any(of(second.hash)), "{receipts:?}");
 
     checkers[0].until("reveals", |status| status.epoch == epoch && status.phase >= Phase::Reveal).await;
@@ -116,7 +140,7 @@ async fn promises_that_contradict_and_reveals_that_do_not_match_count_for_nothin
     for commitment in [first, second] {
         say(&connection, Message::Reveal(Box::new(entry(commitment)))).await;
     }
-    let answers = told(&connection, Duration::from_millis(700)).await;
+    let answers = told(&mut ears, Duration::from_millis(700)).await;
     assert!(!answers.iter().any(|message| matches!(message, Message::Taken { .. })), "{answers:?}");
 
     world.until("the outcome of that epoch", |town| !town.posted().is_empty()).await;
