@@ -138,11 +138,12 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         _ring[place] = _slot(digest, bytes32(_word(packed, 200)), numbers, signers, sequence, STATUS_PENDING);
         bytes32 topic = OutcomePosted.selector;
         assembly ("memory-safe") {
-            // The event's words: the outcome as it was packed, and when it was posted with who signed.
+            // The event's words: the numbers with who signed (the time of posting leaves 32 bits free until 2106), and
+            // the five hashes as they were packed.
             let at := mload(0x40)
-            calldatacopy(at, add(packed.offset, 72), 0xc0)
-            mstore(add(at, 0xc0), or(shl(32, timestamp()), signers))
-            log2(at, 0xe0, topic, sequence)
+            mstore(at, or(numbers, shl(160, signers)))
+            calldatacopy(add(at, 0x20), add(packed.offset, 104), 0xa0)
+            log2(at, 0xc0, topic, sequence)
         }
     }
 
@@ -405,13 +406,12 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         _ring[sequence % ringSize] = _slot(digest, o.nextCommittee, numbers, signers, sequence, status);
         emit OutcomePosted(
             sequence,
-            _span(o),
+            numbers | (signers << 160),
             o.rewardRoot,
             o.slashRoot,
             o.dataHash,
             o.nextCommittee,
-            o.nextDisputeCommittee,
-            (block.timestamp << 32) | signers
+            o.nextDisputeCommittee
         );
     }
 

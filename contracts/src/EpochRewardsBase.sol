@@ -122,17 +122,17 @@ abstract contract EpochRewardsBase {
     }
 
     /// @notice Everything about a posted outcome but its parent, which is the digest of the last one posted before with
-    /// the sequence before (with the same sequence, after {CommitteesReset}). `span` is first epoch (64 bits), last epoch
-    /// (64), total (128); `posted` is the time of posting, and the signers in the lowest 32 bits.
+    /// the sequence before (with the same sequence, after {CommitteesReset}), and its first epoch, which follows from that
+    /// (one more than its last epoch; the same first epoch after {CommitteesReset}; 0 for the very first). `numbers` is
+    /// last epoch (64 bits), signers (32), time of posting (32), total (128).
     event OutcomePosted(
         uint64 indexed sequence,
-        uint256 span,
+        uint256 numbers,
         bytes32 rewardRoot,
         bytes32 slashRoot,
         bytes32 dataHash,
         bytes32 nextCommittee,
-        bytes32 nextDisputeCommittee,
-        uint256 posted
+        bytes32 nextDisputeCommittee
     );
     event OutcomeFinal(uint64 indexed sequence, uint64 indexed lastEpoch, bytes32 rewardRoot, uint128 cumulativeTotal);
     event OutcomeDisputed(uint64 indexed sequence, address indexed by, uint64 until);

@@ -18,10 +18,13 @@ contract EpochsInvariant is Invariants, RewardsBase {
         for (uint256 i = 0; i < deeds.NODES(); ++i) {
             address owner = deeds.ownerAt(i);
             fund(owner, 10_000e18);
+            bytes32 key = deeds.keyAt(i);
             vm.prank(owner);
-            registry.register(1, deeds.keyAt(i), "", 0, 5 * MIN_STAKE);
+            registry.register(1, key, "", 0, 5 * MIN_STAKE);
         }
         fund(stranger, 10_000_000e18);
+        vm.prank(stranger);
+        token.approve(address(rewards), type(uint256).max);
     }
 
     /// forge-config: default.invariant.runs = 24

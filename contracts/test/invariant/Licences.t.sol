@@ -40,7 +40,8 @@ contract LicencesHandler is Base {
     function delegate(uint256 id, uint256 to) external {
         if (licences.totalSupply() == 0) return;
         id = 1 + id % licences.totalSupply();
-        vm.prank(licences.ownerOf(id));
+        address holder = licences.ownerOf(id);
+        vm.prank(holder);
         licences.delegateOne(id, checker(to));
     }
 
@@ -48,7 +49,8 @@ contract LicencesHandler is Base {
         if (licences.totalSupply() == 0) return;
         id = 1 + id % licences.totalSupply();
         if (licences.delegateOf(id) == 0) return;
-        vm.prank(licences.ownerOf(id));
+        address holder = licences.ownerOf(id);
+        vm.prank(holder);
         licences.undelegateOne(id);
     }
 
@@ -73,8 +75,9 @@ contract LicencesInvariant is Invariants {
         deeds = new LicencesHandler(licences, token);
         handler = address(deeds);
         for (uint256 i = 0; i < 3; ++i) {
+            bytes32 key = deeds.checker(i);
             vm.prank(provider);
-            registry.register(3, deeds.checker(i), "", 0, MIN_STAKE);
+            registry.register(3, key, "", 0, MIN_STAKE);
             address who = deeds.owner(i);
             fund(who, 100e18);
             vm.prank(who);

@@ -284,10 +284,15 @@ fn replay(events: impl Iterator<Item = EpochRewardsEvents>) -> BTreeMap<u64, Pos
                 standing.remove(&e.sequence);
             }
             EpochRewardsEvents::OutcomePosted(e) => {
-                let before =
-                    if named.take() == Some(e.sequence) { Some(e.sequence) } else { e.sequence.checked_sub(1) };
-                let parent = before.and_then(|at| standing.get(&at)).map_or([0; 32], PostedOutcome::digest);
-                standing.insert(e.sequence, posted(&e, parent));
+                // New committees say nothing new about epochs; an outcome goes on where the one before ended.
+                let renamed = named.take() == Some(e.sequence);
+                let before = if renamed { Some(e.sequence) } else { e.sequence.checked_sub(1) };
+                let before = before.and_then(|at| standing.get(&at));
+                let parent = before.map_or([0; 32], PostedOutcome::digest);
+                let first_epoch = before.map_or(0, |parent| {
+                    if renamed { parent.outcome.first_epoch } else { parent.outcome.last_epoch.saturating_add(1) }
+                });
+                standing.insert(e.sequence, posted(&e, parent, first_epoch));
             }
             _ => {}
         }
@@ -295,13 +300,14 @@ fn replay(events: impl Iterator<Item = EpochRewardsEvents>) -> BTreeMap<u64, Pos
     standing
 }
 
-fn posted(event: &OutcomePosted, parent: [u8; 32]) -> PostedOutcome {
-    let low = |value: U256| value.wrapping_to::<u64>();
+fn posted(event: &OutcomePosted, parent: [u8; 32], first_epoch: u64) -> PostedOutcome {
+    // Last epoch (64 bits), signers (32), time of posting (32), total (128).
+    let low = |value: U256| value.wrapping_to::<u32>();
     let outcome = Outcome {
-        first_epoch: low(event.span >> 192),
-        last_epoch: low(event.span >> 128),
+        first_epoch,
+        last_epoch: (event.numbers >> 192).wrapping_to::<u64>(),
         reward_root: event.rewardRoot.0,
-        cumulative_total: TokenAmount(event.span.wrapping_to::<u128>()),
+        cumulative_total: TokenAmount(event.numbers.wrapping_to::<u128>()),
         slash_root: event.slashRoot.0,
         data_hash: event.dataHash.0,
         next_committee: event.nextCommittee.0,
@@ -311,7 +317,7 @@ fn posted(event: &OutcomePosted, parent: [u8; 32]) -> PostedOutcome {
         sequence: event.sequence,
         parent,
         outcome,
-        posted_at_s: low(event.posted >> 32),
-        signers: event.posted.wrapping_to::<u32>(),
+        posted_at_s: u64::from(low(event.numbers >> 128)),
+        signers: low(event.numbers >> 160),
     }
 }
