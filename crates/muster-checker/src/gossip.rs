@@ -81,7 +81,7 @@ async fn stands(house: &House, from: NodeId, message: &mut Message) -> bool {
         }
         Message::Answer(answer) => match &**answer {
             // A chain that does not answer leaves it open: it is said again.
-            Answer::Signed(signed) => house.ledger.is_signed(*signed).await.unwrap_or(false),
+            Answer::Signed(signed) => house.ledger.is_signed(**signed).await.unwrap_or(false),
             Answer::Missing { .. } | Answer::Differs { .. } => true,
         },
     }
