@@ -71,7 +71,14 @@ fn perform(house: &Arc<House>, brain: &Checker, effect: &Effect) {
         Effect::Vouch(commitment) => {
             let vouched = gossip::vouch(house, *commitment);
             let house = Arc::clone(house);
-            house.clone().spawn(async move { house.tell(Event::Vouched(vouched)).await });
+            // A member's word for its own commitment counts like any other member's: without it a small committee could
+            // not settle what its own members found as soon as one of them is away.
+            let receipt = gossip::receipt(&house, &vouched);
+            let own = Message::Receipt { epoch: vouched.epoch, hash: vouched.hash, receipt };
+            house.clone().spawn(async move {
+                house.tell(Event::Vouched(vouched)).await;
+                house.tell(Event::Heard { from: house.id, message: Box::new(own) }).await;
+            });
         }
         Effect::Acknowledge(commitment) => {
             let receipt = gossip::receipt(house, commitment);

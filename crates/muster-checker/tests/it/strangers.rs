@@ -144,9 +144,10 @@ async fn promises_that_contradict_and_reveals_that_do_not_match_count_for_nothin
     assert!(!answers.iter().any(|message| matches!(message, Message::Taken { .. })), "{answers:?}");
 
     world.until("the outcome of that epoch", |town| !town.posted().is_empty()).await;
+    assert_eq!(world.town.posted()[0].outcome.first_epoch, epoch);
     let state = world.state(&checkers[0]).await;
     let done = |node: NodeId| {
-        let record = state.checkers.iter().find(|record| record.node == node).unwrap();
+        let record = state.checker(&node).unwrap_or_else(|| panic!("{} is not in {state:#?}", node.short()));
         record.days.iter().map(|duty| duty.done).sum::<u32>()
     };
     assert_eq!(done(rogue.id()), 0, "{state:#?}");

@@ -126,7 +126,8 @@ impl World {
     /// A town with three Checkers to be, whose first epoch begins soon.
     pub(crate) async fn new() -> Self {
         let params = params();
-        let genesis = params.epoch.at(now()).next();
+        // Far enough away for everybody to be registered by then.
+        let genesis = params.epoch.at(now().plus(10_000)).next();
         let town = Town::new(params, genesis);
         let secrets: Vec<NodeSecret> = (0..3).map(|_| NodeSecret::generate()).collect();
         let wallets: Vec<Wallet> = (0..3).map(|_| Wallet::random()).collect();

@@ -284,7 +284,8 @@ mod tests {
     #[test]
     fn nobody_gets_more_proofs_than_a_draw_can_ask() {
         let gate = gate(None);
-        let ask = |checker: u8, card, epoch| gate.admit(&challenge(checker, card, epoch), NodeId([checker; 32]), ME, NOW);
+        let ask =
+            |checker: u8, card, epoch| gate.admit(&challenge(checker, card, epoch), NodeId([checker; 32]), ME, NOW);
         assert_eq!((ask(2, 0, 100), ask(2, 0, 99), ask(2, 0, 101)), (Ok(()), Ok(()), Err(Refusal::TooOften)));
         assert_eq!(ask(2, 1, 100), Ok(()), "another card");
         assert_eq!(ask(2, 2, 100), Err(Refusal::Card));
