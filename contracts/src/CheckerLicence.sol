@@ -70,7 +70,7 @@ contract CheckerLicence is ERC721, AccessControl, Pausable, ReentrancyGuardTrans
     /// @notice The licence is delegated to none.
     error NotDelegated(uint256 id);
     /// @notice None, or more than {MAX_BATCH}.
-    error BadBatch(uint256 count);
+    error BadCount(uint256 count);
     /// @notice An address of zero, or of this contract, where tokens would be lost.
     error BadAddress();
     /// @notice A parameter outside its bounds.
@@ -269,6 +269,6 @@ contract CheckerLicence is ERC721, AccessControl, Pausable, ReentrancyGuardTrans
     }
 
     function _checkBatch(uint256 count) private pure {
-        if (count == 0 || count > MAX_BATCH) revert BadBatch(count);
+        if (count == 0 || count > MAX_BATCH) revert BadCount(count);
     }
 }

@@ -495,7 +495,9 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         uint256 sequence,
         uint256 status
     ) private pure returns (uint256 slot) {
-        // Whole words on purpose: assembly sees the bits beyond a smaller type, a conversion clears them.
+        // Whole words on purpose: assembly sees the bits beyond a smaller type, a conversion clears them. A sequence of
+        // more than 40 bits would reach into the hash, and might hide there.
+        if (sequence >> 40 != 0) revert NotOnRecord(sequence);
         assembly ("memory-safe") {
             let at := mload(0x40)
             mstore(at, digest)

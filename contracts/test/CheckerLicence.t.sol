@@ -30,7 +30,7 @@ contract CheckerLicenceTest is Base {
         licences.buy(48, 10e18);
         vm.expectRevert(abi.encodeWithSelector(CheckerLicence.PriceAbove.selector, 10e18, 10e18 - 1));
         licences.buy(1, 10e18 - 1);
-        vm.expectRevert(abi.encodeWithSelector(CheckerLicence.BadBatch.selector, 0));
+        vm.expectRevert(abi.encodeWithSelector(CheckerLicence.BadCount.selector, 0));
         licences.buy(0, 10e18);
         licences.buy(47, 10e18);
         vm.expectRevert(abi.encodeWithSelector(CheckerLicence.CapReached.selector, 0, 1));

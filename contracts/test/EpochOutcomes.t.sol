@@ -144,6 +144,23 @@ contract EpochOutcomesTest is RewardsBase {
         rewards.post(packed);
     }
 
+    /// Found by the test above: bits of a sequence beyond the fortieth hid among those of the hash, at the same place of
+    /// the ring.
+    function test_aSequenceThatReachesIntoTheHashIsRefused() public {
+        pass(2);
+        EpochRewardsBase.Posted memory p = tip;
+        EpochRewardsBase.Outcome memory o = following(1, keccak256("1"), 0);
+        EpochRewardsBase.Posted memory one = post(following(1, keccak256("0"), 0));
+        for (uint64 bit = 40; bit < 64; ++bit) {
+            p.sequence = uint64(1) << bit;
+            refused(packPost(p, o, bits(5)));
+            one.sequence = 1 + (uint64(1) << bit);
+            vm.expectRevert(abi.encodeWithSelector(EpochRewardsBase.NotOnRecord.selector, one.sequence));
+            vm.prank(stranger);
+            rewards.dispute(one);
+        }
+    }
+
     function test_theRingIsNeverOverrun() public {
         EpochRewardsBase.Posted memory first = postNext(keccak256("0"), 0);
         for (uint256 i = 1; i < 7; ++i) {

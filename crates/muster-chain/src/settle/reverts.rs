@@ -168,7 +168,7 @@ fn licence(error: Licence) -> String {
             format!("Checker {} is not registered, or is jailed or leaving", hex::encode(e.nodeKey))
         }
         Licence::NotDelegated(e) => format!("licence {} is delegated to no Checker", e.id),
-        Licence::BadBatch(e) => format!("{} licences in one call: 1 to 200 are possible", e.count),
+        Licence::BadCount(e) => format!("{} licences in one call: 1 to 200 are possible", e.count),
         other => format!("the licence contract refused: {}", name_of(&other)),
     }
 }

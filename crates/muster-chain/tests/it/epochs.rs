@@ -39,6 +39,7 @@ fn params() -> EpochParams {
         resolve_window_s: 30,
         reset_after_s: 30,
         vesting_s: 1,
+        halving_epochs: 10_000_000_000,
         ..EpochParams::development(0)
     }
 }
