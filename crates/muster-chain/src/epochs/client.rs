@@ -305,7 +305,7 @@ fn posted(event: &OutcomePosted, parent: [u8; 32], first_epoch: u64) -> PostedOu
     let low = |value: U256| value.wrapping_to::<u32>();
     let outcome = Outcome {
         first_epoch,
-        last_epoch: (event.numbers >> 192).wrapping_to::<u64>(),
+        last_epoch: U256::wrapping_to::<u64>(&(event.numbers >> 192)),
         reward_root: event.rewardRoot.0,
         cumulative_total: TokenAmount(event.numbers.wrapping_to::<u128>()),
         slash_root: event.slashRoot.0,
