@@ -163,6 +163,25 @@ impl ChainLedger {
         }
     }
 
+    async fn try_announce(&self, endpoint: String) -> Result<(), LedgerError> {
+        let settlement = self.settlement().await?;
+        let known = settlement.client().node(self.config.node).await.map_err(client_error)?;
+        let Some(node) = known.filter(|node| node.status != NodeStatus::Left) else { return Ok(()) };
+        if node.owner != self.wallet.address() || node.endpoint == endpoint {
+            return Ok(());
+        }
+        match settlement.update_node(self.config.node, &endpoint, node.fingerprint).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    async fn try_checkers(&self) -> Result<Vec<NodeId>, LedgerError> {
+        let settlement = self.settlement().await?;
+        let found = settlement.client().nodes(NodeKind::Checker).await.map_err(client_error)?;
+        Ok(found.into_iter().filter(|node| node.status == NodeStatus::Active).map(|node| node.node).collect())
+    }
+
     async fn try_settle(&self, entry: SettleEntry) -> Result<Settled, LedgerError> {
         let settlement = self.settlement().await?;
         let (result, tx) = match settlement.settle(entry).await {
@@ -205,6 +224,14 @@ impl Ledger for ChainLedger {
 
     fn register(&self, endpoint: String) -> BoxFuture<'_, Result<(), LedgerError>> {
         self.try_register(endpoint).boxed()
+    }
+
+    fn announce(&self, endpoint: String) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.try_announce(endpoint).boxed()
+    }
+
+    fn checkers(&self) -> BoxFuture<'_, Result<Vec<NodeId>, LedgerError>> {
+        self.try_checkers().boxed()
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), LedgerError>> {

@@ -280,6 +280,7 @@ impl Desk {
         }
         if !outside(&standing) {
             self.inner.may_register.store(false, Ordering::Relaxed);
+            self.inner.ledger.announce(endpoint.to_owned()).await?;
         }
         self.publish(standing).await;
         Ok(())

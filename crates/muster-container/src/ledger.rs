@@ -3,7 +3,7 @@
 use std::fmt;
 
 use futures::future::BoxFuture;
-use muster_core::ids::{Address, LeaseId};
+use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::protocol::EscrowLease;
 use muster_core::units::TokenAmount;
 use muster_core::voucher::{CompactSignature, SignedVoucher};
@@ -114,6 +114,12 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Registers this Container with its stake from the owner's wallet.
     fn register(&self, endpoint: String) -> BoxFuture<'_, Result<(), LedgerError>>;
+
+    /// Tells the registry where this Container is reached and what its cards are, where that has changed.
+    fn announce(&self, endpoint: String) -> BoxFuture<'_, Result<(), LedgerError>>;
+
+    /// The Checkers in good standing.
+    fn checkers(&self) -> BoxFuture<'_, Result<Vec<NodeId>, LedgerError>>;
 
     /// Takes this Container out of the registry; the stake comes back after the unbonding time.
     fn leave(&self) -> BoxFuture<'_, Result<(), LedgerError>>;

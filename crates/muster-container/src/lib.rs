@@ -11,6 +11,7 @@
 //! | `streams` | what others open: offers, leases, jobs, files |
 //! | `sessions` | who is attached to which lease |
 //! | `jobs`, `spool` | work folders, jobs in the Sandbox, their streams |
+//! | `audit` | proofs of the cards for Checkers |
 //! | `presence` | heartbeats to the Indexers |
 //! | `desk`, `ledger`, `chain_ledger` | what is asked of the chain |
 //! | `admin`, `status` | what the owner asks |
@@ -18,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod admin;
+mod audit;
 mod board;
 mod brain;
 mod chain_ledger;
@@ -39,6 +41,7 @@ mod store;
 mod streams;
 
 pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
+pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
 pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, socket_path};
 pub use error::ContainerError;

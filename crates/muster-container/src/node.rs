@@ -9,10 +9,12 @@ use muster_core::brain::container::{Config, Container, Effect, Event, Held, Stop
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::Phase;
 use muster_core::params::Params;
+use muster_core::proof::Claim;
 use muster_core::protocol::{LeaseReport, NodeAddr, ToConsumer};
 use muster_core::step::WatchSteps;
 use muster_core::voucher::SignedVoucher;
 use muster_net::{NodeSecret, Peer, PeerAddr, PeerConfig, RelayConfig, RelayUrl};
+use muster_wire::endpoint::Endpoint;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin;
+use crate::audit::{Gate, Processor, Provers};
 use crate::board::Board;
 use crate::brain::{self, Actor, BrainHandle, Counts, Hands, Inbox, Keeper};
 use crate::clock::Clock;
@@ -74,6 +77,7 @@ pub struct ContainerNode {
     secret: NodeSecret,
     ledger: Arc<dyn Ledger>,
     init_exe: Option<PathBuf>,
+    provers: Arc<dyn Provers>,
     ready: Option<oneshot::Sender<Ready>>,
     watcher: Option<Arc<dyn WatchSteps>>,
 }
@@ -90,7 +94,16 @@ impl ContainerNode {
         ledger: Arc<dyn Ledger>,
     ) -> Result<Self, ContainerError> {
         config.check()?;
-        Ok(Self { config, joining, secret, ledger, init_exe: None, ready: None, watcher: None })
+        Ok(Self {
+            config,
+            joining,
+            secret,
+            ledger,
+            init_exe: None,
+            provers: Arc::new(Processor),
+            ready: None,
+            watcher: None,
+        })
     }
 
     /// The program that sets jobs up inside the Sandbox, where it is not this very program.
@@ -104,6 +117,13 @@ impl ContainerNode {
     #[must_use]
     pub fn watched_by(mut self, watcher: Option<Arc<dyn WatchSteps>>) -> Self {
         self.watcher = watcher;
+        self
+    }
+
+    /// What computes its proofs, where that is not the processor.
+    #[must_use]
+    pub fn with_provers(mut self, provers: Arc<dyn Provers>) -> Self {
+        self.provers = provers;
         self
     }
 
@@ -130,7 +150,7 @@ impl ContainerNode {
     }
 
     async fn assemble(self) -> Result<Parts, ContainerError> {
-        let Self { config, joining, secret, ledger, init_exe, watcher, .. } = self;
+        let Self { config, joining, secret, ledger, init_exe, provers, watcher, .. } = self;
         make_private_dir(&config)?;
         let (clock, node) = (Clock::new(), secret.id());
         let store = Store::open(&config.store_path(), node)?;
@@ -180,6 +200,10 @@ impl ContainerNode {
             board: Arc::clone(&board),
             jobs,
             sessions: Sessions::default(),
+            gate: Gate::new(Arc::clone(&ledger), joining.params.epoch.clone(), config.claims().len()),
+            provers,
+            epochs: joining.params.epoch.clone(),
+            clock,
             desk: Desk::new(ledger, handle),
             tasks: TaskTracker::new(),
             stop,
@@ -240,7 +264,7 @@ impl Parts {
             house.desk.allow_registration();
         }
         let addr = control.presence.addr(&peer);
-        let endpoint = endpoint_text(&addr);
+        let endpoint = endpoint_text(&addr, control.config.claims());
         let mut outcome = match tokio::time::timeout(FIRST_LOOK_WITHIN, house.desk.look(&endpoint)).await {
             // No retry mends a wrong chain, a missing contract or an empty wallet: the owner must.
             Ok(Err(LedgerError::Refused(why))) => Some(Err(ContainerError::Chain(why))),
@@ -446,19 +470,9 @@ fn open_sandbox(config: &ContainerConfig, init_exe: Option<PathBuf>) -> Result<S
     Ok(Sandbox::new(sandbox)?)
 }
 
-/// Where a Container can be reached, for people who read the registry; at most 256 bytes.
-fn endpoint_text(addr: &NodeAddr) -> String {
-    let mut text = String::new();
-    let parts = addr.direct.iter().map(ToString::to_string).chain(addr.relay.clone());
-    for part in parts {
-        if text.len() + part.len() < 256 {
-            if !text.is_empty() {
-                text.push(' ');
-            }
-            text.push_str(&part);
-        }
-    }
-    text
+/// What a Container says of itself in the registry: its cards, and where it can be reached.
+fn endpoint_text(addr: &NodeAddr, cards: Vec<Claim>) -> String {
+    Endpoint { direct: addr.direct.clone(), relay: addr.relay.clone(), cards }.text()
 }
 
 #[cfg(test)]
@@ -469,7 +483,7 @@ mod tests {
     fn an_endpoint_fits_the_registry() {
         let direct = (1..=60).map(|port| std::net::SocketAddr::from(([192, 0, 2, 1], port))).collect();
         let addr = NodeAddr { id: NodeId([1; 32]), direct, relay: Some("http://192.0.2.2:80".to_owned()) };
-        let text = endpoint_text(&addr);
+        let text = endpoint_text(&addr, Vec::new());
         assert!(text.starts_with("192.0.2.1:1 192.0.2.1:2") && text.len() <= 256, "{text}");
     }
 }

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod actor;
+mod checked;
 mod listen;
 mod registry;
 mod store;
@@ -15,9 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use muster_chain::settle::ChainClient;
 use muster_core::params::Params;
 use muster_net::{Limits, NetError, NodeSecret, Peer, PeerAddr, PeerConfig, RelayConfig};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use checked::Checked;
 pub use store::StoreError;
 
 /// Events that may wait for the actor.
@@ -85,6 +87,7 @@ pub struct IndexerNode {
     params: Params,
     chain: ChainClient,
     gauges: Gauges,
+    checked: Option<Checked>,
 }
 
 impl IndexerNode {
@@ -100,7 +103,14 @@ impl IndexerNode {
             ..PeerConfig::new(config.secret, config.listen)
         })
         .await?;
-        Ok(Self { peer, store, params: config.params, chain: config.chain, gauges: Gauges::default() })
+        Ok(Self { peer, store, params: config.params, chain: config.chain, gauges: Gauges::default(), checked: None })
+    }
+
+    /// Follows what Checkers find: quality in the ranking, and proof where it is demanded.
+    #[must_use]
+    pub fn with_checked(mut self, checked: Checked) -> Self {
+        self.checked = Some(checked);
+        self
     }
 
     /// Where it can be dialled.
@@ -124,11 +134,17 @@ impl IndexerNode {
         let routes = listen::Routes::default();
         let actor =
             actor::Actor::new(self.peer.id(), self.params.clone(), self.store, routes.clone(), self.gauges).await?;
-        let registry = tokio::spawn(registry::watch(self.chain, self.params.clone(), events.clone(), stop.clone()));
+        let (tell, proved) = watch::channel(None);
+        let following = self.checked.map(|checked| {
+            let (chain, peer) = (self.chain.clone(), self.peer.clone());
+            tokio::spawn(checked::follow(checked, chain, peer, events.clone(), tell, stop.clone()))
+        });
+        let watching = registry::watch(self.chain, self.params.clone(), events.clone(), proved, stop.clone());
+        let registry = tokio::spawn(watching);
         let listener = tokio::spawn(listen::accept(self.peer.clone(), routes, events.clone(), stop.clone()));
         let result = actor.run(inbox, events, stop.clone()).await;
         stop.cancel();
-        for task in [registry, listener] {
+        for task in [registry, listener].into_iter().chain(following) {
             task.await.map_err(|e| IndexerError::Task(e.to_string()))?;
         }
         self.peer.close().await;

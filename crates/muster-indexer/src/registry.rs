@@ -3,18 +3,28 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use muster_chain::settle::{ChainClient, NodeKind, NodeStatus};
+use muster_chain::settle::{ChainClient, NodeKind, NodeOnChain, NodeStatus};
 use muster_core::brain::indexer::{Event, Registered};
 use muster_core::ids::NodeId;
 use muster_core::params::Params;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::checked::Proved;
 
 /// The shortest pause between two readings.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// Reads the registry until told to stop. While the chain does not answer, what was known stays: unknown is not "no".
-pub(crate) async fn watch(chain: ChainClient, params: Params, events: mpsc::Sender<Event>, stop: CancellationToken) {
+///
+/// Where proof is demanded, a Container that has not proved its cards, or has to prove them anew, is offered no work.
+pub(crate) async fn watch(
+    chain: ChainClient,
+    params: Params,
+    events: mpsc::Sender<Event>,
+    mut proved: watch::Receiver<Proved>,
+    stop: CancellationToken,
+) {
     let pause = Duration::from_millis(params.heartbeat_ms / 2).max(PAUSE_MIN);
     let mut known: BTreeMap<NodeId, Registered> = BTreeMap::new();
     let mut down = false;
@@ -24,10 +34,13 @@ pub(crate) async fn watch(chain: ChainClient, params: Params, events: mpsc::Send
                 if std::mem::take(&mut down) {
                     tracing::info!("the chain answers again");
                 }
-                let now: BTreeMap<NodeId, Registered> = nodes
-                    .iter()
-                    .map(|n| (n.node, Registered { active: n.status == NodeStatus::Active, stake: n.stake }))
-                    .collect();
+                let demanded = proved.borrow_and_update().clone();
+                let proven = |node: &NodeId| demanded.as_ref().is_none_or(|proved| proved.contains(node));
+                let registered = |n: &NodeOnChain| {
+                    let active = n.status == NodeStatus::Active && proven(&n.node);
+                    (n.node, Registered { active, stake: n.stake })
+                };
+                let now: BTreeMap<NodeId, Registered> = nodes.iter().map(registered).collect();
                 if tell(&known, &now, &events).await.is_err() {
                     return;
                 }
@@ -41,6 +54,8 @@ pub(crate) async fn watch(chain: ChainClient, params: Params, events: mpsc::Send
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            // Nobody tells where no outcomes are followed.
+            Ok(()) = proved.changed() => {}
             () = stop.cancelled() => return,
         }
     }

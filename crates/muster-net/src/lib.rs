@@ -20,6 +20,7 @@ mod account;
 mod addr;
 mod connection;
 mod error;
+pub mod evidence;
 mod frames;
 mod key;
 mod limits;

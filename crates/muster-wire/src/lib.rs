@@ -12,6 +12,7 @@ pub mod addr;
 pub mod beacon;
 pub mod bounded;
 pub mod calibration;
+pub mod endpoint;
 pub mod frame;
 pub mod message;
 pub mod signature;

@@ -21,6 +21,14 @@ pub enum StreamKind {
     Files = 6,
     /// Somebody with a right to it asks a node how it is doing.
     Status = 7,
+    /// A Checker to a Container: the proof of one card, from challenge to openings.
+    Audit = 8,
+    /// A Checker to a Container: does it live, and what does it work on.
+    Liveness = 9,
+    /// A Checker to a Checker: commitments, receipts, reveals, proposals.
+    Checkers = 10,
+    /// Anybody to a Checker: bytes by their hash, and a Checker to another: the proof that it set.
+    Evidence = 11,
 }
 
 /// A first byte that names no protocol of this build.
@@ -30,14 +38,26 @@ pub struct UnknownStream(pub u8);
 
 impl StreamKind {
     /// All kinds, in order of their bytes.
-    pub const ALL: [Self; 8] =
-        [Self::Echo, Self::Presence, Self::Demand, Self::Offer, Self::Lease, Self::Job, Self::Files, Self::Status];
+    pub const ALL: [Self; 12] = [
+        Self::Echo,
+        Self::Presence,
+        Self::Demand,
+        Self::Offer,
+        Self::Lease,
+        Self::Job,
+        Self::Files,
+        Self::Status,
+        Self::Audit,
+        Self::Liveness,
+        Self::Checkers,
+        Self::Evidence,
+    ];
 
     /// Whether it carries a job's data, as much as the path takes: a fast sender is then slowed down, where on other
     /// streams it would be flooding.
     #[must_use]
     pub const fn carries_data(self) -> bool {
-        matches!(self, Self::Job | Self::Files)
+        matches!(self, Self::Job | Self::Files | Self::Evidence)
     }
 
     /// The byte that opens a stream of this kind.

@@ -9,12 +9,14 @@
 mod client;
 mod deploy;
 pub mod history;
+mod leases;
 mod operations;
 mod outcome;
 mod tree;
 
 pub use client::{EpochClient, OutcomeStatus, RewardState};
 pub use deploy::{EpochParams, deploy_epochs, fund_rewards};
+pub use leases::LeaseLog;
 pub use operations::EpochSettlement;
 pub use outcome::{CommitteeSignatures, Outcome, OutcomeDomain, PostedOutcome, committee_hash};
 pub use tree::{MerkleTree, RewardKind, RewardLeaf, SlashLeaf};

@@ -1,5 +1,6 @@
-//! What others open on a Container: offers by Indexers, leases, jobs and files by consumers.
+//! What others open on a Container: offers by Indexers, leases, jobs and files by consumers, proofs by Checkers.
 
+mod audit;
 mod files;
 mod job;
 mod lease;
@@ -7,9 +8,10 @@ mod offer;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use muster_core::epoch::EpochParams;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_net::{Connection, NetError, NodeSecret, Peer, Stream, StreamKind};
 use tokio::sync::watch;
@@ -17,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::audit::{Gate, Provers};
 use crate::board::Board;
 use crate::brain::BrainHandle;
+use crate::clock::Clock;
 use crate::desk::Desk;
 use crate::jobs::Jobs;
 use crate::sessions::Sessions;
@@ -47,6 +51,10 @@ pub(crate) struct House {
     pub(crate) jobs: Jobs,
     pub(crate) sessions: Sessions,
     pub(crate) desk: Desk,
+    pub(crate) gate: Gate,
+    pub(crate) provers: Arc<dyn Provers>,
+    pub(crate) epochs: EpochParams,
+    pub(crate) clock: Clock,
     /// Every task of a stream, so that the end can wait for them.
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -58,6 +66,7 @@ struct Guest {
     connection: Connection,
     proven: watch::Sender<HashSet<LeaseId>>,
     false_proofs: AtomicU32,
+    checker: AtomicBool,
 }
 
 impl Guest {
@@ -70,7 +79,12 @@ impl Guest {
     }
 
     fn has_proven_anything(&self) -> bool {
-        !self.proven.borrow().is_empty()
+        self.checker.load(Ordering::Relaxed) || !self.proven.borrow().is_empty()
+    }
+
+    /// It is a Checker in good standing: it needs no lease.
+    fn is_checker(&self) {
+        self.checker.store(true, Ordering::Relaxed);
     }
 
     fn prove(&self, lease: LeaseId) {
@@ -106,7 +120,8 @@ impl House {
 
     /// Takes the streams of one connection until it is lost.
     pub(crate) async fn serve(self: Arc<Self>, connection: Connection) {
-        let guest = Arc::new(Guest { connection, proven: watch::Sender::default(), false_proofs: AtomicU32::new(0) });
+        let (false_proofs, checker) = (AtomicU32::new(0), AtomicBool::new(false));
+        let guest = Arc::new(Guest { connection, proven: watch::Sender::default(), false_proofs, checker });
         let known = self.indexers.contains(&guest.connection.remote_id());
         let nobody = tokio::time::sleep(NOBODY_FOR);
         tokio::pin!(nobody);
@@ -150,6 +165,8 @@ impl House {
             StreamKind::Lease => self.lease(&guest, stream).await,
             StreamKind::Job => self.job(&guest, stream).await,
             StreamKind::Files => self.files(&guest, stream).await,
+            StreamKind::Audit => self.audit(&guest, stream).await,
+            StreamKind::Liveness => self.liveness(&guest, stream).await,
             StreamKind::Echo => echo(stream).await,
             _ => {
                 warn!(peer = %peer.short(), ?kind, "a stream that no Container serves");

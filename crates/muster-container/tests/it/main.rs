@@ -1,6 +1,7 @@
 //! Integration tests of the Container's body.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod audits;
 mod escape;
 mod escape_files;
 mod escape_limits;

@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) consumer: Settlement,
     pub(crate) owner: Wallet,
     pub(crate) indexer: Indexer,
+    /// What computes proofs, where that is not the processor.
+    pub(crate) provers: std::sync::Mutex<Option<Arc<dyn muster_container::Provers>>>,
 }
 
 /// A crash that a test plays leaves mounts behind, as a real one does until the next start.
@@ -142,7 +144,8 @@ impl World {
         }
         let consumer = settlement(&dir.path().join("consumer"), consumer, client.clone()).await;
         let indexer = Indexer::new().await;
-        Self { dir, chain, rpc, contracts, params, client, consumer, owner, indexer }
+        let provers = std::sync::Mutex::new(None);
+        Self { dir, chain, rpc, contracts, params, client, consumer, owner, indexer, provers }
     }
 
     /// The faucet's wallet with the contracts known.
@@ -187,9 +190,13 @@ impl World {
             indexers: vec![PeerAddr::new(self.indexer.peer.id()).with_direct(self.indexer.peer.listen_addr())],
             relays: Vec::new(),
         };
-        ContainerNode::new(config, joining, secret.clone(), ledger)
+        let node = ContainerNode::new(config, joining, secret.clone(), ledger)
             .unwrap()
-            .with_init_exe(PathBuf::from(env!("CARGO_BIN_EXE_muster-sandbox-init")))
+            .with_init_exe(PathBuf::from(env!("CARGO_BIN_EXE_muster-sandbox-init")));
+        match self.provers.lock().unwrap().clone() {
+            Some(provers) => node.with_provers(provers),
+            None => node,
+        }
     }
 
     /// A running Container, and the connection on which the Indexer talks to it.

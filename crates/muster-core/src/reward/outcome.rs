@@ -100,10 +100,14 @@ pub fn slash_root(leaves: &[SlashLeaf]) -> Hash {
     merkle::root(&leaves.iter().map(SlashLeaf::hash).collect::<Vec<_>>())
 }
 
-/// keccak256 over the members' addresses, 20 bytes each, in draw order.
+/// keccak256 over the members' addresses in draw order, each in a word of 32 bytes: `abi.encodePacked` of a list.
 #[must_use]
 pub fn committee_hash(members: &[Address]) -> Hash {
-    keccak256(&members.iter().flat_map(|member| member.0).collect::<Vec<u8>>())
+    let mut words = vec![0u8; members.len().saturating_mul(32)];
+    for (at, member) in members.iter().enumerate() {
+        put(&mut words, at, &member.0);
+    }
+    keccak256(&words)
 }
 
 /// The accounts that sign for the Checkers of these seats.

@@ -8,6 +8,10 @@
 //! | `Lease` | consumer | [`ToContainer::Attach`] | both ways until the lease is over |
 //! | `Job` | consumer, after `Attach` on the same connection | [`stdio::Watch`] | [`stdio::Output`] back; [`stdio::Input`] forth |
 //! | `Files` | consumer, after `Attach` on the same connection | [`files::Transfer`] | [`files::Piece`]s one way, a [`files::Outcome`] back |
+//! | `Audit` | Checker | [`CheckerSays::Challenge`] | [`ProverSays`] back and [`CheckerSays`] forth, as the proof goes |
+//! | `Liveness` | Checker | [`audit::Question`] | one [`audit::Alive`] back |
+//! | `Checkers` | Checker | [`audit::Gossip`] | further ones; nothing comes back |
+//! | `Evidence` | anybody | [`audit::Wanted`] | [`audit::Evidence`]s back |
 //!
 //! [`MatchRequest`]: muster_core::protocol::MatchRequest
 //! [`MatchReply`]: muster_core::protocol::MatchReply
@@ -15,7 +19,11 @@
 //! [`Offer`]: muster_core::protocol::Offer
 //! [`OfferAnswer`]: muster_core::protocol::OfferAnswer
 //! [`ToContainer::Attach`]: muster_core::protocol::ToContainer::Attach
+//! [`CheckerSays::Challenge`]: muster_core::proof::CheckerSays::Challenge
+//! [`CheckerSays`]: muster_core::proof::CheckerSays
+//! [`ProverSays`]: muster_core::proof::ProverSays
 
+pub mod audit;
 pub mod files;
 mod proof;
 mod protocol;

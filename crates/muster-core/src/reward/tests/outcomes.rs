@@ -236,8 +236,8 @@ fn jailed_and_gone_containers_earn_nothing_and_keep_their_leaves() {
 #[test]
 fn committees_are_named_by_the_hash_of_their_accounts() {
     let members = [Address([1; 20]), Address([2; 20])];
-    let packed: Vec<u8> = members.iter().flat_map(|m| m.0).collect();
-    assert_eq!(committee_hash(&members), merkle::keccak256(&packed));
+    let words: Vec<u8> = members.iter().flat_map(|m| [&[0u8; 12][..], &m.0].concat()).collect();
+    assert_eq!(committee_hash(&members), merkle::keccak256(&words));
     let mut net = Net::new(small());
     let settled = net.honest_epoch();
     assert_eq!((settled.next_committee.len(), settled.next_dispute_committee.len()), (7, 21));

@@ -122,7 +122,7 @@ impl Up {
     async fn held(&self, dir: &Path, containers: u16) -> Result<Vec<Held>, Failure> {
         let client =
             reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().code(Code::Internal)?;
-        let mut roles = vec!["chain".to_owned(), "indexer-0".to_owned()];
+        let mut roles = vec!["chain".to_owned(), "beacon".to_owned(), "indexer-0".to_owned()];
         roles.extend((0..containers).map(|index| format!("container-{index}")));
         let own = self.child.id().unwrap_or_default();
         let mut all = vec![memory("up", own)?];

@@ -1,0 +1,367 @@
+//! The chain of a real network, through its settlement client.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use muster_chain::beacon::BeaconClient;
+use muster_chain::epochs as chain;
+use muster_chain::epochs::{CommitteeSignatures, EpochClient, EpochSettlement, PostedOutcome};
+use muster_chain::keys::Wallet;
+use muster_chain::settle::{ClientError, LeaseOnChain, LeaseStatus, NodeOnChain, SendError, SettlementError};
+use muster_core::brain::checker::{Posted, SignedOutcome};
+use muster_core::epoch::{EpochNo, EpochParams, Phase, Seed};
+use muster_core::ids::{Address, ContentHash, NodeId};
+use muster_core::reward::merkle::Hash;
+use muster_core::reward::{ChainFacts, FeesPaid, Outcome, SlashLeaf};
+use muster_core::units::{TimeMs, TokenAmount};
+use muster_core::voucher::CompactSignature;
+
+use crate::beacon::{Beacon, BeaconError};
+use crate::ledger::{Ledger, LedgerError, LicenceOnChain, Snapshot};
+
+/// A [`Ledger`] over JSON-RPC: whoever made the settlement runs its sender.
+#[derive(Debug)]
+pub struct ChainLedger {
+    settlement: EpochSettlement,
+    wallet: Wallet,
+    epochs: EpochParams,
+    genesis: EpochNo,
+    from_block: u64,
+    /// When blocks were made; a block never changes its time.
+    times: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl ChainLedger {
+    /// A Checker's ledger. `wallet` owns the Checker in the registry and sends through `settlement`; `genesis` is the first
+    /// epoch that is settled, and `from_block` a block at or before the contracts' deployment.
+    #[must_use]
+    pub fn new(
+        settlement: EpochSettlement,
+        wallet: Wallet,
+        epochs: EpochParams,
+        genesis: EpochNo,
+        from_block: u64,
+    ) -> Self {
+        Self { settlement, wallet, epochs, genesis, from_block, times: Mutex::default() }
+    }
+
+    fn reads(&self) -> &EpochClient {
+        self.settlement.client()
+    }
+
+    async fn time_of(&self, block: u64) -> Result<u64, LedgerError> {
+        let known = self.times.lock().unwrap_or_else(PoisonError::into_inner).get(&block).copied();
+        if let Some(time) = known {
+            return Ok(time);
+        }
+        let time = self.reads().client().block_time_s(block).await.map_err(client_error)?;
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).insert(block, time);
+        Ok(time)
+    }
+
+    /// The last block made before an instant.
+    async fn block_before(&self, instant: TimeMs) -> Result<Option<u64>, LedgerError> {
+        // A block's time is whole seconds: made before the instant is made at or before the second that ends before it.
+        let Some(last_s) = instant.0.div_ceil(1_000).checked_sub(1) else { return Ok(None) };
+        self.reads().client().block_at(last_s).await.map_err(client_error)
+    }
+
+    async fn try_snapshot(&self, before: TimeMs) -> Result<Snapshot, LedgerError> {
+        let Some(block) = self.block_before(before).await? else { return Ok(Snapshot::default()) };
+        let census = self.reads().census_after(block, self.from_block).await.map_err(client_error)?;
+        let leases = self.reads().leases_after(block, self.from_block).await.map_err(client_error)?;
+        let mut nodes = Vec::with_capacity(census.nodes.len());
+        for node in census.nodes.into_values() {
+            let registered_at_s = self.time_of(node.registered_block).await?;
+            nodes.push(NodeOnChain {
+                node: node.node,
+                kind: node.kind,
+                status: node.status,
+                owner: node.owner,
+                stake: node.stake,
+                unbonding: TokenAmount::ZERO,
+                unbond_at_s: 0,
+                rewards: TokenAmount::ZERO,
+                registered_at_s,
+                fingerprint: node.fingerprint,
+                endpoint: node.endpoint,
+            });
+        }
+        let licence = |licence: chain::history::LicenceAt| {
+            let id = u32::try_from(licence.id).ok()?;
+            Some(LicenceOnChain { id, owner: licence.owner, delegate: licence.delegate })
+        };
+        let licences = census.licences.into_values().filter_map(licence).collect();
+        let outcome = self
+            .standing()
+            .await?
+            .into_values()
+            .filter(|posted| posted.posted_at_s.saturating_mul(1_000) < before.0)
+            .map(|posted| outcome_of(&posted))
+            .next_back();
+        Ok(Snapshot { block, nodes, licences, serving: leases.serving(), outcome })
+    }
+
+    async fn try_facts(&self, from: TimeMs, to: TimeMs) -> Result<ChainFacts, LedgerError> {
+        let Some(last) = self.block_before(to).await? else { return Ok(ChainFacts::default()) };
+        let before = self.block_before(from).await?;
+        let leases = self.reads().leases_after(last, self.from_block).await.map_err(client_error)?;
+        let fees = leases.fees_after(before).into_iter().map(|(container, fee)| FeesPaid { container, fee }).collect();
+        // The escrow does not say who matched a lease: nothing is paid for that until it does.
+        Ok(ChainFacts { fees, matched: Vec::new() })
+    }
+
+    /// All outcomes that stand, without the first entry, which only names the first committees.
+    async fn standing(&self) -> Result<BTreeMap<u64, PostedOutcome>, LedgerError> {
+        let mut all = self.reads().outcomes(self.from_block).await.map_err(client_error)?;
+        all.retain(|_, posted| posted.outcome.data_hash != [0; 32]);
+        Ok(all)
+    }
+
+    /// The outcome that one follows.
+    async fn parent(&self, outcome: &Outcome) -> Result<PostedOutcome, LedgerError> {
+        let all = self.reads().outcomes(self.from_block).await.map_err(client_error)?;
+        let before = all
+            .into_values()
+            .rev()
+            .find(|posted| posted.outcome.last_epoch.checked_add(1) == Some(outcome.first_epoch.0));
+        before.ok_or_else(|| {
+            let why = format!("no outcome stands on the chain that epoch {} follows", outcome.first_epoch);
+            LedgerError::Unknown(why)
+        })
+    }
+
+    async fn try_outcomes(&self) -> Result<Vec<Posted>, LedgerError> {
+        let (last, _) = self.reads().last_final().await.map_err(client_error)?;
+        let standing = self.standing().await?;
+        let posted = |posted: &PostedOutcome| Posted {
+            outcome: outcome_of(posted),
+            final_at: TimeMs(posted.posted_at_s.saturating_mul(1_000)).plus(self.epochs.dispute_window_ms),
+            finalized: posted.sequence <= last,
+        };
+        let skip = standing.keys().filter(|sequence| **sequence < last).count();
+        Ok(standing.values().skip(skip).map(posted).collect())
+    }
+
+    /// The place of an outcome on the chain.
+    async fn place(&self, outcome: &Outcome) -> Result<PostedOutcome, LedgerError> {
+        let found = self.standing().await?.into_values().find(|posted| outcome_of(posted) == *outcome);
+        found.ok_or_else(|| LedgerError::Unknown("the outcome does not stand on the chain any more".to_owned()))
+    }
+
+    async fn try_post(
+        &self,
+        outcome: Outcome,
+        committee: Vec<Address>,
+        signatures: Vec<(Address, CompactSignature)>,
+    ) -> Result<(), LedgerError> {
+        if self.place(&outcome).await.is_ok() {
+            return Ok(());
+        }
+        let given: BTreeMap<Address, CompactSignature> = signatures.into_iter().collect();
+        let members: Vec<_> = committee.iter().map(|member| (*member, given.get(member).copied())).collect();
+        let signed = CommitteeSignatures::new(&members)
+            .ok_or_else(|| LedgerError::Refused("a committee has more members than the contract takes".to_owned()))?;
+        let parent = self.parent(&outcome).await?;
+        match self.settlement.post(&parent, &chain_outcome(&outcome), &signed).await {
+            Ok(_) => Ok(()),
+            // Another member was first.
+            Err(_) if self.place(&outcome).await.is_ok() => Ok(()),
+            Err(error) => Err(settlement_error(error)),
+        }
+    }
+
+    async fn try_finalize(&self, posted: Posted) -> Result<(), LedgerError> {
+        let place = self.place(&posted.outcome).await?;
+        let sequence = place.sequence;
+        match self.settlement.finalize(&place).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let (last, _) = self.reads().last_final().await.map_err(client_error)?;
+                if sequence <= last { Ok(()) } else { Err(settlement_error(error)) }
+            }
+        }
+    }
+}
+
+impl Ledger for ChainLedger {
+    fn signer(&self) -> Address {
+        self.wallet.address()
+    }
+
+    fn genesis(&self) -> EpochNo {
+        self.genesis
+    }
+
+    fn snapshot(&self, before: TimeMs) -> BoxFuture<'_, Result<Snapshot, LedgerError>> {
+        self.try_snapshot(before).boxed()
+    }
+
+    fn facts(&self, from: TimeMs, to: TimeMs) -> BoxFuture<'_, Result<ChainFacts, LedgerError>> {
+        self.try_facts(from, to).boxed()
+    }
+
+    fn outcomes(&self) -> BoxFuture<'_, Result<Vec<Posted>, LedgerError>> {
+        self.try_outcomes().boxed()
+    }
+
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Outcome>, LedgerError>> {
+        async move { Ok(self.standing().await?.values().map(outcome_of).collect()) }.boxed()
+    }
+
+    fn leases(&self, container: NodeId) -> BoxFuture<'_, Result<Vec<LeaseOnChain>, LedgerError>> {
+        async move {
+            let client = self.reads().client();
+            let head = client.block_number().await.map_err(client_error)?;
+            let log = self.reads().leases_after(head, self.from_block).await.map_err(client_error)?;
+            let open: Vec<_> =
+                log.open.into_iter().filter(|lease| log.containers.get(lease) == Some(&container)).collect();
+            let found = client.leases(&open).await.map_err(client_error)?;
+            Ok(found.into_iter().flatten().filter(|lease| lease.status != LeaseStatus::Closed).collect())
+        }
+        .boxed()
+    }
+
+    fn sign(&self, outcome: Outcome) -> BoxFuture<'_, Result<SignedOutcome, LedgerError>> {
+        async move {
+            let parent = self.parent(&outcome).await?.digest();
+            let signature = self.reads().domain().sign(&self.wallet, parent, &chain_outcome(&outcome));
+            Ok(SignedOutcome { outcome, signer: self.wallet.address(), signature })
+        }
+        .boxed()
+    }
+
+    fn is_signed(&self, signed: SignedOutcome) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        async move {
+            let parent = self.parent(&signed.outcome).await?.digest();
+            let outcome = chain_outcome(&signed.outcome);
+            Ok(self.reads().domain().signer(parent, &outcome, &signed.signature) == Some(signed.signer))
+        }
+        .boxed()
+    }
+
+    fn post(
+        &self,
+        outcome: Outcome,
+        committee: Vec<Address>,
+        signatures: Vec<(Address, CompactSignature)>,
+    ) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.try_post(outcome, committee, signatures).boxed()
+    }
+
+    fn finalize(&self, posted: Posted) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.try_finalize(posted).boxed()
+    }
+
+    fn slash(&self, leaf: SlashLeaf, proof: Vec<Hash>) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let leaf = chain::SlashLeaf {
+                last_epoch: leaf.last_epoch.0,
+                node: leaf.node,
+                amount: leaf.amount,
+                evidence: leaf.evidence.0,
+            };
+            self.settlement.slash(&leaf, &proof, None).await.map(drop).map_err(settlement_error)
+        }
+        .boxed()
+    }
+
+    fn dispute(&self, posted: Outcome) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let place = self.place(&posted).await?;
+            self.settlement.dispute(&place).await.map(drop).map_err(settlement_error)
+        }
+        .boxed()
+    }
+}
+
+fn outcome_of(posted: &PostedOutcome) -> Outcome {
+    let o = &posted.outcome;
+    Outcome {
+        first_epoch: EpochNo(o.first_epoch),
+        last_epoch: EpochNo(o.last_epoch),
+        reward_root: o.reward_root,
+        cumulative_total: o.cumulative_total,
+        slash_root: o.slash_root,
+        data_hash: ContentHash(o.data_hash),
+        next_committee: o.next_committee,
+        next_dispute_committee: o.next_dispute_committee,
+    }
+}
+
+fn chain_outcome(o: &Outcome) -> chain::Outcome {
+    chain::Outcome {
+        first_epoch: o.first_epoch.0,
+        last_epoch: o.last_epoch.0,
+        reward_root: o.reward_root,
+        cumulative_total: o.cumulative_total,
+        slash_root: o.slash_root,
+        data_hash: o.data_hash.0,
+        next_committee: o.next_committee,
+        next_dispute_committee: o.next_dispute_committee,
+    }
+}
+
+fn client_error(error: ClientError) -> LedgerError {
+    let text = error.to_string();
+    match error {
+        ClientError::BadUrl { .. } | ClientError::WrongChain { .. } | ClientError::NoContract { .. } => {
+            LedgerError::Refused(text)
+        }
+        _ => LedgerError::Unknown(text),
+    }
+}
+
+fn settlement_error(error: SettlementError) -> LedgerError {
+    let text = error.to_string();
+    match error {
+        SettlementError::Client(error) => client_error(error),
+        SettlementError::Failed { .. }
+        | SettlementError::Send(SendError::WouldFail(_) | SendError::InsufficientFunds { .. }) => {
+            LedgerError::Refused(text)
+        }
+        SettlementError::Send(_) | SettlementError::Unknown { .. } => LedgerError::Unknown(text),
+    }
+}
+
+/// A [`Beacon`] over drand's HTTP API; every round is verified.
+#[derive(Clone, Debug)]
+pub struct DrandBeacon {
+    client: BeaconClient,
+    epochs: EpochParams,
+}
+
+impl DrandBeacon {
+    /// The beacon of a network.
+    #[must_use]
+    pub const fn new(client: BeaconClient, epochs: EpochParams) -> Self {
+        Self { client, epochs }
+    }
+
+    /// The round that an epoch is drawn by: the first that comes a quarter of the draw's time after the epoch began, when
+    /// the last block before it is made.
+    ///
+    /// # Errors
+    /// No round comes then.
+    pub fn round_of(&self, epoch: EpochNo) -> Result<u64, BeaconError> {
+        let begin = self.epochs.begin(epoch);
+        let wait = self.epochs.begin_of(epoch, Phase::Tests).since(begin) / 4;
+        let due_s = begin.plus(wait).0.div_ceil(1_000);
+        let round = self.client.beacon().schedule().first_at_or_after(due_s);
+        round.ok_or_else(|| BeaconError::Wrong(format!("the beacon has no round for epoch {epoch}")))
+    }
+}
+
+impl Beacon for DrandBeacon {
+    fn seed(&self, epoch: EpochNo) -> BoxFuture<'_, Result<Seed, BeaconError>> {
+        async move {
+            let round = self.round_of(epoch)?;
+            let now = crate::clock::Clock::new().now();
+            let found = self.client.round(round, now.0 / 1_000).await;
+            found.map(|round| Seed(round.randomness)).map_err(|error| BeaconError::NotYet(error.to_string()))
+        }
+        .boxed()
+    }
+}
