@@ -1,6 +1,5 @@
 //! The beacon of a development network: drand's API over a key of the network's own.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
