@@ -49,7 +49,7 @@ fn leases_and_jobs_are_measured() {
 fn an_idle_network_is_measured() {
     let figures = ["indexer_rss_mib", "container_rss_mib_max", "total_rss_mib", "total_pss_mib", "second_start_s"];
     let report = check(&["idle", "--containers", "1"], "idle", &figures);
-    assert_eq!(report["figures"]["roles"].as_array().unwrap().len(), 4, "{report}");
+    assert_eq!(report["figures"]["roles"].as_array().unwrap().len(), 5, "{report}");
 }
 
 #[test]
