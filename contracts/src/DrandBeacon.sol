@@ -72,6 +72,8 @@ contract DrandBeacon {
         }
         // A pairing with infinity is always one, and the precompile refuses what is no point of the subgroup.
         (bool ok, bytes memory one) = address(0x0f).staticcall(abi.encodePacked(new bytes(128), key));
+        // The length is checked before.
+        // forge-lint: disable-next-line(unsafe-typecast)
         if (any == 0 || !ok || one.length != 32 || bytes32(one) != bytes32(uint256(1))) revert BadKey();
         PK_0 = key[0];
         PK_1 = key[1];

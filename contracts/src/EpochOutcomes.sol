@@ -134,6 +134,8 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         if (_sequenceOf(slot) == sequence) revert AlreadyPosted(sequence);
         slot &= 0xff;
         if (slot != STATUS_NONE && slot != STATUS_FINAL) revert RingFull();
+        // Packed fields are cut out of their word on purpose.
+        // forge-lint: disable-next-line(unsafe-typecast)
         uint256 numbers = (uint256(uint64(span >> 128)) << 192) | (block.timestamp << 128) | uint128(span);
         _ring[place] = _slot(digest, bytes32(_word(packed, 200)), numbers, signers, sequence, STATUS_PENDING);
         bytes32 topic = OutcomePosted.selector;
@@ -353,6 +355,8 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
             revert NotOnRecord(sequence);
         }
         if (status == STATUS_LAPSED || status == STATUS_NONE) revert WrongStatus(sequence, status);
+        // The low half of a packed word is meant.
+        // forge-lint: disable-next-line(unsafe-typecast)
         _checkGrowth(uint128(heads), span);
         return sequence + 1;
     }
@@ -388,7 +392,11 @@ abstract contract EpochOutcomes is EpochRewardsBase, AccessControl, ReentrancyGu
         // Nothing overflows: 64 bits times 64 or 128, in 256.
         unchecked {
             uint256 first = span >> 192;
+            // A packed field is cut out on purpose.
+            // forge-lint: disable-next-line(unsafe-typecast)
             uint256 last = uint64(span >> 128);
+            // A packed field is cut out on purpose.
+            // forge-lint: disable-next-line(unsafe-typecast)
             uint256 grown = uint128(span);
             if (last < first) revert WrongEpochs(first);
             uint256 over = genesisTime + (last + 1) * epochSeconds;

@@ -76,6 +76,8 @@ library Vesting {
                 // 96 bits times 32, and sums of such over times that add up to 32 bits.
                 a.points[(count - 1) % RING] = (lastIntegral(a, count, lastAt) << 128) | (uint256(sum) << 32) | lastAt;
                 // A point a step: 2^24 of them take as many 64ths of a period.
+                // The count is far below 2^24: one for each bucket of a period.
+                // forge-lint: disable-next-line(unsafe-typecast)
                 h.count = uint24(count + 1);
             }
         } else {
@@ -107,6 +109,8 @@ library Vesting {
     /// J at a time at or after a point, and before the next.
     function integralFrom(uint256 point, uint256 time) private pure returns (uint256) {
         unchecked {
+            // Packed fields are cut out of their word on purpose.
+            // forge-lint: disable-next-line(unsafe-typecast)
             return (point >> 128) + uint96(point >> 32) * (time - uint32(point));
         }
     }

@@ -82,10 +82,14 @@ async fn ask_needs(inner: &Inner, commands: &[Command]) -> Result<Needs, ClientE
     Ok(Needs { gas_limits, balance_wei: balance.saturating_to(), chain_nonce: chain_nonce.to(), fees })
 }
 
-/// A fifth more than estimated: the state may have moved a little when the transaction is mined.
+/// Gas on top of every estimate: a slot or two that another transaction has cleared, or a new second has opened, by the
+/// time this one is mined.
+const GAS_MARGIN: u64 = 60_000;
+
+/// A fifth more than estimated, and [`GAS_MARGIN`]: the state may have moved a little when the transaction is mined.
 fn estimated(answer: Result<U64, ClientError>) -> Result<u64, SendError> {
     match answer {
-        Ok(gas) => Ok(gas.to::<u64>().saturating_add(gas.to::<u64>() / 5)),
+        Ok(gas) => Ok(gas.to::<u64>().saturating_add(gas.to::<u64>() / 5).saturating_add(GAS_MARGIN)),
         Err(ClientError::Reverted(reason)) => Err(SendError::WouldFail(reason)),
         Err(ClientError::Refused { message, .. }) => Err(SendError::WouldFail(message)),
         Err(other) => Err(SendError::Client(other)),
