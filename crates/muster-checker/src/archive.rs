@@ -10,7 +10,7 @@ use muster_core::calibration::Table;
 use muster_core::epoch::{Draw, EpochNo, TaskKind};
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::params::Params;
-use muster_core::proof::{Claim, Scale};
+use muster_core::proof::Claim;
 use muster_core::reward::{
     Bundle, Doubt, Finding, Outcome, Published, Reexecution, Settled, State, doubts, settle, settle_silence,
 };
@@ -77,6 +77,16 @@ pub struct Drawn {
     checkers: BTreeMap<NodeId, PeerAddr>,
 }
 
+/// All that an outcome was made of.
+struct Reported {
+    posted: Outcome,
+    drawn: Drawn,
+    /// Of the outcome before.
+    state: State,
+    /// `None` for an epoch without reports.
+    bundle: Option<Bundle>,
+}
+
 /// What came of computing an epoch again.
 #[derive(Clone, Debug)]
 pub struct Verification {
@@ -109,8 +119,6 @@ pub struct Archive {
     pub beacon: Arc<dyn Beacon>,
     /// The network's parameters.
     pub params: Params,
-    /// How hard the network tests.
-    pub scale: Scale,
     /// The calibration table.
     pub table: Arc<Table>,
 }
@@ -141,11 +149,54 @@ impl Archive {
     }
 
     /// Computes the outcome of an epoch again: runs every transcript that its reports name, and settles. One that
-    /// nobody has any more counts as the outcome's signers say that it came out.
+    /// nobody has any more counts as the outcome's signers say that it came out. `progress` hears how many transcripts
+    /// were run again, and of how many.
     ///
     /// # Errors
     /// See [`ArchiveError`].
-    pub async fn verify(&self, epoch: EpochNo) -> Result<Verification, ArchiveError> {
+    pub async fn verify(
+        &self,
+        epoch: EpochNo,
+        progress: impl Fn(usize, usize) + Send + Sync,
+    ) -> Result<Verification, ArchiveError> {
+        let mut found = self.reported(epoch).await?;
+        let (mut ran, mut missing) = (Vec::new(), 0);
+        if let Some(bundle) = &mut found.bundle {
+            (ran, missing) = self.rerun(&found.drawn, bundle, progress).await?;
+            let doubted = doubts(&found.drawn.draw, bundle)?;
+            let mut answers: BTreeMap<Doubt, Reexecution> = bundle.reexecuted.iter().copied().collect();
+            for (doubt, result) in &ran {
+                if doubted.contains(doubt) && *result != Reexecution::Unavailable {
+                    answers.insert(*doubt, *result);
+                }
+            }
+            bundle.reexecuted = answers.into_iter().collect();
+        }
+        let posted = found.posted;
+        let ours = Box::new(self.settle(epoch, &found).await?);
+        Ok(Verification { posted, ours, ran, missing })
+    }
+
+    /// What an epoch came to, by its reports and by what its signers say of the transcripts: nothing is run again.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub async fn settled(&self, epoch: EpochNo) -> Result<(Arc<Draw>, Settled), ArchiveError> {
+        let found = self.reported(epoch).await?;
+        let settled = self.settle(epoch, &found).await?;
+        Ok((found.drawn.draw, settled))
+    }
+
+    /// An outcome with what was published beside it.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub async fn published_with(&self, outcome: &Outcome) -> Result<Published, ArchiveError> {
+        let checkers = addresses(&self.ledger.snapshot(FAR).await?);
+        self.published(&checkers, outcome).await
+    }
+
+    async fn reported(&self, epoch: EpochNo) -> Result<Reported, ArchiveError> {
         let history = self.ledger.history().await?;
         let within = |outcome: &&Outcome| (outcome.first_epoch..=outcome.last_epoch).contains(&epoch);
         let posted = *history.iter().find(within).ok_or(ArchiveError::NotSettled(epoch))?;
@@ -156,28 +207,25 @@ impl Archive {
             None => State::default(),
             Some(before) => self.published(&drawn.checkers, before).await?.state,
         };
-        if published.reports == Bundle::default().hash() {
-            let ours = Box::new(settle_silence(&state, &drawn.draw)?);
-            return Ok(Verification { posted, ours, ran: Vec::new(), missing: 0 });
-        }
-        let mut bundle = self.reports(&drawn.checkers, published.reports).await?;
-        let (ran, missing) = self.rerun(&drawn, &bundle).await?;
-        let doubted = doubts(&drawn.draw, &bundle)?;
-        let mut answers: BTreeMap<Doubt, Reexecution> = bundle.reexecuted.iter().copied().collect();
-        for (doubt, result) in &ran {
-            if doubted.contains(doubt) && *result != Reexecution::Unavailable {
-                answers.insert(*doubt, *result);
-            }
-        }
-        bundle.reexecuted = answers.into_iter().collect();
+        let silent = published.reports == Bundle::default().hash();
+        let bundle = if silent { None } else { Some(self.reports(&drawn.checkers, published.reports).await?) };
+        Ok(Reported { posted, drawn, state, bundle })
+    }
+
+    async fn settle(&self, epoch: EpochNo, found: &Reported) -> Result<Settled, ArchiveError> {
+        let Some(bundle) = &found.bundle else { return Ok(settle_silence(&found.state, &found.drawn.draw)?) };
         let params = &self.params.epoch;
         let facts = self.ledger.facts(params.begin(epoch), params.end(epoch)).await?;
-        let ours = Box::new(settle(&state, &drawn.draw, &bundle, &facts, &self.params.reward)?);
-        Ok(Verification { posted, ours, ran, missing })
+        Ok(settle(&found.state, &found.drawn.draw, bundle, &facts, &self.params.reward)?)
     }
 
     /// Runs everything again that reports show.
-    async fn rerun(&self, drawn: &Drawn, bundle: &Bundle) -> Result<(Vec<(Doubt, Reexecution)>, usize), ArchiveError> {
+    async fn rerun(
+        &self,
+        drawn: &Drawn,
+        bundle: &Bundle,
+        progress: impl Fn(usize, usize) + Send + Sync,
+    ) -> Result<(Vec<(Doubt, Reexecution)>, usize), ArchiveError> {
         let view = drawn.draw.view();
         let shown = bundle.entries.iter().filter_map(|entry| entry.reveal.as_ref()).flat_map(|reveal| {
             let checker = view.checker(&reveal.report.checker);
@@ -191,8 +239,9 @@ impl Archive {
             })
         });
         let shown: Vec<Doubt> = shown.collect();
-        let (mut ran, mut missing) = (Vec::with_capacity(shown.len()), 0usize);
+        let (mut ran, mut missing, all) = (Vec::with_capacity(shown.len()), 0usize, shown.len());
         for doubt in shown {
+            progress(ran.len(), all);
             let place = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
             let owner = view.checkers().get(place(doubt.checker)).map(|checker| checker.node);
             let Some(bytes) = self.find(&drawn.checkers, doubt.transcript, owner).await else {
@@ -205,7 +254,7 @@ impl Archive {
                 TaskKind::Liveness | TaskKind::Quality | TaskKind::Duplicate | TaskKind::Recheck => None,
             };
             let claims = subject.and_then(|c| drawn.claims.get(&c.node)).cloned().unwrap_or_default();
-            let (draw, scale, table) = (Arc::clone(&drawn.draw), self.scale, Arc::clone(&self.table));
+            let (draw, scale, table) = (Arc::clone(&drawn.draw), self.params.proof, Arc::clone(&self.table));
             let running = move || reverify(&bytes, &draw, &doubt, scale, &table, &claims);
             let result = tokio::task::spawn_blocking(running).await;
             ran.push((doubt, result.map_err(|error| ArchiveError::Task(error.to_string()))?));

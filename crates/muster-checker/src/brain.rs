@@ -198,7 +198,7 @@ async fn examine(house: &Arc<House>, epoch: EpochNo, doubt: &muster_core::reward
     }
     let container = draw.view().containers().get(place(doubt.task.subject)).map(|c| c.node);
     let claims = container.map(|node| house.claims(epoch, node)).unwrap_or_default();
-    let (doubt, scale, table) = (*doubt, house.scale, Arc::clone(&house.table));
+    let (doubt, scale, table) = (*doubt, house.params.proof, Arc::clone(&house.table));
     let running = move || crate::examine::reverify(&bytes, &draw, &doubt, scale, &table, &claims);
     house.compute(running).await.unwrap_or(Reexecution::Unavailable)
 }

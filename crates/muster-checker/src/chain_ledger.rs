@@ -24,8 +24,9 @@ use crate::ledger::{Ledger, LedgerError, LicenceOnChain, Snapshot};
 /// A [`Ledger`] over JSON-RPC: whoever made the settlement runs its sender.
 #[derive(Debug)]
 pub struct ChainLedger {
-    settlement: EpochSettlement,
-    wallet: Wallet,
+    reads: EpochClient,
+    /// Absent for those who only read.
+    account: Option<(EpochSettlement, Wallet)>,
     epochs: EpochParams,
     genesis: EpochNo,
     from_block: u64,
@@ -44,11 +45,23 @@ impl ChainLedger {
         genesis: EpochNo,
         from_block: u64,
     ) -> Self {
-        Self { settlement, wallet, epochs, genesis, from_block, times: Mutex::default() }
+        let reads = settlement.client().clone();
+        Self { reads, account: Some((settlement, wallet)), epochs, genesis, from_block, times: Mutex::default() }
     }
 
-    fn reads(&self) -> &EpochClient {
-        self.settlement.client()
+    /// The ledger of somebody who only reads: whatever would change the chain is refused.
+    #[must_use]
+    pub fn reading(reads: EpochClient, epochs: EpochParams, genesis: EpochNo, from_block: u64) -> Self {
+        Self { reads, account: None, epochs, genesis, from_block, times: Mutex::default() }
+    }
+
+    const fn reads(&self) -> &EpochClient {
+        &self.reads
+    }
+
+    fn account(&self) -> Result<&(EpochSettlement, Wallet), LedgerError> {
+        let why = || LedgerError::Refused("this needs a wallet, and none was opened".to_owned());
+        self.account.as_ref().ok_or_else(why)
     }
 
     async fn time_of(&self, block: u64) -> Result<u64, LedgerError> {
@@ -165,7 +178,7 @@ impl ChainLedger {
         let signed = CommitteeSignatures::new(&members)
             .ok_or_else(|| LedgerError::Refused("a committee has more members than the contract takes".to_owned()))?;
         let parent = self.parent(&outcome).await?;
-        match self.settlement.post(&parent, &chain_outcome(&outcome), &signed).await {
+        match self.account()?.0.post(&parent, &chain_outcome(&outcome), &signed).await {
             Ok(_) => Ok(()),
             // Another member was first.
             Err(_) if self.place(&outcome).await.is_ok() => Ok(()),
@@ -176,7 +189,7 @@ impl ChainLedger {
     async fn try_finalize(&self, posted: Posted) -> Result<(), LedgerError> {
         let place = self.place(&posted.outcome).await?;
         let sequence = place.sequence;
-        match self.settlement.finalize(&place).await {
+        match self.account()?.0.finalize(&place).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let (last, _) = self.reads().last_final().await.map_err(client_error)?;
@@ -188,7 +201,7 @@ impl ChainLedger {
 
 impl Ledger for ChainLedger {
     fn signer(&self) -> Address {
-        self.wallet.address()
+        self.account.as_ref().map_or(Address::ZERO, |(_, wallet)| wallet.address())
     }
 
     fn genesis(&self) -> EpochNo {
@@ -227,8 +240,9 @@ impl Ledger for ChainLedger {
     fn sign(&self, outcome: Outcome) -> BoxFuture<'_, Result<SignedOutcome, LedgerError>> {
         async move {
             let parent = self.parent(&outcome).await?.digest();
-            let signature = self.reads().domain().sign(&self.wallet, parent, &chain_outcome(&outcome));
-            Ok(SignedOutcome { outcome, signer: self.wallet.address(), signature })
+            let (_, wallet) = self.account()?;
+            let signature = self.reads().domain().sign(wallet, parent, &chain_outcome(&outcome));
+            Ok(SignedOutcome { outcome, signer: wallet.address(), signature })
         }
         .boxed()
     }
@@ -263,7 +277,7 @@ impl Ledger for ChainLedger {
                 amount: leaf.amount,
                 evidence: leaf.evidence.0,
             };
-            self.settlement.slash(&leaf, &proof, None).await.map(drop).map_err(settlement_error)
+            self.account()?.0.slash(&leaf, &proof, None).await.map(drop).map_err(settlement_error)
         }
         .boxed()
     }
@@ -271,7 +285,7 @@ impl Ledger for ChainLedger {
     fn dispute(&self, posted: Outcome) -> BoxFuture<'_, Result<(), LedgerError>> {
         async move {
             let place = self.place(&posted).await?;
-            self.settlement.dispute(&place).await.map(drop).map_err(settlement_error)
+            self.account()?.0.dispute(&place).await.map(drop).map_err(settlement_error)
         }
         .boxed()
     }

@@ -11,7 +11,7 @@ use muster_core::calibration::Table;
 use muster_core::epoch::{Draw, EpochNo};
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::params::Params;
-use muster_core::proof::{Claim, Scale};
+use muster_core::proof::Claim;
 use muster_net::evidence::fetch;
 use muster_net::{Connection, Limits, NetError, NodeSecret, Peer, PeerAddr, PeerConfig, RelayConfig};
 use muster_wire::endpoint::Endpoint;
@@ -57,8 +57,6 @@ pub struct CheckerConfig {
     pub relay: Option<RelayConfig>,
     /// The network's parameters.
     pub params: Params,
-    /// How hard the network tests cards.
-    pub scale: Scale,
     /// The calibration table: the same for all Checkers of a network.
     pub table: Table,
     /// The chain.
@@ -124,7 +122,6 @@ pub(crate) struct House {
     pub(crate) id: NodeId,
     pub(crate) secret: NodeSecret,
     pub(crate) params: Params,
-    pub(crate) scale: Scale,
     pub(crate) table: Arc<Table>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) beacon: Arc<dyn Beacon>,
@@ -365,7 +362,6 @@ impl CheckerNode {
             id,
             secret: config.secret,
             params: config.params,
-            scale: config.scale,
             table: Arc::new(config.table),
             ledger: config.ledger,
             beacon: config.beacon,

@@ -294,7 +294,7 @@ impl<'a> Agent<'a> {
                         idle_since = Instant::now();
                     }
                     for record in open {
-                        self.take_up(&record).await;
+                        Box::pin(self.take_up(&record)).await;
                     }
                     if idle_since.elapsed() > self.idle {
                         return Ok(false);

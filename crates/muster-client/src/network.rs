@@ -17,6 +17,8 @@ use crate::durable;
 pub const NETWORK_FILE_VERSION: u32 = 1;
 /// The longest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The most Checkers of a first committee: as many seats as the largest committee has.
+const FIRST_COMMITTEE_MAX: usize = 21;
 /// The most Indexers that a file names.
 const INDEXERS_MAX: usize = 1024;
 
@@ -101,9 +103,22 @@ pub struct Network {
     /// The contracts of licences, epochs and the beacon; absent in networks without Checkers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<EpochContracts>,
+    /// The Checkers that settle the network's first epoch, in the order in which they propose; later committees are drawn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first_committee: Vec<FirstMember>,
     /// Who can be asked for a Container.
     #[serde(default)]
     pub indexers: Vec<IndexerEntry>,
+}
+
+/// A Checker of the first committee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstMember {
+    /// Its key.
+    pub id: NodeId,
+    /// The account that signs for it.
+    pub signer: Address,
 }
 
 /// The chain of a network.
@@ -224,6 +239,7 @@ impl Network {
             params,
             beacon: None,
             epochs: None,
+            first_committee: Vec::new(),
             indexers: Vec::new(),
         }
     }
@@ -352,6 +368,9 @@ impl Network {
         if self.relay.as_deref().is_some_and(|url| !is_http(url)) {
             return wrong("relay", "must begin with http:// or https://");
         }
+        if self.first_committee.len() > FIRST_COMMITTEE_MAX {
+            return wrong("first_committee", "has more than 21 members");
+        }
         if self.indexers.len() > INDEXERS_MAX {
             return wrong("indexers", "are more than 1024");
         }
@@ -403,6 +422,7 @@ fn check_params(p: &Params) -> Result<(), (String, String)> {
     }
     p.epoch.check().map_err(|(field, why)| (format!("params.epoch.{field}"), why))?;
     p.reward.check().map_err(|(field, why)| (format!("params.reward.{field}"), why))?;
+    p.proof.check().map_err(|why| ("params.proof".to_owned(), format!("cannot be used: {why}")))?;
     Ok(())
 }
 

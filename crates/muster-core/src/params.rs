@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::EpochParams;
+use crate::proof::Scale;
 use crate::reward::RewardParams;
 use crate::units::{TokenAmount, UsdMicro};
 
@@ -39,10 +40,15 @@ pub struct Params {
     pub container_stake: TokenAmount,
     /// Stake of an Indexer.
     pub indexer_stake: TokenAmount,
+    /// Whether Indexers offer Containers that have not proved their cards yet. Where money is at stake they do not; on a
+    /// development network one that has just joined is used while one watches.
+    pub offer_unproved: bool,
     /// Audits: when, how many, by how many.
     pub epoch: EpochParams,
     /// What an epoch pays and takes.
     pub reward: RewardParams,
+    /// How hard cards are tested.
+    pub proof: Scale,
 }
 
 impl Params {
@@ -64,8 +70,10 @@ impl Params {
             fee_bps: 2_000,
             container_stake: TokenAmount(1_000 * TokenAmount::ONE.0),
             indexer_stake: TokenAmount(5_000 * TokenAmount::ONE.0),
+            offer_unproved: true,
             epoch: EpochParams::development(),
             reward: RewardParams::development(),
+            proof: Scale::development(),
         }
     }
 
@@ -87,8 +95,10 @@ impl Params {
             fee_bps: 2_000,
             container_stake: TokenAmount(1_334_220_000_000_000_000_000),
             indexer_stake: TokenAmount(5_000 * TokenAmount::ONE.0),
+            offer_unproved: false,
             epoch: EpochParams::production(),
             reward: RewardParams::production(),
+            proof: Scale::production(),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The command line, as clap sees it. `run.rs`, `lease.rs` … turn these low-level arguments into
 //! high-level ones once.
 
+mod checkers;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+pub(crate) use checkers::{CheckerCommand, CheckerInitArgs, EpochChoice, EpochCommand, LicenceCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use muster_core::demand::{Objective, Region};
 use muster_core::hardware::{Cores, GpuModel};
@@ -85,6 +88,15 @@ pub(crate) enum Command {
     /// Run the beacon of a development network: public randomness over drand's API, with a key of its own.
     #[command(subcommand)]
     Beacon(BeaconCommand),
+    /// Test Containers and settle epochs, for the owners of licences.
+    #[command(subcommand)]
+    Checker(CheckerCommand),
+    /// Licences of Checkers: buy, delegate, claim their rewards.
+    #[command(subcommand)]
+    Licence(LicenceCommand),
+    /// Epochs: who was drawn and why, and whether the outcome is right.
+    #[command(subcommand)]
+    Epoch(EpochCommand),
     /// Keys and tokens.
     #[command(subcommand)]
     Wallet(WalletCommand),
@@ -111,6 +123,12 @@ pub(crate) struct UpArgs {
     /// How many Containers share this machine [default: 4, or two a core where it has only one].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
     pub(crate) containers: Option<u16>,
+    /// How many Checkers audit them, each with a licence.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=16), value_name = "N")]
+    pub(crate) checkers: u16,
+    /// Add a Container that lies about its work, and watch it being caught, slashed and jailed.
+    #[arg(long)]
+    pub(crate) with_cheat: bool,
     /// Where other machines reach this network; loopback when absent.
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<IpAddr>,
@@ -239,7 +257,7 @@ pub(crate) enum ContainerCommand {
     /// Write a configuration for this machine, with a node key and a wallet.
     Init(ContainerInitArgs),
     /// Serve.
-    Run(RoleArgs),
+    Run(ContainerRunArgs),
     /// What runs and what it earned.
     Status,
     /// Finish what runs, take nothing new.
@@ -253,8 +271,23 @@ pub(crate) enum ContainerCommand {
     },
     /// Drain, then take the stake back.
     Leave,
-    /// Claim what was earned and is due.
+    /// Claim what was earned and is due: fees of leases, rewards of epochs, stake that is free again.
     Claim,
+    /// Add to the stake: lets a Container that was slashed and jailed serve again, once it has proved itself.
+    TopUp {
+        /// So many tokens [default: what is missing].
+        amount: Option<TokenAmount>,
+    },
+}
+
+/// Arguments of `muster container run`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ContainerRunArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// Lies in its proofs: leaves out so many per cent of the picture. Development networks only, to see it caught.
+    #[arg(long, hide = true, value_name = "PERCENT")]
+    pub(crate) cheat: Option<u8>,
 }
 
 /// Arguments of `muster container init`.

@@ -38,6 +38,8 @@ pub(crate) enum Code {
     Missing = 114,
     /// A card's proof did not pass.
     Unproven = 115,
+    /// An outcome of Checkers on the chain is not what its reports come to.
+    WrongOutcome = 116,
     /// The time limit of a job was reached.
     TimeLimit = 124,
     /// The deposit was used up, or was not paid.

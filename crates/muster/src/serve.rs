@@ -61,11 +61,13 @@ struct Served {
     metrics: PrometheusHandle,
 }
 
-/// Serves until cancelled; writes the address into `note` (`health` in the role's folder) so that others find it.
+/// Serves until cancelled, `more` beside it; writes the address into `note` (`health` in the role's folder) so that others
+/// find it.
 pub(crate) async fn health(
     addr: SocketAddr,
     note: &Path,
     health: HealthCell,
+    more: Router,
     stop: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>, Failure> {
     if !addr.ip().is_loopback() {
@@ -84,7 +86,8 @@ pub(crate) async fn health(
     let app = Router::new()
         .route("/healthz", get(healthz))
         .route("/metrics", get(render))
-        .with_state(Served { health, metrics });
+        .with_state(Served { health, metrics })
+        .merge(more);
     Ok(tokio::spawn(async move {
         let beat = stop.clone();
         tokio::spawn(async move {

@@ -52,7 +52,7 @@ impl OutcomeStatus {
 }
 
 /// What became of a reward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RewardState {
     /// Claimed so far, what was seized before it was claimed included.
     pub claimed: TokenAmount,
@@ -159,6 +159,15 @@ impl EpochClient {
         let logs = self.client.logs(&[self.contracts.rewards], from, head).await?;
         let events = logs.iter().filter_map(|log| EpochRewardsEvents::decode_log(&log.inner).ok());
         Ok(replay(events.map(|log| log.data)))
+    }
+
+    /// The first epoch that is settled: the one after the entry that named the first committees. `None` while nobody has.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn first_epoch(&self, from: u64) -> Result<Option<u64>, ClientError> {
+        let first = self.outcomes(from).await?.into_values().next();
+        Ok(first.map(|entry| entry.outcome.last_epoch.saturating_add(1)))
     }
 
     /// The last outcome of the chain of outcomes: the one that the next follows. Where its place has lapsed, the one

@@ -95,7 +95,7 @@ async fn one(
 ) -> Result<(Card, bool, Transcript), String> {
     let secrets = Secrets { nonce: rand::random(), vector: rand::random() };
     let names = (house.id, job.subject);
-    let asked = challenge(&job.draw, names, (card, claim), house.scale, &house.table, secrets.commitment());
+    let asked = challenge(&job.draw, names, (card, claim), house.params.proof, &house.table, secrets.commitment());
     let transcript = talk(house, connection, asked, secrets).await?;
     job.missing.fetch_sub(1, Ordering::Relaxed);
     if is_sealed(&transcript) == Some(false) {

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::container::{Container, Habits};
 use crate::town::now;
-use crate::world::{PATIENCE, endpoint, loopback, params, scale, table};
+use crate::world::{PATIENCE, endpoint, loopback, params, table};
 
 const CHAIN_ID: u64 = 31_337;
 const ETHER: u128 = 1_000_000_000_000_000_000;
@@ -180,7 +180,6 @@ async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
             listen: *port,
             relay: None,
             params: net.params.clone(),
-            scale: scale(),
             table: table(),
             ledger: net.ledger(settlement, wallet, genesis),
             beacon: Arc::new(beacon(&net.params)),
@@ -236,10 +235,9 @@ async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
         ledger: net.ledger(&accounts[0].1, &accounts[0].0, genesis),
         beacon: Arc::new(beacon(&net.params)),
         params: net.params.clone(),
-        scale: scale(),
         table: Arc::new(table()),
     };
-    let verification = archive.verify(genesis).await.unwrap();
+    let verification = archive.verify(genesis, |_, _| {}).await.unwrap();
     assert!(verification.is_right(), "{:#?} on the chain, {:#?} here", verification.posted, verification.ours.outcome);
     assert!(verification.ran.iter().any(|(_, result)| *result == muster_core::reward::Reexecution::Bad));
     stop.cancel();

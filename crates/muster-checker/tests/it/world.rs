@@ -46,7 +46,7 @@ pub(crate) fn params() -> Params {
         full_test_within_ms: 16_000,
         ..EpochParams::development()
     };
-    Params { epoch, ..Params::development() }
+    Params { epoch, proof: scale(), ..Params::development() }
 }
 
 /// A table in which a processor is worth little.
@@ -68,7 +68,7 @@ pub(crate) fn table() -> Table {
     }
 }
 
-pub(crate) fn scale() -> Scale {
+fn scale() -> Scale {
     Scale {
         picture_side: 256,
         spp_max: 1,
@@ -157,7 +157,6 @@ impl World {
             listen: loopback(),
             relay: None,
             params: self.town.params.clone(),
-            scale: scale(),
             table: table(),
             ledger: Arc::new(desk),
             beacon: Arc::new(Bell),

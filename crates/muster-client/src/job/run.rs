@@ -321,20 +321,22 @@ impl Task {
         let Watch { outputs, stuck, unsent, commands, .. } = watch;
         report.outputs.extend(outputs);
         let tried = match watched {
-            Watched::Over(Ok((end, record))) => {
-                report.attempts.push(AttemptReport::from(&record));
-                match unsent {
-                    Some(why) => Tried::Over(TaskOutcome::InputsFailed { why }),
-                    None => judge(end, &record, stuck, self.job.control.stop.is_cancelled()),
-                }
-            }
-            Watched::Over(Err(error)) => {
-                // The lease lives on in its record: whoever reads the report must know of it.
-                if let Ok(record) = self.job.renter.dir().read(lease) {
+            Watched::Over(over) => match *over {
+                Ok((end, record)) => {
                     report.attempts.push(AttemptReport::from(&record));
+                    match unsent {
+                        Some(why) => Tried::Over(TaskOutcome::InputsFailed { why }),
+                        None => judge(end, &record, stuck, self.job.control.stop.is_cancelled()),
+                    }
                 }
-                return Err(error.into());
-            }
+                Err(error) => {
+                    // The lease lives on in its record: whoever reads the report must know of it.
+                    if let Ok(record) = self.job.renter.dir().read(lease) {
+                        report.attempts.push(AttemptReport::from(&record));
+                    }
+                    return Err(error.into());
+                }
+            },
             Watched::BrokenOff { driving, why } => {
                 report.attempts.push(AttemptReport::from(&self.job.renter.dir().read(lease)?));
                 self.settling.push(Settling { lease, driving, commands, _alive: alive });
@@ -414,7 +416,7 @@ struct Watch<'a> {
 /// How watching a lease came to an end.
 enum Watched {
     /// The lease is over, or was let go.
-    Over(Result<(RentalEnd, LeaseRecord), RentalError>),
+    Over(Box<Result<(RentalEnd, LeaseRecord), RentalError>>),
     /// Its Container has failed it and only the settlement is left, which another try need not wait for.
     BrokenOff { driving: Driving, why: String },
 }
@@ -434,7 +436,8 @@ impl Watch<'_> {
                     while let Ok(event) = events.try_recv() {
                         self.take(event);
                     }
-                    return Watched::Over(over.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())));
+                    let over = over.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+                    return Watched::Over(Box::new(over));
                 }
                 told = work_over.changed(), if working => {
                     working = false;

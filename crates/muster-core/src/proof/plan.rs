@@ -58,7 +58,11 @@ impl Scale {
         }
     }
 
-    fn check(&self) -> Result<(), ChallengeError> {
+    /// Whether challenges of this size can be computed.
+    ///
+    /// # Errors
+    /// [`ChallengeError`] names the parameter.
+    pub fn check(&self) -> Result<(), ChallengeError> {
         let range = |field, got: u32, min: u32, max: u32| {
             let (got, min, max) = (u64::from(got), u64::from(min), u64::from(max));
             if (min..=max).contains(&got) { Ok(()) } else { Err(ChallengeError::Range { field, got, min, max }) }

@@ -115,7 +115,7 @@ impl Device for Replayer {
     type Error = Infallible;
 
     fn render(&mut self, _: &Scene, _: &Plan, tiles: &mut dyn FnMut(&Tile)) -> Result<(), Infallible> {
-        self.tiles.iter().for_each(|tile| tiles(tile));
+        self.tiles.iter().for_each(tiles);
         Ok(())
     }
 

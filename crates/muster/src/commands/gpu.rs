@@ -34,6 +34,9 @@ pub(super) async fn run(cx: &Context, command: GpuCommand) -> Result<u8, Failure
     }
 }
 
+/// A picture: its side, and red, green, blue of each pixel.
+type Picture = (u32, Vec<u8>);
+
 /// One adapter as `list` tells of it.
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -114,7 +117,7 @@ pub(super) fn proven(
     known: &Table,
     report: &GpuReport,
     asked: &Asked,
-) -> Result<(Proven, Transcript, Option<(u32, Vec<u8>)>), Failure> {
+) -> Result<(Proven, Transcript, Option<Picture>), Failure> {
     let mut prover = start()?;
     let adapters = prover.adapters(DRIVERS_WITHIN).code(Code::Internal)?;
     let index = asked.adapter.unwrap_or(0);

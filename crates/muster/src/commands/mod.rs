@@ -1,8 +1,10 @@
 //! The commands, and what they share.
 
 pub(crate) mod agent;
+mod audited;
 mod beacon;
 mod bench;
+mod checkers;
 mod completions;
 mod container_admin;
 mod doctor;
@@ -24,7 +26,7 @@ use muster_client::chain::ChainLedger;
 use muster_client::{ClientDir, Network, Renter};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Cli, Command, ContainerCommand, Global};
+use crate::cli::{CheckerCommand, Cli, Command, ContainerCommand, Global};
 use crate::crashes;
 use crate::dirs::{Dirs, make_private};
 use crate::failure::{Because, Code, Failure};
@@ -53,6 +55,7 @@ pub(crate) const fn is_role(command: &Command) -> bool {
             | Command::Chain(_)
             | Command::Relay(_)
             | Command::Beacon(_)
+            | Command::Checker(CheckerCommand::Run(_))
             | Command::Agent(_)
     )
 }
@@ -72,6 +75,9 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Chain(command) => Box::pin(roles::chain(&cx, command)).await,
         Command::Relay(command) => Box::pin(roles::relay(&cx, command)).await,
         Command::Beacon(command) => Box::pin(beacon::run(&cx, command)).await,
+        Command::Checker(command) => Box::pin(checkers::run(&cx, command)).await,
+        Command::Licence(command) => Box::pin(checkers::licence::run(&cx, command)).await,
+        Command::Epoch(command) => Box::pin(checkers::epoch::run(&cx, command)).await,
         Command::Wallet(command) => Box::pin(wallet::run(&cx, command)).await,
         Command::Gpu(command) => Box::pin(gpu::run(&cx, command)).await,
         Command::Doctor => Box::pin(doctor::run(&cx)).await,

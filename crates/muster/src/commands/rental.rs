@@ -8,13 +8,15 @@ use muster_client::Network;
 use muster_client::job::{AttemptReport, Job, JobReport, JobRequest};
 use muster_client::rental::Stdio;
 use muster_core::demand::Demand;
-use muster_core::ids::Address;
+use muster_core::ids::{Address, NodeId};
 use muster_core::lease::Phase;
 use muster_core::pricing::Exchange;
 use muster_core::units::{Bytes, TokenAmount};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::audited::{self, Audit, Caught};
+use super::checkers::epoch::now;
 use super::{Context, chain_failure, run, setup};
 use crate::dirs::make_private;
 use crate::failure::{Because, Code, Failure};
@@ -38,6 +40,10 @@ pub(crate) struct Receipt {
     outputs: Vec<String>,
     balances: Balances,
     totals: Totals,
+    /// In which epoch each Container that worked was audited, and what it was rewarded; empty without Checkers.
+    audits: Vec<Audit>,
+    /// What became of the Container that lies, where there is one.
+    pub(super) cheat: Option<Caught>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -100,10 +106,7 @@ async fn standing(client: &ChainClient, consumer: Address, containers: &[Address
 
 /// Owners of the Containers of this folder.
 fn owners(cx: &Context) -> Result<Vec<Address>, Failure> {
-    (0..64u16)
-        .filter(|i| cx.dirs.at(format!("container-{i}")).join("wallet.json").exists())
-        .map(|i| setup::container_wallet(cx, i).map(|w| w.address()))
-        .collect()
+    setup::known_containers(cx).iter().map(|name| setup::container_wallet(cx, name).map(|w| w.address())).collect()
 }
 
 /// Rents, renders, joins, and adds up.
@@ -115,9 +118,10 @@ pub(super) async fn first(cx: &Context, network: &Network, width: u16) -> Result
         .map_err(|e| chain_failure(&e))?;
     let owners = owners(cx)?;
     let before = standing(&client, consumer, &owners).await?;
+    let begun = network.params.epoch.at(now());
     let folder = fresh_folder(cx)?;
     cx.output.note(&format!("first rental: {FRAMES} frames of an animation, a task each, into {}", folder.display()));
-    let report = render(cx, wallet, &folder, width).await?;
+    let report = Box::pin(render(cx, wallet, &folder, width)).await?;
     let code = run::exit_code(&report);
     if code != 0 {
         let why = report.tasks.iter().find(|t| !t.succeeded()).map(|t| format!("{:?}", t.outcome)).unwrap_or_default();
@@ -126,7 +130,12 @@ pub(super) async fn first(cx: &Context, network: &Network, width: u16) -> Result
     settled(&report)?;
     let after = standing(&client, consumer, &owners).await?;
     let outputs = join(&folder, &report).await?;
-    receipt(network, &report, before, after, outputs)
+    let mut receipt = receipt(network, &report, before, after, outputs)?;
+    let mut worked: Vec<NodeId> = report.leases().filter(|l| l.phase != Phase::Void).map(|l| l.container).collect();
+    worked.sort_unstable();
+    worked.dedup();
+    receipt.audits = audited::audits(cx, network, &worked, begun).await?;
+    Ok(receipt)
 }
 
 /// Every lease must be closed before balances are compared.
@@ -191,8 +200,8 @@ async fn render(
 /// Cores, memory and disk of the smallest Container of this folder: a task that fits everywhere.
 fn smallest_offer(cx: &Context) -> Result<(u32, Bytes, Bytes), Failure> {
     let mut smallest: Option<(u32, Bytes, Bytes)> = None;
-    for index in 0..64u16 {
-        let path = cx.dirs.at(format!("container-{index}")).join("container.toml");
+    for name in setup::known_containers(cx) {
+        let path = cx.dirs.at(name).join("container.toml");
         if !path.exists() {
             continue;
         }
@@ -331,6 +340,8 @@ fn receipt(
         },
         leases,
         outputs,
+        audits: Vec::new(),
+        cheat: None,
         balances: Balances {
             consumer_before: before.consumer.to_string(),
             consumer_after: after.consumer.to_string(),
@@ -360,8 +371,9 @@ pub(super) fn receipt_text(receipt: &Receipt) -> String {
         })
         .collect();
     let b = &receipt.balances;
+    let audits = audited::text(&receipt.audits, receipt.cheat.as_ref());
     format!(
-        "{}\n\n{} tasks ran {} in all ({} core-hours) and cost {} (${}).\n\n  consumer    {} -> {}\n  Containers  {} -> {} (in wallets and claimable)\n  network fee {}\n\n{}",
+        "{}\n\n{} tasks ran {} in all ({} core-hours) and cost {} (${}).\n\n  consumer    {} -> {}\n  Containers  {} -> {} (in wallets and claimable)\n  network fee {}\n{audits}\n{}",
         table(&["frame", "container", "seconds", "core-hours", "billed", "vouchers", "redeemed in"], rows),
         receipt.totals.tasks,
         format_args!("{:.1} s", receipt.totals.ran_seconds),

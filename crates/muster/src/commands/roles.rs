@@ -7,14 +7,18 @@ use std::time::Duration;
 use muster_chain::embedded::{ChainConfig, ServerConfig, open_development, serve as serve_chain};
 use muster_chain::settle::{ChainClient, ClientError};
 use muster_client::Network;
-use muster_container::{ChainLedger, ChainLedgerConfig, ContainerConfig, ContainerNode, Joining};
-use muster_indexer::{IndexerConfig, IndexerNode};
+use muster_container::{
+    Cards, ChainLedger, ChainLedgerConfig, Cheat, ContainerConfig, ContainerNode, Joining, Processor, Provers,
+};
+use muster_core::hardware::Gpu;
+use muster_core::params::Params;
+use muster_indexer::{Checked, IndexerConfig, IndexerNode};
 use muster_net::{NodeSecret, PeerAddr, Relay, RelayConfig, RelayServerConfig, RelayUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, chain_failure, stop_on_signals};
-use crate::cli::{ChainCommand, IndexerCommand, RelayCommand, RoleArgs};
+use crate::cli::{ChainCommand, ContainerRunArgs, IndexerCommand, RelayCommand, RoleArgs};
 use crate::crashes;
 use crate::dirs::{Lock, make_private};
 use crate::failure::{Because, Code, Failure};
@@ -26,6 +30,9 @@ use crate::wallets;
 pub(crate) const HEALTH_NOTE: &str = "health";
 /// How often figures are taken over to the health page.
 const HEALTH_EVERY: Duration = Duration::from_millis(200);
+/// How often an Indexer looks for a new outcome of Checkers, by the length of an epoch.
+const CHECKED_EVERY_MIN: Duration = Duration::from_millis(500);
+const CHECKED_EVERY_MAX: Duration = Duration::from_secs(30);
 /// How long a role waits for the chain before it says so and tries again.
 const CHAIN_RETRY: Duration = Duration::from_millis(500);
 
@@ -37,12 +44,17 @@ pub(super) struct Begun {
 }
 
 pub(super) async fn begin(role: &str, dir: &Path, args: &RoleArgs) -> Result<Begun, Failure> {
+    begin_with(role, dir, args, axum::Router::new()).await
+}
+
+/// The same with pages of its own beside the health page.
+pub(super) async fn begin_with(role: &str, dir: &Path, args: &RoleArgs, pages: axum::Router) -> Result<Begun, Failure> {
     supervise::follow(args.supervisor)?;
     make_private(dir)?;
     let lock = Lock::take(&dir.join("lock"), &format!("the folder {}", dir.display()))?;
     let stop = stop_on_signals()?;
     let health = HealthCell::new(role);
-    serve::health(args.health, &dir.join(HEALTH_NOTE), health.clone(), stop.clone()).await?;
+    serve::health(args.health, &dir.join(HEALTH_NOTE), health.clone(), pages, stop.clone()).await?;
     Ok(Begun { stop, health, _lock: lock })
 }
 
@@ -87,7 +99,7 @@ pub(super) async fn relay(cx: &Context, command: RelayCommand) -> Result<u8, Fai
 }
 
 /// The chain, as soon as it answers: a role that comes up before its chain waits for it.
-async fn await_chain(network: &Network, begun: &Begun) -> Result<Option<ChainClient>, Failure> {
+pub(super) async fn await_chain(network: &Network, begun: &Begun) -> Result<Option<ChainClient>, Failure> {
     let mut told = false;
     loop {
         match ChainClient::connect(&network.chain.rpc, network.chain.id, network.contracts.into()).await {
@@ -107,7 +119,7 @@ async fn await_chain(network: &Network, begun: &Begun) -> Result<Option<ChainCli
     }
 }
 
-fn relays(network: &Network) -> Result<Vec<RelayUrl>, Failure> {
+pub(super) fn relays(network: &Network) -> Result<Vec<RelayUrl>, Failure> {
     network.relay.iter().map(|url| url.parse::<RelayUrl>().because(Code::Config, "the network's relay")).collect()
 }
 
@@ -133,6 +145,10 @@ pub(super) async fn indexer(cx: &Context, command: IndexerCommand) -> Result<u8,
     })
     .await
     .map_err(indexer_failure)?;
+    let node = match checked(&network) {
+        Some(checked) => node.with_checked(checked),
+        None => node,
+    };
     let addr = node.addr();
     let gauges = node.gauges();
     begun.health.set(|h| {
@@ -150,6 +166,17 @@ pub(super) async fn indexer(cx: &Context, command: IndexerCommand) -> Result<u8,
     });
     node.run(begun.stop.clone()).await.map_err(indexer_failure)?;
     Ok(0)
+}
+
+/// What Checkers find is followed where the network has any.
+fn checked(network: &Network) -> Option<Checked> {
+    let epochs = network.epochs?;
+    Some(Checked {
+        contracts: epochs.addresses(),
+        from_block: epochs.from_block,
+        demands_proof: !network.params.offer_unproved,
+        every: Duration::from_millis(network.params.epoch.epoch_ms / 30).clamp(CHECKED_EVERY_MIN, CHECKED_EVERY_MAX),
+    })
 }
 
 fn indexer_failure(error: muster_indexer::IndexerError) -> Failure {
@@ -182,7 +209,8 @@ pub(crate) fn container_dir(root: &Path) -> PathBuf {
 }
 
 /// A Container.
-pub(super) async fn container(cx: &Context, role: RoleArgs) -> Result<u8, Failure> {
+pub(super) async fn container(cx: &Context, args: ContainerRunArgs) -> Result<u8, Failure> {
+    let ContainerRunArgs { role, cheat } = args;
     let dir = container_dir(cx.dirs.root());
     let config = container_config(&dir.join("container.toml"))?;
     let begun = begin("container", &dir, &role).await?;
@@ -205,9 +233,11 @@ pub(super) async fn container(cx: &Context, role: RoleArgs) -> Result<u8, Failur
         },
         wallet,
     );
+    let provers = provers(&config, cheat, &network.params).await?;
     let joining = Joining { params: network.params.clone(), indexers: indexers(&network)?, relays: relays(&network)? };
     let mut node = ContainerNode::new(config, joining, secret, Arc::new(ledger))
         .code(Code::Config)?
+        .with_provers(provers)
         .watched_by(crashes::watcher(cx.crash_plans.as_deref(), "container"));
     let ready = node.ready();
     let health = begun.health.clone();
@@ -223,8 +253,30 @@ pub(super) async fn container(cx: &Context, role: RoleArgs) -> Result<u8, Failur
     Ok(0)
 }
 
+/// What proves what this Container offers: its cards, each in a child process; the processor where there is none.
+async fn provers(config: &ContainerConfig, cheat: Option<u8>, params: &Params) -> Result<Arc<dyn Provers>, Failure> {
+    if let Some(percent) = cheat {
+        tracing::warn!(percent, "this Container was told to lie in its proofs");
+        return Ok(Arc::new(Cheat::skips(percent, params).code(Code::Config)?));
+    }
+    let offered: Vec<Gpu> = config.offer.gpus.iter().map(|gpu| gpu.card.clone()).collect();
+    let exe = std::env::current_exe().because(Code::Internal, "cannot find this program's own file")?;
+    let found = tokio::task::spawn_blocking(move || Cards::of(&exe, Vec::new(), &offered)).await;
+    match found.because(Code::Internal, "looking for cards")? {
+        Ok(cards) => Ok(Arc::new(cards)),
+        Err(error) if config.offer.gpus.is_empty() => {
+            tracing::warn!(%error, "the graphics drivers do not answer: the processor proves without them, slower");
+            Ok(Arc::new(Processor))
+        }
+        Err(error) => Err(Failure::new(
+            Code::Missing,
+            format!("the offered cards cannot be proved: {error}; `muster doctor` says what is missing"),
+        )),
+    }
+}
+
 /// The network file: --network, the Container's own copy, or the one beside it.
-fn network_of(cx: &Context, dir: &Path) -> Result<Network, Failure> {
+pub(super) fn network_of(cx: &Context, dir: &Path) -> Result<Network, Failure> {
     let copy = dir.join("network.toml");
     if cx.global.network.is_none() && copy.exists() {
         let mut network = Network::load(&copy).code(Code::Config)?;

@@ -1,5 +1,7 @@
 //! Making a network: contracts on a new chain, keys, wallets, stakes, and the file that names it all.
 
+mod checkers;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +14,8 @@ use muster_client::Network;
 use muster_client::network::{Beacon, BeaconKind, Chain, EpochContracts, IndexerEntry};
 use muster_container::{ContainerConfig, JobBounds, OfferConfig};
 use muster_core::beacon::BeaconSchedule;
-use muster_core::ids::Address;
+use muster_core::epoch::EpochNo;
+use muster_core::ids::{Address, NodeId};
 use muster_core::params::Params;
 use muster_core::pricing::Ask;
 use muster_core::units::{Bytes, TokenAmount, UsdMicro};
@@ -40,6 +43,10 @@ const BEACON_PERIOD_S: u64 = 3;
 pub(crate) struct Plan {
     /// Containers on this machine.
     pub(crate) containers: u16,
+    /// Checkers that audit them.
+    pub(crate) checkers: u16,
+    /// A Container more, which lies.
+    pub(crate) cheat: bool,
     /// Where others reach it; loopback when absent.
     pub(crate) listen: Option<IpAddr>,
     /// Containers also run the empty job, for measuring leases alone.
@@ -105,7 +112,7 @@ pub(crate) async fn network(cx: &Context, plan: &Plan, rpc: &str, chain_id: u64)
     let contracts = deploy_development(sending.settlement.sender(), &deploy).await.code(Code::Chain)?;
     sending.end().await?;
     let ip = address(plan.listen);
-    let (epochs, beacon) = epochs(cx, ip, client.with_contracts(contracts)).await?;
+    let (epochs, beacon) = epochs(cx, ip, client.with_contracts(contracts), &params).await?;
     let secret = NodeSecret::load_or_create(&indexer_dir(cx, 0)?.join("node.key")).code(Code::Wallet)?;
     let addresses = muster_client::network::Contracts {
         token: contracts.token,
@@ -114,6 +121,7 @@ pub(crate) async fn network(cx: &Context, plan: &Plan, rpc: &str, chain_id: u64)
     };
     let mut network = Network::new("development", Chain { id: chain_id, rpc: rpc.to_owned() }, addresses, params);
     (network.epochs, network.beacon) = (Some(epochs), Some(beacon));
+    network.first_committee = checkers::committee(cx, plan)?;
     // Where others join, some of them will sit behind NAT.
     if plan.listen.is_some_and(|ip| !ip.is_loopback()) {
         let port = std::net::TcpListener::bind(SocketAddr::new(ip, 0))
@@ -132,13 +140,17 @@ pub(crate) async fn network(cx: &Context, plan: &Plan, rpc: &str, chain_id: u64)
 
 /// Deploys licences, rewards and beacon, with a key of the network's own. All that it depends on is written down or on
 /// the chain, so that a second try makes the same.
-async fn epochs(cx: &Context, ip: IpAddr, client: ChainClient) -> Result<(EpochContracts, Beacon), Failure> {
+async fn epochs(
+    cx: &Context,
+    ip: IpAddr,
+    client: ChainClient,
+    params: &Params,
+) -> Result<(EpochContracts, Beacon), Failure> {
     let began_s = client.block_time_s(0).await.map_err(|e| chain_failure(&e))?;
     let schedule = BeaconSchedule { genesis_s: began_s, period_s: BEACON_PERIOD_S };
     let public_key = super::beacon::secret(&cx.dirs.at("beacon"))?.public_key();
     let verified = muster_wire::beacon::Beacon::new(&public_key, schedule).code(Code::Data)?;
-    let defaults = EpochParams::development(0);
-    let params = EpochParams { start_epoch: began_s / defaults.epoch_s, ..defaults };
+    let params = contract_params(params, began_s)?;
     let contracts = client.contracts();
     let sending = Sending::begin(&cx.dirs.at("faucet-outbox"), cx.faucet_key()?, client).await?;
     let settlement = &sending.settlement;
@@ -162,6 +174,24 @@ async fn epochs(cx: &Context, ip: IpAddr, client: ChainClient) -> Result<(EpochC
     Ok((epochs, beacon))
 }
 
+/// What the contracts enforce, in line with what Checkers compute: an epoch never grants more than its pools hold.
+fn contract_params(params: &Params, began_s: u64) -> Result<EpochParams, Failure> {
+    let epoch_s = params.epoch.epoch_ms / 1_000;
+    let first = EpochNo(began_s / epoch_s.max(1));
+    let defaults = EpochParams::development(first.0);
+    // Pools are differences of sums that are rounded down, so one of them may be a unit more than the first is.
+    let most = |amount: u128| TokenAmount(amount.saturating_add(1));
+    let pools = muster_core::reward::pools(&params.reward, params.epoch.epoch_ms, first, first).code(Code::Config)?;
+    let emission = [pools.capacity, pools.indexers, pools.checker_base, pools.checker_bonus].map(most);
+    Ok(EpochParams {
+        epoch_s,
+        emission_per_epoch: emission.into_iter().fold(TokenAmount::ZERO, TokenAmount::saturating_add),
+        delivery_per_epoch: most(pools.delivery),
+        dispute_window_s: params.epoch.dispute_window_ms / 1_000,
+        ..defaults
+    })
+}
+
 /// Folder of an Indexer.
 pub(crate) fn indexer_dir(cx: &Context, index: u16) -> Result<PathBuf, Failure> {
     let dir = cx.dirs.at(format!("indexer-{index}"));
@@ -169,14 +199,39 @@ pub(crate) fn indexer_dir(cx: &Context, index: u16) -> Result<PathBuf, Failure> 
     Ok(dir)
 }
 
+/// What the Container that lies is called, and its folder.
+pub(crate) const CHEAT: &str = "cheat";
+
+/// Names of the Containers of a plan, which are those of their folders.
+pub(crate) fn container_names(plan: &Plan) -> Vec<String> {
+    let honest = (0..plan.containers).map(|index| format!("container-{index}"));
+    honest.chain(plan.cheat.then(|| CHEAT.to_owned())).collect()
+}
+
+/// Names of all Containers that were ever made in this folder.
+pub(crate) fn known_containers(cx: &Context) -> Vec<String> {
+    let plan =
+        Plan { containers: 64, checkers: 0, cheat: true, listen: None, allow_empty: false, cpu_millis_each: None };
+    let mut names = container_names(&plan);
+    names.retain(|name| cx.dirs.at(name).join("wallet.json").exists());
+    names
+}
+
 /// Folder of a Container.
-pub(crate) fn container_dir(cx: &Context, index: u16) -> Result<PathBuf, Failure> {
-    let dir = cx.dirs.at(format!("container-{index}"));
+fn container_dir(cx: &Context, name: &str) -> Result<PathBuf, Failure> {
+    let dir = cx.dirs.at(name);
     make_private(&dir)?;
     Ok(dir)
 }
 
-/// Gives the network's own wallets what they need, and stakes for the Indexer. Idempotent.
+/// The key of a Container of this folder, made on the first call.
+pub(crate) fn container_id(cx: &Context, name: &str) -> Result<NodeId, Failure> {
+    let secret = NodeSecret::load_or_create(&container_dir(cx, name)?.join("node.key")).code(Code::Wallet)?;
+    Ok(secret.id())
+}
+
+/// Gives the network's own wallets what they need, stakes for the Indexer and the Checkers, and names the first committee.
+/// Idempotent.
 pub(crate) async fn fund(cx: &Context, plan: &Plan, network: &Network) -> Result<(), Failure> {
     let client = ChainClient::connect(&network.chain.rpc, network.chain.id, network.contracts.into())
         .await
@@ -184,8 +239,11 @@ pub(crate) async fn fund(cx: &Context, plan: &Plan, network: &Network) -> Result
     let mut addresses = vec![wallets::own(&cx.dirs, "consumer")?.1.address()];
     let indexer = indexer_wallet(cx)?;
     addresses.push(indexer.address());
-    for index in 0..plan.containers {
-        addresses.push(container_wallet(cx, index)?.address());
+    for name in container_names(plan) {
+        addresses.push(container_wallet(cx, &name)?.address());
+    }
+    for index in 0..plan.checkers {
+        addresses.push(checkers::wallet(cx, index)?.address());
     }
     let mut poor = Vec::new();
     for address in addresses {
@@ -201,7 +259,8 @@ pub(crate) async fn fund(cx: &Context, plan: &Plan, network: &Network) -> Result
         }
         faucet.end().await?;
     }
-    register_indexer(cx, network, client, indexer).await
+    register_indexer(cx, network, client.clone(), indexer).await?;
+    checkers::begin(cx, plan, network, client).await
 }
 
 /// Tokens and ether from the faucet; the same intent is never paid twice.
@@ -241,8 +300,13 @@ fn indexer_wallet(cx: &Context) -> Result<Wallet, Failure> {
 }
 
 /// The wallet of a Container of this folder: one each, since a wallet's transactions go out from one process.
-pub(crate) fn container_wallet(cx: &Context, index: u16) -> Result<Wallet, Failure> {
-    let path = container_dir(cx, index)?.join("wallet.json");
+pub(crate) fn container_wallet(cx: &Context, name: &str) -> Result<Wallet, Failure> {
+    folder_wallet(cx, &container_dir(cx, name)?)
+}
+
+/// The wallet in a folder of this network's own, made on the first call.
+fn folder_wallet(cx: &Context, dir: &Path) -> Result<Wallet, Failure> {
+    let path = dir.join("wallet.json");
     let passphrase = wallets::own_passphrase(&cx.dirs)?;
     if path.exists() {
         return Wallet::open_keystore(&path, &passphrase).code(Code::Wallet);
@@ -253,15 +317,15 @@ pub(crate) fn container_wallet(cx: &Context, index: u16) -> Result<Wallet, Failu
 }
 
 /// Writes the configuration of a Container of this folder, if it has none.
-pub(crate) fn container(cx: &Context, plan: &Plan, index: u16) -> Result<(), Failure> {
-    let dir = container_dir(cx, index)?;
+pub(crate) fn container(cx: &Context, plan: &Plan, name: &str) -> Result<(), Failure> {
+    let dir = container_dir(cx, name)?;
     let path = dir.join("container.toml");
     if path.exists() {
         return Ok(());
     }
     let ip = address(plan.listen);
     let config = ContainerConfig {
-        name: format!("container-{index}"),
+        name: name.to_owned(),
         listen: SocketAddr::new(ip, free_port(ip)?),
         announce: Vec::new(),
         data_dir: PathBuf::from("."),

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use muster_chain::settle::{ChainClient, NodeStatus};
 use muster_client::Network;
 use muster_client::network::{Beacon, BeaconKind};
 
 use super::roles::HEALTH_NOTE;
 use super::setup::{self, Plan, wait_for};
-use super::{Context, rental, stop_on_signals};
+use super::{Context, audited, chain_failure, rental, stop_on_signals};
 use crate::cli::UpArgs;
 use crate::dirs::{Lock, make_private, write_private};
 use crate::failure::{Because, Code, Failure};
@@ -23,6 +24,8 @@ use crate::wallets;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The chain id of a development network.
 pub(crate) const CHAIN_ID: u64 = 31_337;
+/// How much of a picture the Container of --with-cheat leaves out.
+const CHEAT_PERCENT: &str = "50";
 /// Marks that the first rental was done, and where its receipt is.
 const RENTED: &str = "first-rental.json";
 
@@ -135,13 +138,41 @@ async fn bring_up(
     running.network = network.clone();
     setup::fund(cx, plan, &network).await?;
     start_role(cx, running, "indexer-0", &["indexer", "run"])?;
-    for index in 0..plan.containers {
-        setup::container(cx, plan, index)?;
-        start_role(cx, running, &format!("container-{index}"), &["container", "run"])?;
+    let names = setup::container_names(plan);
+    for name in &names {
+        setup::container(cx, plan, name)?;
+        let lies: &[&str] = if name == setup::CHEAT { &["--cheat", CHEAT_PERCENT] } else { &[] };
+        start_role(cx, running, name, &[&["container", "run"], lies].concat())?;
     }
-    let wanted = u64::from(plan.containers);
+    for index in 0..plan.checkers {
+        start_role(cx, running, &format!("checker-{index}"), &["checker", "run"])?;
+    }
+    let wanted = free_containers(cx, &network, &names).await?;
     running.ready("indexer-0", client, |h| h.peers >= wanted).await?;
+    for index in 0..plan.checkers {
+        running.ready(&format!("checker-{index}"), client, |_| true).await?;
+    }
     Ok(())
+}
+
+/// How many of these Containers an Indexer will offer: all but those that were slashed, jailed, and not topped up since.
+async fn free_containers(cx: &Context, network: &Network, names: &[String]) -> Result<u64, Failure> {
+    let client = ChainClient::connect(&network.chain.rpc, network.chain.id, network.contracts.into())
+        .await
+        .map_err(|e| chain_failure(&e))?;
+    let mut free = 0;
+    for name in names {
+        let node = client.node(setup::container_id(cx, name)?).await.map_err(|e| chain_failure(&e))?;
+        if node.is_none_or(|node| node.status == NodeStatus::Active) {
+            free += 1;
+        } else if name != setup::CHEAT {
+            cx.output.note(&format!(
+                "{name} is jailed, or has left: no work is offered to it. `muster --dir {} container top-up` makes its stake whole",
+                cx.dirs.at(name).display()
+            ));
+        }
+    }
+    Ok(free)
 }
 
 /// Where the chain listens: as the network file says, so that it stays the same.
@@ -270,7 +301,14 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // Half a core each at least: what `muster run` asks for when it is not told otherwise.
     let containers = args.containers.unwrap_or_else(|| u16::try_from(cores.saturating_mul(2).min(4)).unwrap_or(4));
-    let plan = Plan { containers, listen: args.listen, allow_empty: false, cpu_millis_each: None };
+    let plan = Plan {
+        containers,
+        checkers: args.checkers,
+        cheat: args.with_cheat,
+        listen: args.listen,
+        allow_empty: false,
+        cpu_millis_each: None,
+    };
     let fresh = !cx.dirs.network().exists();
     cx.output.note(&format!("starting a network in {} …", cx.dirs.root().display()));
     let running = tokio::select! {
@@ -278,12 +316,16 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
         () = stop.cancelled() => return Err(Failure::new(Code::Stopped, "stopped before the network was ready; the next start goes on from here")),
     };
     cx.output.note(&ready_text(cx, &running, begun.elapsed()));
+    let watching = args.with_cheat.then(|| {
+        let (cx, network) = (cx.clone(), running.network.clone());
+        tokio::spawn(async move { audited::cheat(&cx, &network).await })
+    });
     let mark = cx.dirs.at(RENTED);
     let rents = args.once || (!args.no_rental && !mark.exists());
     let mut code = 0;
     if rents {
         let outcome = tokio::select! {
-            outcome = rental::first(cx, &running.network, args.picture_width) => outcome,
+            outcome = rented(cx, &running.network, args.picture_width, watching) => outcome,
             () = stop.cancelled() => Err(Failure::new(Code::Stopped, "stopped in the first rental; `muster lease ls` shows what became of it")),
         };
         match outcome {
@@ -315,6 +357,20 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
     Ok(if code == 0 { 0 } else { code })
 }
 
+/// The first rental, and what became of the Container that lies.
+async fn rented(
+    cx: &Context,
+    network: &Network,
+    width: u16,
+    watching: Option<tokio::task::JoinHandle<Result<audited::Caught, Failure>>>,
+) -> Result<rental::Receipt, Failure> {
+    let mut receipt = Box::pin(rental::first(cx, network, width)).await?;
+    if let Some(watching) = watching {
+        receipt.cheat = Some(watching.await.because(Code::Internal, "watching the cheat")??);
+    }
+    Ok(receipt)
+}
+
 fn ready_text(cx: &Context, running: &Running, took: Duration) -> String {
     let mut text = String::new();
     let dir = default_dir_flag(cx);
@@ -328,7 +384,12 @@ fn ready_text(cx: &Context, running: &Running, took: Duration) -> String {
         running.network.chain.id
     );
     let _ = writeln!(text, "  rent:    muster{dir} run -- echo hello");
-    let _ = writeln!(text, "  look:    muster{dir} lease ls --all; muster{dir} container status");
+    let _ = writeln!(text, "  look:    muster{dir} lease ls --all; muster{dir} container status; muster{dir} epoch ls");
+    for (name, note) in running.notes.iter().filter(|(name, _)| name.starts_with("checker-")).take(1) {
+        if let Ok(addr) = std::fs::read_to_string(note) {
+            let _ = writeln!(text, "  page:    http://{}/ ({name}: tests, results, earnings)", addr.trim());
+        }
+    }
     let _ = write!(text, "  network: {}", cx.dirs.network().display());
     text
 }

@@ -46,7 +46,7 @@ pub(super) async fn call(chain: &Chain, method: &str, params: Params) -> Result<
         return read(chain, method, &params);
     }
     let (chain, method) = (chain.clone(), method.to_owned());
-    off_the_reactor(move || read(&chain, &method, &params)).await.unwrap_or_else(|error| Err(error))
+    off_the_reactor(move || read(&chain, &method, &params)).await.unwrap_or_else(Err)
 }
 
 /// Whether a method reads the database or the EVM at length.

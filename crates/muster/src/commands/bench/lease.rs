@@ -34,8 +34,15 @@ pub(super) async fn run(cx: &Context, leases: u32, concurrency: u32) -> Result<M
     if leases == 0 || concurrency == 0 || concurrency > 1_000 {
         return Err(Failure::new(Code::Config, "--leases must be above zero and --concurrency from 1 to 1000"));
     }
-    let plan = Plan { containers: CONTAINERS, listen: None, allow_empty: true, cpu_millis_each: Some(CPU_MILLIS_EACH) };
-    let network = OwnNetwork::start(cx, &plan).await?;
+    let plan = Plan {
+        containers: CONTAINERS,
+        checkers: 0,
+        cheat: false,
+        listen: None,
+        allow_empty: true,
+        cpu_millis_each: Some(CPU_MILLIS_EACH),
+    };
+    let network = Box::pin(OwnNetwork::start(cx, &plan)).await?;
     cx.output.note(&format!("renting {leases} times, {concurrency} at a time …"));
     let measured = measure(&network, leases, concurrency).await;
     network.stop().await?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use muster_chain::epochs::{EpochContracts, EpochSettlement};
 use muster_chain::settle::{ChainClient, Claimable, NodeOnChain, Settlement};
 use muster_client::Network;
 use muster_core::ids::{Address, NodeId};
@@ -10,7 +11,10 @@ use muster_core::units::TokenAmount;
 use muster_net::NodeSecret;
 use serde::Serialize;
 
+use crate::calibration;
 use crate::cli::Global;
+use crate::commands::checkers::Epochs;
+use crate::commands::checkers::rewards::{self, Brought, Rewards, Standing, Whose};
 use crate::commands::wallet::paying;
 use crate::commands::{Context, chain_failure};
 use crate::failure::{Code, Failure};
@@ -34,7 +38,36 @@ struct Claimed {
     /// Stake that is not free yet, and when it will be, in Unix seconds.
     unbonding: TokenAmount,
     unbond_at: Option<u64>,
+    /// Rewards of epochs as they stood before, and what of them was brought.
+    epochs: Option<Rewards>,
+    brought: Brought,
+    /// Why rewards of epochs could not be looked at, if they could not.
+    problem: Option<String>,
     transactions: Vec<String>,
+}
+
+/// Rewards of epochs that a Container can claim.
+struct Earned {
+    standing: Standing,
+    rewards: Rewards,
+    contracts: EpochContracts,
+}
+
+/// What Checkers found a Container worth; `None` on a network without them, or before its first outcome.
+async fn earned(cx: &Context, network: &Network, client: &ChainClient, id: NodeId) -> Result<Option<Earned>, Failure> {
+    if network.epochs.is_none() {
+        return Ok(None);
+    }
+    let Some(epochs) = Epochs::begun(network, client.clone()).await? else { return Ok(None) };
+    let archive = epochs.archive(network, calibration::table(&cx.dirs)?).await?;
+    let found = async {
+        let standing = Standing::of(&archive).await?;
+        let rewards = standing.rewards(&epochs, Whose::Container(id)).await?;
+        Ok(Some(Earned { standing, rewards, contracts: epochs.reads.contracts() }))
+    };
+    let found = found.await;
+    archive.peer.close().await;
+    found
 }
 
 /// What the chain has for a Container and its owner.
@@ -62,8 +95,9 @@ impl Due {
         free.map_or(TokenAmount::ZERO, |n| n.unbonding)
     }
 
-    fn is_nothing(&self) -> bool {
-        [self.fees.now, self.rewards(), self.stake()].iter().all(|a| *a == TokenAmount::ZERO)
+    fn is_nothing(&self, earned: Option<&Earned>) -> bool {
+        let epochs = earned.map_or([TokenAmount::ZERO; 2], |e| [e.rewards.claimable(), e.rewards.releasable]);
+        [self.fees.now, self.rewards(), self.stake()].iter().chain(&epochs).all(|a| *a == TokenAmount::ZERO)
     }
 }
 
@@ -78,7 +112,7 @@ pub(super) async fn claim(cx: &Context) -> Result<(), Failure> {
 }
 
 /// The network of a Container: --network, its own copy, or the file of the `muster up` that it belongs to.
-fn network(cx: &Context, dir: &Path) -> Result<Network, Failure> {
+pub(super) fn network(cx: &Context, dir: &Path) -> Result<Network, Failure> {
     if cx.global.network.is_some() {
         return cx.network();
     }
@@ -115,8 +149,13 @@ async fn claim_one(cx: &Context, dir: &Path) -> Result<Claimed, Failure> {
     };
     let owner = told.or_else(|| opened.as_ref().map(muster_chain::keys::Wallet::address)).unwrap_or(Address::ZERO);
     let due = Due::of(&client, owner, id).await?;
-    let transactions = if due.is_nothing() {
-        Vec::new()
+    // The Checkers may be away: fees of leases are due all the same.
+    let (earned, problem) = match Box::pin(earned(cx, &network, &client, id)).await {
+        Ok(earned) => (earned, None),
+        Err(failure) => (None, Some(failure.why)),
+    };
+    let (transactions, brought) = if due.is_nothing(earned.as_ref()) {
+        (Vec::new(), Brought::default())
     } else {
         let wallet = match opened {
             Some(wallet) => wallet,
@@ -125,7 +164,8 @@ async fn claim_one(cx: &Context, dir: &Path) -> Result<Claimed, Failure> {
         // Not the Container's own outbox, which it holds while it runs: a claim that meets one of its transactions is
         // displaced without effect, and said so.
         let outbox = dir.join("outbox-claims");
-        paying::pay(&outbox, wallet, &client, |settlement| send(cx, settlement, &due, owner, id)).await?
+        paying::pay(&outbox, wallet, &client, |settlement| send(cx, settlement, (&due, earned.as_ref()), owner, id))
+            .await?
     };
     let left = due.node.as_ref().filter(|n| n.unbonding > TokenAmount::ZERO && due.stake() == TokenAmount::ZERO);
     Ok(Claimed {
@@ -138,6 +178,9 @@ async fn claim_one(cx: &Context, dir: &Path) -> Result<Claimed, Failure> {
         pending: due.fees.pending,
         unbonding: left.map_or(TokenAmount::ZERO, |n| n.unbonding),
         unbond_at: left.map(|n| n.unbond_at_s),
+        epochs: earned.map(|earned| earned.rewards),
+        brought,
+        problem,
         transactions,
     })
 }
@@ -145,10 +188,10 @@ async fn claim_one(cx: &Context, dir: &Path) -> Result<Claimed, Failure> {
 async fn send(
     cx: &Context,
     settlement: Settlement,
-    due: &Due,
+    (due, earned): (&Due, Option<&Earned>),
     owner: Address,
     id: NodeId,
-) -> Result<Vec<String>, Failure> {
+) -> Result<(Vec<String>, Brought), Failure> {
     let mut sent = Vec::new();
     if due.fees.now > TokenAmount::ZERO {
         sent.push(paying::decided(cx, || settlement.claim_service_fee(owner)).await?.tx.to_string());
@@ -159,12 +202,22 @@ async fn send(
     if due.stake() > TokenAmount::ZERO {
         sent.push(paying::decided(cx, || settlement.withdraw(id)).await?.tx.to_string());
     }
-    Ok(sent)
+    let Some(earned) = earned else { return Ok((sent, Brought::default())) };
+    let settlement = EpochSettlement::new(settlement, earned.contracts);
+    let whose = (Whose::Container(id), earned.rewards);
+    let brought = rewards::claim(cx, &settlement, &earned.standing, whose).await?;
+    sent.extend(brought.transactions.iter().cloned());
+    Ok((sent, brought))
 }
 
 fn text(c: &Claimed) -> String {
     let mut parts = Vec::new();
-    for (what, amount) in [("earned", c.claimed), ("rewards", c.rewards), ("stake", c.withdrawn)] {
+    for (what, amount) in [
+        ("fees", c.claimed),
+        ("rewards", c.rewards),
+        ("stake", c.withdrawn),
+        ("rewards that had vested", c.brought.released),
+    ] {
         if amount > TokenAmount::ZERO {
             parts.push(format!("{} of {what}", tokens(amount)));
         }
@@ -174,6 +227,18 @@ fn text(c: &Claimed) -> String {
         true => format!("{name}: nothing is due yet"),
         false => format!("{name}: {} went to {}", parts.join(", "), c.owner),
     };
+    if c.brought.claimed > TokenAmount::ZERO {
+        text.push_str(&format!(
+            "; {} of epochs' rewards were claimed: a part is paid, the rest vests",
+            tokens(c.brought.claimed)
+        ));
+    }
+    if let Some(epochs) = c.epochs.filter(|epochs| epochs.pending > TokenAmount::ZERO) {
+        text.push_str(&format!("; {} of rewards wait for their dispute window", tokens(epochs.pending)));
+    }
+    if let Some(problem) = &c.problem {
+        text.push_str(&format!("; rewards of epochs could not be looked at: {problem}"));
+    }
     if c.pending > TokenAmount::ZERO {
         text.push_str(&format!("; {} can be claimed later", tokens(c.pending)));
     }
