@@ -17,6 +17,9 @@ use crate::node::House;
 use crate::store::{Store, StoreError};
 use crate::tasks;
 
+/// A block's time may be so much behind this clock; an outcome is taken once its last epoch is over by the chain's time.
+const BLOCK_LATE_MS: u64 = 1_000;
+
 /// Runs until nobody sends events any more.
 ///
 /// # Errors
@@ -135,7 +138,11 @@ fn on_chain(house: &Arc<House>, brain: &Checker, effect: &Effect) {
             }
             let members = brain.committee(outcome.first_epoch).iter().map(|member| member.signer).collect();
             info!(first = %outcome.first_epoch, last = %outcome.last_epoch, "posting an outcome");
+            // Chains whose blocks are later than this clock take it a moment later.
+            let due = house.params.epoch.end(outcome.last_epoch).plus(BLOCK_LATE_MS);
+            let early = std::time::Duration::from_millis(due.since(house.clock.now()));
             house.spawn(async move {
+                tokio::time::sleep(early).await;
                 ours.said(ours.ledger.post(*outcome, members, signatures).await, "an outcome was not posted");
             });
         }

@@ -7,7 +7,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use muster_chain::beacon::BeaconClient;
 use muster_chain::epochs as chain;
-use muster_chain::epochs::{CommitteeSignatures, EpochClient, EpochSettlement, PostedOutcome};
+use muster_chain::epochs::history::Census;
+use muster_chain::epochs::{CommitteeSignatures, EpochClient, EpochSettlement, LeaseLog, OutcomeLog, PostedOutcome};
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ClientError, LeaseOnChain, LeaseStatus, NodeOnChain, SendError, SettlementError};
 use muster_core::brain::checker::{Posted, SignedOutcome};
@@ -32,6 +33,57 @@ pub struct ChainLedger {
     from_block: u64,
     /// When blocks were made; a block never changes its time.
     times: Mutex<BTreeMap<u64, u64>>,
+    /// What was read of the chain's logs, so that each is read once.
+    registers: tokio::sync::Mutex<Registers>,
+    leases_now: tokio::sync::Mutex<Followed<LeaseLog>>,
+    outcomes: tokio::sync::Mutex<Followed<OutcomeLog>>,
+}
+
+/// The newest blocks, whose logs are read anew each time: a chain may take them back.
+const UNSURE_BLOCKS: u64 = 32;
+
+/// What logs come to, and the first block that was not read yet.
+#[derive(Debug)]
+struct Followed<S> {
+    state: S,
+    next: u64,
+}
+
+impl<S: Default> Followed<S> {
+    fn new(from_block: u64) -> Self {
+        Self { state: S::default(), next: from_block }
+    }
+}
+
+/// Registry, licences and leases as of the boundary of an epoch.
+#[derive(Debug)]
+struct Registers {
+    census: Followed<Census>,
+    leases: Followed<LeaseLog>,
+}
+
+impl Registers {
+    fn new(from_block: u64) -> Self {
+        Self { census: Followed::new(from_block), leases: Followed::new(from_block) }
+    }
+
+    /// Reads on up to a block.
+    async fn read_to(&mut self, reads: &EpochClient, block: u64) -> Result<(), LedgerError> {
+        if self.census.next <= block {
+            reads.extend_census(&mut self.census.state, self.census.next, block).await.map_err(client_error)?;
+            self.census.next = block.saturating_add(1);
+        }
+        if self.leases.next <= block {
+            reads.extend_leases(&mut self.leases.state, self.leases.next, block).await.map_err(client_error)?;
+            self.leases.next = block.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Whether it has read on beyond a block.
+    fn is_past(&self, block: u64) -> bool {
+        self.census.next.max(self.leases.next) > block.saturating_add(1)
+    }
 }
 
 impl ChainLedger {
@@ -46,13 +98,55 @@ impl ChainLedger {
         from_block: u64,
     ) -> Self {
         let reads = settlement.client().clone();
-        Self { reads, account: Some((settlement, wallet)), epochs, genesis, from_block, times: Mutex::default() }
+        Self { account: Some((settlement, wallet)), ..Self::reading(reads, epochs, genesis, from_block) }
     }
 
     /// The ledger of somebody who only reads: whatever would change the chain is refused.
     #[must_use]
     pub fn reading(reads: EpochClient, epochs: EpochParams, genesis: EpochNo, from_block: u64) -> Self {
-        Self { reads, account: None, epochs, genesis, from_block, times: Mutex::default() }
+        Self {
+            reads,
+            account: None,
+            epochs,
+            genesis,
+            from_block,
+            times: Mutex::default(),
+            registers: tokio::sync::Mutex::new(Registers::new(from_block)),
+            leases_now: tokio::sync::Mutex::new(Followed::new(from_block)),
+            outcomes: tokio::sync::Mutex::new(Followed::new(from_block)),
+        }
+    }
+
+    /// Registry, licences and leases after a block. An earlier one than asked before is read from the beginning.
+    async fn with_registers<T: Send>(
+        &self,
+        block: u64,
+        read: impl FnOnce(&Census, &LeaseLog) -> T + Send,
+    ) -> Result<T, LedgerError> {
+        let mut registers = self.registers.lock().await;
+        if registers.is_past(block) {
+            drop(registers);
+            let mut earlier = Registers::new(self.from_block);
+            earlier.read_to(&self.reads, block).await?;
+            return Ok(read(&earlier.census.state, &earlier.leases.state));
+        }
+        registers.read_to(&self.reads, block).await?;
+        Ok(read(&registers.census.state, &registers.leases.state))
+    }
+
+    /// All outcomes now.
+    async fn all_outcomes(&self) -> Result<BTreeMap<u64, PostedOutcome>, LedgerError> {
+        let head = self.reads.client().block_number().await.map_err(client_error)?;
+        let mut known = self.outcomes.lock().await;
+        let sure = head.saturating_sub(UNSURE_BLOCKS);
+        let next = known.next;
+        if next <= sure {
+            self.reads.extend_outcomes(&mut known.state, next, sure).await.map_err(client_error)?;
+            known.next = sure.saturating_add(1);
+        }
+        let mut now = known.state.clone();
+        self.reads.extend_outcomes(&mut now, known.next, head).await.map_err(client_error)?;
+        Ok(now.standing)
     }
 
     const fn reads(&self) -> &EpochClient {
@@ -83,8 +177,7 @@ impl ChainLedger {
 
     async fn try_snapshot(&self, before: TimeMs) -> Result<Snapshot, LedgerError> {
         let Some(block) = self.block_before(before).await? else { return Ok(Snapshot::default()) };
-        let census = self.reads().census_after(block, self.from_block).await.map_err(client_error)?;
-        let leases = self.reads().leases_after(block, self.from_block).await.map_err(client_error)?;
+        let (census, serving) = self.with_registers(block, |census, leases| (census.clone(), leases.serving())).await?;
         let mut nodes = Vec::with_capacity(census.nodes.len());
         for node in census.nodes.into_values() {
             let registered_at_s = self.time_of(node.registered_block).await?;
@@ -114,28 +207,28 @@ impl ChainLedger {
             .filter(|posted| posted.posted_at_s.saturating_mul(1_000) < before.0)
             .map(|posted| outcome_of(&posted))
             .next_back();
-        Ok(Snapshot { block, nodes, licences, serving: leases.serving(), outcome })
+        Ok(Snapshot { block, nodes, licences, serving, outcome })
     }
 
     async fn try_facts(&self, from: TimeMs, to: TimeMs) -> Result<ChainFacts, LedgerError> {
         let Some(last) = self.block_before(to).await? else { return Ok(ChainFacts::default()) };
         let before = self.block_before(from).await?;
-        let leases = self.reads().leases_after(last, self.from_block).await.map_err(client_error)?;
-        let fees = leases.fees_after(before).into_iter().map(|(container, fee)| FeesPaid { container, fee }).collect();
+        let fees = self.with_registers(last, |_, leases| leases.fees_between(before, last)).await?;
+        let fees = fees.into_iter().map(|(container, fee)| FeesPaid { container, fee }).collect();
         // The escrow does not say who matched a lease: nothing is paid for that until it does.
         Ok(ChainFacts { fees, matched: Vec::new() })
     }
 
     /// All outcomes that stand, without the first entry, which only names the first committees.
     async fn standing(&self) -> Result<BTreeMap<u64, PostedOutcome>, LedgerError> {
-        let mut all = self.reads().outcomes(self.from_block).await.map_err(client_error)?;
+        let mut all = self.all_outcomes().await?;
         all.retain(|_, posted| posted.outcome.data_hash != [0; 32]);
         Ok(all)
     }
 
     /// The outcome that one follows.
     async fn parent(&self, outcome: &Outcome) -> Result<PostedOutcome, LedgerError> {
-        let all = self.reads().outcomes(self.from_block).await.map_err(client_error)?;
+        let all = self.all_outcomes().await?;
         let before = all
             .into_values()
             .rev()
@@ -228,9 +321,16 @@ impl Ledger for ChainLedger {
         async move {
             let client = self.reads().client();
             let head = client.block_number().await.map_err(client_error)?;
-            let log = self.reads().leases_after(head, self.from_block).await.map_err(client_error)?;
-            let open: Vec<_> =
-                log.open.into_iter().filter(|lease| log.containers.get(lease) == Some(&container)).collect();
+            let open: Vec<_> = {
+                let mut known = self.leases_now.lock().await;
+                let next = known.next;
+                if next <= head {
+                    self.reads().extend_leases(&mut known.state, next, head).await.map_err(client_error)?;
+                    known.next = head.saturating_add(1);
+                }
+                let open = known.state.open.iter().filter(|(_, whose)| **whose == container);
+                open.map(|(lease, _)| *lease).collect()
+            };
             let found = client.leases(&open).await.map_err(client_error)?;
             Ok(found.into_iter().flatten().filter(|lease| lease.status != LeaseStatus::Closed).collect())
         }
@@ -372,7 +472,7 @@ impl Beacon for DrandBeacon {
     fn seed(&self, epoch: EpochNo) -> BoxFuture<'_, Result<Seed, BeaconError>> {
         async move {
             let round = self.round_of(epoch)?;
-            let now = crate::clock::Clock::new().now();
+            let now = crate::clock::Clock.now();
             let found = self.client.round(round, now.0 / 1_000).await;
             found.map(|round| Seed(round.randomness)).map_err(|error| BeaconError::NotYet(error.to_string()))
         }

@@ -366,7 +366,7 @@ impl CheckerNode {
             ledger: config.ledger,
             beacon: config.beacon,
             peer,
-            clock: Clock::new(),
+            clock: Clock,
             board,
             evidence,
             sends: Arc::new(Semaphore::new(SENDS_MAX)),

@@ -156,9 +156,22 @@ impl EpochClient {
     /// The chain does not answer.
     pub async fn outcomes(&self, from: u64) -> Result<BTreeMap<u64, PostedOutcome>, ClientError> {
         let head = self.client.block_number().await?;
-        let logs = self.client.logs(&[self.contracts.rewards], from, head).await?;
-        let events = logs.iter().filter_map(|log| EpochRewardsEvents::decode_log(&log.inner).ok());
-        Ok(replay(events.map(|log| log.data)))
+        let mut log = OutcomeLog::default();
+        self.extend_outcomes(&mut log, from, head).await?;
+        Ok(log.standing)
+    }
+
+    /// Brings a log of outcomes from before block `from` to after block `to`. It is left as it was where the chain does not
+    /// answer.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn extend_outcomes(&self, log: &mut OutcomeLog, from: u64, to: u64) -> Result<(), ClientError> {
+        let logs = self.client.logs(&[self.contracts.rewards], from, to).await?;
+        for event in logs.iter().filter_map(|log| EpochRewardsEvents::decode_log(&log.inner).ok()) {
+            log.note(&event.data);
+        }
+        Ok(())
     }
 
     /// The first epoch that is settled: the one after the entry that named the first committees. `None` while nobody has.
@@ -282,31 +295,36 @@ impl EpochClient {
     }
 }
 
-/// The outcomes that stand after some events, each with its parent.
-fn replay(events: impl Iterator<Item = EpochRewardsEvents>) -> BTreeMap<u64, PostedOutcome> {
-    let mut standing: BTreeMap<u64, PostedOutcome> = BTreeMap::new();
-    let mut named = None;
-    for event in events {
+/// The outcomes that stand as of some block, each with its parent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutcomeLog {
+    /// By their sequence.
+    pub standing: BTreeMap<u64, PostedOutcome>,
+    named: Option<u64>,
+}
+
+impl OutcomeLog {
+    fn note(&mut self, event: &EpochRewardsEvents) {
+        let standing = &mut self.standing;
         match event {
-            EpochRewardsEvents::CommitteesReset(e) => named = Some(e.sequence),
+            EpochRewardsEvents::CommitteesReset(e) => self.named = Some(e.sequence),
             EpochRewardsEvents::OutcomeFell(e) => {
                 standing.remove(&e.sequence);
             }
             EpochRewardsEvents::OutcomePosted(e) => {
                 // New committees say nothing new about epochs; an outcome goes on where the one before ended.
-                let renamed = named.take() == Some(e.sequence);
+                let renamed = self.named.take() == Some(e.sequence);
                 let before = if renamed { Some(e.sequence) } else { e.sequence.checked_sub(1) };
                 let before = before.and_then(|at| standing.get(&at));
                 let parent = before.map_or([0; 32], PostedOutcome::digest);
                 let first_epoch = before.map_or(0, |parent| {
                     if renamed { parent.outcome.first_epoch } else { parent.outcome.last_epoch.saturating_add(1) }
                 });
-                standing.insert(e.sequence, posted(&e, parent, first_epoch));
+                standing.insert(e.sequence, posted(e, parent, first_epoch));
             }
             _ => {}
         }
     }
-    standing
 }
 
 fn posted(event: &OutcomePosted, parent: [u8; 32], first_epoch: u64) -> PostedOutcome {

@@ -75,20 +75,30 @@ impl EpochClient {
     /// # Errors
     /// The chain does not answer.
     pub async fn census_after(&self, block: u64, from: u64) -> Result<Census, ClientError> {
+        let mut census = Census::default();
+        self.extend_census(&mut census, from, block).await?;
+        Ok(census)
+    }
+
+    /// Brings a census from before block `from` to after block `to`. It is left as it was where the chain does not answer.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn extend_census(&self, census: &mut Census, from: u64, to: u64) -> Result<(), ClientError> {
         let (registry, licences) = (self.client().contracts().registry, self.contracts().licences);
-        let logs = self.client().logs(&[registry, licences], from, block).await?;
-        let mut census = Census { block, ..Census::default() };
+        let logs = self.client().logs(&[registry, licences], from, to).await?;
+        census.block = to;
         for log in &logs {
             // Both contracts have events of access control in common: the address tells whose it is.
             if from_evm(log.inner.address) == registry {
                 if let Ok(event) = RegistryEvents::decode_log(&log.inner) {
-                    census.node_event(event.data, log.block_number.unwrap_or(block));
+                    census.node_event(event.data, log.block_number.unwrap_or(to));
                 }
             } else if let Ok(event) = CheckerLicenceEvents::decode_log(&log.inner) {
                 census.licence_event(&event.data);
             }
         }
-        Ok(census)
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ mod operations;
 mod outcome;
 mod tree;
 
-pub use client::{EpochClient, OutcomeStatus, RewardState};
+pub use client::{EpochClient, OutcomeLog, OutcomeStatus, RewardState};
 pub use deploy::{EpochParams, deploy_epochs, fund_rewards};
 pub use leases::LeaseLog;
 pub use operations::EpochSettlement;

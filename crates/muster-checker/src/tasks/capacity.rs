@@ -147,7 +147,7 @@ async fn talk(
     let opened = connection.open_bi(StreamKind::Audit).await;
     let stream = opened.map_err(|error: NetError| format!("it takes no proof: {error}"))?;
     let (mut reader, mut writer) = stream.framed().split();
-    let now = || house.clock.now();
+    let now = house.clock.stopwatch();
     let (mut session, mut effects) = Session::begin(challenge, secrets, now()).map_err(|error| error.to_string())?;
     let mut wake = now();
     loop {

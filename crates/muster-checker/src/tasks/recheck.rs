@@ -8,13 +8,10 @@ use muster_core::epoch::Draw;
 use muster_core::hardware::GpuModel;
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::proof::challenge::PROOF_VERSION;
-use muster_core::proof::memory::{Pad, WalkKeys};
-use muster_core::proof::multiply::Matrices;
 use muster_core::proof::{
-    Challenge, Claim, Device, Draw as Drawn, End, Plan, Reference, Scale, Secrets, Stage, Timings, Transcript,
-    WalkShape, Work,
+    Challenge, Claim, Device, Draw as Drawn, End, Plan, Rendering, Scale, Secrets, Stage, Timings, Transcript, Work,
 };
-use muster_core::render::{Scene, Tile};
+use muster_core::render::{Scene, Tally, Tile};
 use muster_core::reward::Finding;
 use muster_core::units::{Bytes, Ob};
 use muster_net::evidence::want;
@@ -123,7 +120,7 @@ pub(crate) fn set_proof(
     challenge.check().map_err(|error| error.to_string())?;
     let (plan, scene) = challenge.plan();
     let mut work = Work::new(plan);
-    let mut device = Setter { honest: Reference::default(), bad };
+    let mut device = setting(bad);
     let mut roots: Vec<ContentHash> = Vec::new();
     let mut walk_seed = [0; 32];
     for stage in Stage::ALL {
@@ -149,49 +146,19 @@ pub(crate) fn set_proof(
     Ok(SetProof { epoch: draw.epoch().0, setter, checker, nth, proof, signature })
 }
 
-#[derive(Debug)]
-struct Setter {
-    honest: Reference,
-    bad: bool,
-}
-
-impl Device for Setter {
-    type Error = <Reference as Device>::Error;
-
-    fn render(&mut self, scene: &Scene, plan: &Plan, tiles: &mut dyn FnMut(&Tile)) -> Result<(), Self::Error> {
-        let (bad, mut at) = (self.bad, 0u32);
-        self.honest.render(scene, plan, &mut |tile| {
-            let mut tile = *tile;
+/// Renders as it should be done; where a bad proof is wanted, with a single bit of a single pixel wrong in some tiles: only
+/// who computes such a tile sees it.
+fn setting(bad: bool) -> impl Device<Error = core::convert::Infallible> {
+    Rendering::new(move |scene: &Scene, plan: &Plan, tiles: &mut dyn FnMut(&Tile)| {
+        let mut tally = Tally::default();
+        for at in 0..plan.tiles() {
+            let mut tile = scene.tile(plan.picture_side, plan.spp, plan.bounces, at, &mut tally);
             if bad && at % WRONG_TILE_OF == 0 {
-                // A single bit of a single pixel: only who computes the tile sees it.
                 tile[17][0] ^= 1;
             }
-            at = at.wrapping_add(1);
             tiles(&tile);
-        })
-    }
-
-    fn multiply(&mut self, matrices: &Matrices, rows: &mut dyn FnMut(&[u32])) -> Result<(), Self::Error> {
-        self.honest.multiply(matrices, rows)
-    }
-
-    fn fill(&mut self, pad: &Pad, ends: &mut dyn FnMut([u32; 4])) -> Result<(), Self::Error> {
-        self.honest.fill(pad, ends)
-    }
-
-    fn walk(
-        &mut self,
-        pad: &Pad,
-        keys: WalkKeys,
-        shape: WalkShape,
-        states: &mut dyn FnMut(&[u32]),
-    ) -> Result<(), Self::Error> {
-        self.honest.walk(pad, keys, shape, states)
-    }
-
-    fn hint(&mut self) -> Result<Vec<u32>, Self::Error> {
-        self.honest.hint()
-    }
+        }
+    })
 }
 
 #[cfg(test)]

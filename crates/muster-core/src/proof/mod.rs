@@ -24,4 +24,4 @@ pub use openings::{Draw, Leaf, Opening, Openings};
 pub use session::{Checker, CheckerEffect, CheckerEvent, CheckerSays, Prover, ProverEffect, ProverEvent, ProverSays};
 pub use transcript::{End, Seal, Timings, Transcript, sealed};
 pub use verdict::{Fault, Gap, Measured, Opened, Verdict};
-pub use work::{Device, Reference, WalkShape, Work, WorkError};
+pub use work::{Device, Reference, Rendering, WalkShape, Work, WorkError};

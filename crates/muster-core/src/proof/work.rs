@@ -309,3 +309,49 @@ impl Device for Reference {
         Ok(Vec::new())
     }
 }
+
+/// The processor with another way to render: what cheats, and what proves known to be bad, differ in.
+#[derive(Clone, Debug)]
+pub struct Rendering<F> {
+    honest: Reference,
+    render: F,
+}
+
+impl<F> Rendering<F> {
+    /// `render` gives all tiles in their order, as [`Device::render`] does.
+    #[must_use]
+    pub fn new(render: F) -> Self {
+        Self { honest: Reference::default(), render }
+    }
+}
+
+impl<F: FnMut(&Scene, &Plan, &mut dyn FnMut(&Tile))> Device for Rendering<F> {
+    type Error = <Reference as Device>::Error;
+
+    fn render(&mut self, scene: &Scene, plan: &Plan, tiles: &mut dyn FnMut(&Tile)) -> Result<(), Self::Error> {
+        (self.render)(scene, plan, tiles);
+        Ok(())
+    }
+
+    fn multiply(&mut self, matrices: &Matrices, rows: &mut dyn FnMut(&[u32])) -> Result<(), Self::Error> {
+        self.honest.multiply(matrices, rows)
+    }
+
+    fn fill(&mut self, pad: &Pad, ends: &mut dyn FnMut([u32; 4])) -> Result<(), Self::Error> {
+        self.honest.fill(pad, ends)
+    }
+
+    fn walk(
+        &mut self,
+        pad: &Pad,
+        keys: WalkKeys,
+        shape: WalkShape,
+        states: &mut dyn FnMut(&[u32]),
+    ) -> Result<(), Self::Error> {
+        self.honest.walk(pad, keys, shape, states)
+    }
+
+    fn hint(&mut self) -> Result<Vec<u32>, Self::Error> {
+        self.honest.hint()
+    }
+}

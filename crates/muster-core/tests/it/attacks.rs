@@ -7,7 +7,7 @@ use muster_core::ids::NodeId;
 use muster_core::proof::memory::{Pad, WalkKeys};
 use muster_core::proof::multiply::Matrices;
 use muster_core::proof::{
-    Challenge, ChallengeError, Device, Draw, Fault, Opened, Openings, Plan, Prover, Rates, Reference, Stage,
+    Challenge, ChallengeError, Device, Draw, Fault, Opened, Openings, Plan, Prover, Rates, Reference, Rendering, Stage,
     Transcript, Verdict, WalkShape, Work,
 };
 use muster_core::render::{Scene, Tile};
@@ -96,44 +96,11 @@ impl Device for Skipper {
 }
 
 /// Computes one challenge, and plays with its result in another.
-#[derive(Default)]
-struct Replayer {
-    tiles: Vec<Tile>,
-    rest: Reference,
-}
-
-impl Replayer {
-    fn precompute(old: &Challenge) -> Self {
-        let (plan, scene) = old.plan();
-        let mut tiles = Vec::new();
-        let Ok(()) = Reference::default().render(&scene, &plan, &mut |tile| tiles.push(*tile));
-        Self { tiles, rest: Reference::default() }
-    }
-}
-
-impl Device for Replayer {
-    type Error = Infallible;
-
-    fn render(&mut self, _: &Scene, _: &Plan, tiles: &mut dyn FnMut(&Tile)) -> Result<(), Infallible> {
-        self.tiles.iter().for_each(tiles);
-        Ok(())
-    }
-
-    fn multiply(&mut self, matrices: &Matrices, rows: &mut dyn FnMut(&[u32])) -> Result<(), Infallible> {
-        self.rest.multiply(matrices, rows)
-    }
-
-    fn fill(&mut self, pad: &Pad, ends: &mut dyn FnMut([u32; 4])) -> Result<(), Infallible> {
-        self.rest.fill(pad, ends)
-    }
-
-    fn walk(&mut self, p: &Pad, k: WalkKeys, s: WalkShape, out: &mut dyn FnMut(&[u32])) -> Result<(), Infallible> {
-        self.rest.walk(p, k, s, out)
-    }
-
-    fn hint(&mut self) -> Result<Vec<u32>, Infallible> {
-        Ok(Vec::new())
-    }
+fn replayer(old: &Challenge) -> impl Device<Error = Infallible> {
+    let (plan, scene) = old.plan();
+    let mut kept: Vec<Tile> = Vec::new();
+    let Ok(()) = Reference::default().render(&scene, &plan, &mut |tile| kept.push(*tile));
+    Rendering::new(move |_: &Scene, _: &Plan, tiles: &mut dyn FnMut(&Tile)| kept.iter().for_each(tiles))
 }
 
 /// How often a draw of 64 from a set hits a marked one, in thousandths, over many nonces.
@@ -215,7 +182,7 @@ fn precomputed_and_borrowed_answers_are_wrong() {
     let other_container = Challenge { container: NodeId([8; 32]), ..present.clone() };
     let other_beacon = Challenge { beacon: [4; 32], ..present.clone() };
     for borrowed in [earlier, neighbour, other_container, other_beacon] {
-        let mut device = Replayer::precompute(&borrowed);
+        let mut device = replayer(&borrowed);
         let fault = fault(&play_plainly(&present, own, &mut device));
         // The pictures may differ in size as well: their scenes cost differently.
         assert!(matches!(fault, Fault::Wrong { what: Opened::Tiles, .. }), "{fault}");

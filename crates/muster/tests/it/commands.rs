@@ -8,7 +8,7 @@ const STRANGER: &str = "0x00000000000000000000000000000000000000aa";
 const TOKEN: u128 = 1_000_000_000_000_000_000;
 
 fn network(user: &User, containers: &str) -> Running {
-    let args = ["up", "--no-rental", "--rpc-port", "0", "--containers", containers];
+    let args = ["up", "--no-rental", "--rpc-port", "0", "--checkers", "0", "--containers", containers];
     let mut command = user.command(&args);
     // What a person set for commands must not reach the roles.
     command.env("MUSTER_RPC", "http://127.0.0.1:1").env("MUSTER_WALLET", "nobody");

@@ -165,7 +165,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let mut up = on(&near, &at("near"));
-        up.args(["up", "--no-rental", "--containers", "1", "--rpc-port", "8545", "--listen"]);
+        up.args(["up", "--no-rental", "--checkers", "0", "--containers", "1", "--rpc-port", "8545", "--listen"]);
         let up = Running::start(up.arg(near.addr().to_string()), at("up.log"));
         until(&up, "the network to be ready", || read(&up.log).contains("Ctrl-C"));
         // The one thing that a person carries from machine to machine.

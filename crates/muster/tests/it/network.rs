@@ -134,7 +134,7 @@ fn spawn_up(dir: &Path, containers: u16, plans: Option<&Path>) -> Child {
     let mut up = muster()
         .arg("--dir")
         .arg(dir)
-        .args(["up", "--no-rental", "--rpc-port", "0", "--containers", &containers.to_string()])
+        .args(["up", "--no-rental", "--rpc-port", "0", "--checkers", "0", "--containers", &containers.to_string()])
         .envs(plans.map(|plans| ("MUSTER_CRASH_AT", plans)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

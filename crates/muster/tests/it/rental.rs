@@ -22,7 +22,18 @@ fn the_first_rental_adds_up_and_a_second_start_keeps_the_data() {
     let up = || {
         let mut command = muster();
         command.arg("--json").arg("--dir").arg(dir.path());
-        command.args(["up", "--once", "--rpc-port", "0", "--containers", "3", "--picture-width", "96"]);
+        command.args([
+            "up",
+            "--once",
+            "--rpc-port",
+            "0",
+            "--containers",
+            "3",
+            "--checkers",
+            "0",
+            "--picture-width",
+            "96",
+        ]);
         command.output().unwrap()
     };
     let first = up();

@@ -67,7 +67,7 @@ function show(status) {
     return item;
   }));
   rows(at("tasks"), c.tasks.slice(-TASKS_SHOWN).reverse().map((task) => [
-    [task.epoch], [task.kind], [task.subject.slice(0, 8), "", task.subject], finding(task.finding), [task.why ?? ""],
+    [task.kind], [task.subject.slice(0, 8), "", task.subject], finding(task.finding), [task.epoch], [task.why ?? ""],
   ]));
 }
 

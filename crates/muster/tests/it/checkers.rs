@@ -1,0 +1,194 @@
+//! Checkers of a whole network: the receipt says when its Containers were audited and what they were rewarded; a Container
+//! that lies is caught, slashed and jailed; anybody computes the epoch again; owners of licences claim.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::network::{code, muster, shown};
+
+/// Some epochs, on a shared machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+fn amount(value: &Value) -> u128 {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no amount")).parse().unwrap()
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    muster().arg("--dir").arg(dir).args(args).output().unwrap()
+}
+
+fn json(dir: &Path, args: &[&str]) -> Value {
+    let output = run(dir, &[&["--json"], args].concat());
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", shown(&output)))
+}
+
+fn refused(dir: &Path, args: &[&str], expected: i32, words: &[&str]) {
+    let output = run(dir, args);
+    assert_eq!(code(&output), expected, "{args:?}: {}", shown(&output));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.iter().all(|word| said.contains(word)), "{args:?} said: {said}");
+}
+
+/// The network of a folder, until it is dropped.
+struct Up(Child);
+
+impl Up {
+    fn start(dir: &Path) -> Self {
+        let mut command = muster();
+        command.arg("--dir").arg(dir).args(["up", "--no-rental", "--containers", "2"]);
+        let mut up = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        for line in BufReader::new(up.stderr.take().unwrap()).lines() {
+            let line = line.unwrap();
+            said += &format!("{line}\n");
+            if line.starts_with("Ctrl-C") {
+                return Self(up);
+            }
+        }
+        panic!("the network did not start: {:?}\n{said}", up.wait());
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let asked = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        drop((asked, self.0.wait()));
+    }
+}
+
+fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+/// A request to the page of a Checker, by hand: the headers matter.
+fn page(dir: &Path, path: &str, host: Option<&str>) -> (String, String) {
+    use std::io::{Read, Write};
+    let addr = std::fs::read_to_string(dir.join("checker-0").join("health")).unwrap();
+    let addr = addr.trim();
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", host.unwrap_or(addr)).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[test]
+fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let first = run(
+        dir,
+        &["--json", "up", "--once", "--with-cheat", "--rpc-port", "0", "--containers", "2", "--picture-width", "96"],
+    );
+    assert_eq!(code(&first), 0, "{}", shown(&first));
+    let receipt: Value = serde_json::from_slice(&first.stdout).unwrap();
+
+    let cheat = &receipt["cheat"];
+    assert_eq!(cheat["status"], "jailed", "{cheat}");
+    assert_eq!(amount(&cheat["slashed"]), 1_000 * 10u128.pow(18));
+    assert_eq!(cheat["evidence"].as_str().unwrap().len(), 64);
+    let audits = receipt["audits"].as_array().unwrap();
+    assert!(!audits.is_empty());
+    for audit in audits {
+        let lied = audit["container"] == cheat["container"];
+        assert!(audit["epoch"].as_u64().is_some(), "{audit}");
+        assert_eq!(audit["verdict"], if lied { "fraud" } else { "proved" }, "{audit}");
+        assert_eq!(amount(&audit["capacity_reward"]) > 0, !lied, "{audit}");
+        assert_eq!(audit["checkers"], 3);
+    }
+    let caught = cheat["epoch"].as_u64().unwrap().to_string();
+
+    let _up = Up::start(dir);
+    // Anybody computes that epoch again, runs its transcripts, and comes to the same.
+    let verified = json(dir, &["epoch", "verify", &caught]);
+    assert_eq!(verified["right"], true, "{verified}");
+    assert!(verified["bad"].as_u64().unwrap() > 0 && verified["missing"] == 0, "{verified}");
+    assert_eq!(verified["posted"], verified["computed"]);
+    let explained = json(dir, &["epoch", "explain", &caught, "--container", cheat["container"].as_str().unwrap()]);
+    let told = explained["containers"][0]["reasons"].to_string();
+    assert!(told.contains("has not been proved yet"), "{explained}");
+    assert_eq!(explained["containers"][0]["checkers"]["capacity"].as_array().unwrap().len(), 3, "{explained}");
+    let outcomes = json(dir, &["epoch", "ls", "-n", "1000"]);
+    let outcomes = outcomes["outcomes"].as_array().unwrap();
+    assert!(outcomes.iter().any(|o| o["last_epoch"].to_string() == caught && o["slashes"] == true), "{outcomes:?}");
+
+    // A Checker that is killed goes on where it was, also while an epoch runs.
+    let pid = || std::fs::read_to_string(dir.join("checker-0").join("lock")).unwrap().trim().to_owned();
+    let before = pid();
+    assert!(Command::new("kill").args(["-9", &before]).status().unwrap().success());
+    wait_for("the Checker to come back", || (pid() != before).then_some(()));
+    let done = wait_for("a test after that", || {
+        let status = json(dir, &["checker", "status"]);
+        let checker = status["checkers"][0]["checker"].clone();
+        (checker["counted"]["tasks"].as_u64().unwrap_or(0) > 0 && checker["licences"] == 1).then_some(checker)
+    });
+    assert_eq!(done["drawable"], true, "{done}");
+
+    // Licences: whose they are, what they earned, and claiming it.
+    let licences = json(dir, &["licence", "list"]);
+    let licences = licences["licences"].as_array().unwrap().clone();
+    assert_eq!(licences.len(), 3, "{licences:?}");
+    let rewards = json(dir, &["licence", "rewards"]);
+    assert!(amount(&rewards["claimable"]) > 0, "{rewards}");
+    let balance = |dir: &Path| amount(&json(dir, &["wallet", "balance"])["tokens"]);
+    let had = balance(dir);
+    let claimed = json(dir, &["licence", "claim"]);
+    let brought = amount(&claimed["brought"]["claimed"]);
+    assert!(brought >= amount(&rewards["claimable"]), "{claimed}");
+    assert_eq!(balance(dir) - had, brought * 3 / 10, "30 % at once, the rest vests");
+    let containers = json(dir, &["container", "claim"]);
+    let honest: Vec<&Value> =
+        containers["containers"].as_array().unwrap().iter().filter(|c| c["id"] != cheat["container"]).collect();
+    assert!(honest.iter().all(|c| amount(&c["brought"]["claimed"]) > 0), "{containers}");
+
+    // Delegating: in a batch, and back.
+    let bought = json(dir, &["licence", "buy", "2"]);
+    let new: Vec<String> = bought["licences"].as_array().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(new.len(), 2, "{bought}");
+    let checker = licences[0]["checker"].as_str().unwrap();
+    json(dir, &["licence", "delegate", &new[0], &new[1], "--to", checker]);
+    let delegated = json(dir, &["licence", "list"]);
+    let served = delegated["licences"].as_array().unwrap().iter().filter(|l| l["checker"] == checker).count();
+    assert_eq!(served, 3, "{delegated}");
+    json(dir, &["licence", "undelegate", &new[0], &new[1]]);
+
+    // The page and its API.
+    let (head, body) = page(dir, "/", None);
+    assert!(
+        head.contains("200 ok") && head.contains("content-security-policy") && body.contains("checker.js"),
+        "{head}"
+    );
+    let (head, _) = page(dir, "/api/v1/status", Some("example.org"));
+    assert!(head.contains("403"), "{head}");
+    let (_, body) = page(dir, &format!("/api/v1/licences/{}/rewards", licences[0]["id"]), None);
+    let told: Value = serde_json::from_str(&body).unwrap();
+    assert!(amount(&told["owner"]["rewards"]["claimed"]) >= brought, "{told}");
+    let (_, body) = page(dir, &format!("/api/v1/clients/{checker}"), None);
+    let told: Value = serde_json::from_str(&body).unwrap();
+    assert!(told["status"] == "active" && told["week"]["done"].as_u64().unwrap() > 0, "{told}");
+    let (head, body) = page(dir, "/api/v1/clients/nobody", None);
+    assert!(head.contains("400") && body.contains("not the key of a Checker"), "{head}\n{body}");
+
+    // Bad input: a sentence and nothing sent.
+    refused(dir, &["licence", "delegate", "999", "--to", checker], 112, &["no licence 999", "nothing was sent"]);
+    refused(dir, &["licence", "delegate", &new[0], "--to", &"00".repeat(32)], 112, &["not registered as a Checker"]);
+    refused(dir, &["licence", "undelegate", &new[0]], 112, &["delegated to nobody"]);
+    refused(dir, &["licence", "buy", "--max-price", "1"], 105, &["costs 100", "nothing was bought"]);
+    refused(dir, &["epoch", "explain", "99999999999"], 112, &["begins in", "nobody can know"]);
+    refused(dir, &["epoch", "explain", "1"], 112, &["before the network's first"]);
+    refused(dir, &["epoch", "verify", "now"], 112, &["no outcome of epoch"]);
+    refused(dir, &["epoch", "explain", "soon"], 2, &["write its number"]);
+    refused(dir, &["checker", "top-up"], 101, &["several Checkers"]);
+}
