@@ -177,6 +177,32 @@ impl Archive {
         Ok(Verification { posted, ours, ran, missing })
     }
 
+    /// What a posted outcome should be. Where its reports are had from nobody and `or_silent`, it should be that of an epoch
+    /// without any.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub async fn right(&self, posted: &Outcome, or_silent: bool) -> Result<Settled, ArchiveError> {
+        match self.verify(posted.last_epoch, |_, _| {}).await {
+            Ok(found) => Ok(*found.ours),
+            Err(ArchiveError::Missing { .. } | ArchiveError::Published(_)) if or_silent => {
+                let drawn = self.draw(posted.last_epoch).await?;
+                let state = self.state_before(posted, &drawn).await?;
+                Ok(settle_silence(&state, &drawn.draw)?)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the outcome before left behind.
+    async fn state_before(&self, posted: &Outcome, drawn: &Drawn) -> Result<State, ArchiveError> {
+        let history = self.ledger.history().await?;
+        match history.iter().rev().find(|outcome| outcome.last_epoch < posted.first_epoch) {
+            None => Ok(State::default()),
+            Some(before) => Ok(self.published(&drawn.checkers, before).await?.state),
+        }
+    }
+
     /// What an epoch came to, by its reports and by what its signers say of the transcripts: nothing is run again.
     ///
     /// # Errors
@@ -202,11 +228,7 @@ impl Archive {
         let posted = *history.iter().find(within).ok_or(ArchiveError::NotSettled(epoch))?;
         let drawn = self.draw(posted.last_epoch).await?;
         let published = self.published(&drawn.checkers, &posted).await?;
-        let before = history.iter().rev().find(|outcome| outcome.last_epoch < posted.first_epoch);
-        let state = match before {
-            None => State::default(),
-            Some(before) => self.published(&drawn.checkers, before).await?.state,
-        };
+        let state = self.state_before(&posted, &drawn).await?;
         let silent = published.reports == Bundle::default().hash();
         let bundle = if silent { None } else { Some(self.reports(&drawn.checkers, published.reports).await?) };
         Ok(Reported { posted, drawn, state, bundle })

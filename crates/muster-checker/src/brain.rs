@@ -10,6 +10,7 @@ use muster_core::units::TokenAmount;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
+use crate::disputes;
 use crate::epochs;
 use crate::evidence::Kind;
 use crate::gossip;
@@ -110,7 +111,9 @@ fn perform(house: &Arc<House>, brain: &Checker, effect: &Effect) {
         | Effect::Post { .. }
         | Effect::Finalize(_)
         | Effect::Slash { .. }
-        | Effect::Dispute { .. } => on_chain(house, brain, effect),
+        | Effect::Dispute { .. }
+        | Effect::Resolve { .. } => on_chain(house, brain, effect),
+        Effect::Reexamine(posted) => house.spawn(disputes::reexamine(Arc::clone(house), **posted)),
     }
 }
 
@@ -158,7 +161,11 @@ fn on_chain(house: &Arc<House>, brain: &Checker, effect: &Effect) {
             }
             ours.said(done, "a slash was not executed");
         }),
-        Effect::Dispute { posted, .. } => house.spawn(async move {
+        Effect::Resolve { posted, right, members, signatures } => house.spawn(async move {
+            info!(last = %posted.last_epoch, upheld = posted == right, "a dispute is decided");
+            ours.said(ours.ledger.resolve(*posted, *right, members, signatures).await, "a dispute was not ended");
+        }),
+        Effect::Dispute { posted } => house.spawn(async move {
             warn!(last = %posted.last_epoch, "an outcome on the chain is wrong: disputing it");
             ours.said(ours.ledger.dispute(*posted).await, "an outcome was not disputed");
         }),
@@ -170,6 +177,7 @@ fn on_chain(house: &Arc<House>, brain: &Checker, effect: &Effect) {
         | Effect::Reexecute { .. }
         | Effect::Publish(_)
         | Effect::Fetch(_)
+        | Effect::Reexamine(_)
         | Effect::Forget(_) => {}
     }
 }

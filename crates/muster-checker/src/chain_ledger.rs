@@ -20,7 +20,7 @@ use muster_core::units::{TimeMs, TokenAmount};
 use muster_core::voucher::CompactSignature;
 
 use crate::beacon::{Beacon, BeaconError};
-use crate::ledger::{Ledger, LedgerError, LicenceOnChain, Snapshot};
+use crate::ledger::{Condemned, DisputedOutcome, Ledger, LedgerError, LicenceOnChain, Snapshot};
 
 /// A [`Ledger`] over JSON-RPC: whoever made the settlement runs its sender.
 #[derive(Debug)]
@@ -60,11 +60,16 @@ impl<S: Default> Followed<S> {
 struct Registers {
     census: Followed<Census>,
     leases: Followed<LeaseLog>,
+    outcomes: Followed<OutcomeLog>,
 }
 
 impl Registers {
     fn new(from_block: u64) -> Self {
-        Self { census: Followed::new(from_block), leases: Followed::new(from_block) }
+        Self {
+            census: Followed::new(from_block),
+            leases: Followed::new(from_block),
+            outcomes: Followed::new(from_block),
+        }
     }
 
     /// Reads on up to a block.
@@ -77,12 +82,16 @@ impl Registers {
             reads.extend_leases(&mut self.leases.state, self.leases.next, block).await.map_err(client_error)?;
             self.leases.next = block.saturating_add(1);
         }
+        if self.outcomes.next <= block {
+            reads.extend_outcomes(&mut self.outcomes.state, self.outcomes.next, block).await.map_err(client_error)?;
+            self.outcomes.next = block.saturating_add(1);
+        }
         Ok(())
     }
 
     /// Whether it has read on beyond a block.
     fn is_past(&self, block: u64) -> bool {
-        self.census.next.max(self.leases.next) > block.saturating_add(1)
+        self.census.next.max(self.leases.next).max(self.outcomes.next) > block.saturating_add(1)
     }
 }
 
@@ -121,21 +130,26 @@ impl ChainLedger {
     async fn with_registers<T: Send>(
         &self,
         block: u64,
-        read: impl FnOnce(&Census, &LeaseLog) -> T + Send,
+        read: impl FnOnce(&Registers) -> T + Send,
     ) -> Result<T, LedgerError> {
         let mut registers = self.registers.lock().await;
         if registers.is_past(block) {
             drop(registers);
             let mut earlier = Registers::new(self.from_block);
             earlier.read_to(&self.reads, block).await?;
-            return Ok(read(&earlier.census.state, &earlier.leases.state));
+            return Ok(read(&earlier));
         }
         registers.read_to(&self.reads, block).await?;
-        Ok(read(&registers.census.state, &registers.leases.state))
+        Ok(read(&registers))
     }
 
     /// All outcomes now.
     async fn all_outcomes(&self) -> Result<BTreeMap<u64, PostedOutcome>, LedgerError> {
+        Ok(self.outcome_log().await?.standing)
+    }
+
+    /// All that the chain says of outcomes now.
+    async fn outcome_log(&self) -> Result<OutcomeLog, LedgerError> {
         let head = self.reads.client().block_number().await.map_err(client_error)?;
         let mut known = self.outcomes.lock().await;
         let sure = head.saturating_sub(UNSURE_BLOCKS);
@@ -146,7 +160,7 @@ impl ChainLedger {
         }
         let mut now = known.state.clone();
         self.reads.extend_outcomes(&mut now, known.next, head).await.map_err(client_error)?;
-        Ok(now.standing)
+        Ok(now)
     }
 
     const fn reads(&self) -> &EpochClient {
@@ -177,7 +191,16 @@ impl ChainLedger {
 
     async fn try_snapshot(&self, before: TimeMs) -> Result<Snapshot, LedgerError> {
         let Some(block) = self.block_before(before).await? else { return Ok(Snapshot::default()) };
-        let (census, serving) = self.with_registers(block, |census, leases| (census.clone(), leases.serving())).await?;
+        // The last outcome that stood then, whatever has become of it since: everybody has to freeze the same.
+        let outcome = |log: &OutcomeLog| {
+            let last = log.standing.values().rfind(|posted| posted.outcome.data_hash != [0; 32]);
+            last.map(outcome_of)
+        };
+        let (census, serving, outcome) = self
+            .with_registers(block, |at| {
+                (at.census.state.clone(), at.leases.state.serving(), outcome(&at.outcomes.state))
+            })
+            .await?;
         let mut nodes = Vec::with_capacity(census.nodes.len());
         for node in census.nodes.into_values() {
             let registered_at_s = self.time_of(node.registered_block).await?;
@@ -200,20 +223,13 @@ impl ChainLedger {
             Some(LicenceOnChain { id, owner: licence.owner, delegate: licence.delegate })
         };
         let licences = census.licences.into_values().filter_map(licence).collect();
-        let outcome = self
-            .standing()
-            .await?
-            .into_values()
-            .filter(|posted| posted.posted_at_s.saturating_mul(1_000) < before.0)
-            .map(|posted| outcome_of(&posted))
-            .next_back();
         Ok(Snapshot { block, nodes, licences, serving, outcome })
     }
 
     async fn try_facts(&self, from: TimeMs, to: TimeMs) -> Result<ChainFacts, LedgerError> {
         let Some(last) = self.block_before(to).await? else { return Ok(ChainFacts::default()) };
         let before = self.block_before(from).await?;
-        let fees = self.with_registers(last, |_, leases| leases.fees_between(before, last)).await?;
+        let fees = self.with_registers(last, |at| at.leases.state.fees_between(before, last)).await?;
         let fees = fees.into_iter().map(|(container, fee)| FeesPaid { container, fee }).collect();
         // The escrow does not say who matched a lease: nothing is paid for that until it does.
         Ok(ChainFacts { fees, matched: Vec::new() })
@@ -266,10 +282,7 @@ impl ChainLedger {
         if self.place(&outcome).await.is_ok() {
             return Ok(());
         }
-        let given: BTreeMap<Address, CompactSignature> = signatures.into_iter().collect();
-        let members: Vec<_> = committee.iter().map(|member| (*member, given.get(member).copied())).collect();
-        let signed = CommitteeSignatures::new(&members)
-            .ok_or_else(|| LedgerError::Refused("a committee has more members than the contract takes".to_owned()))?;
+        let signed = signed_by(&committee, signatures)?;
         let parent = self.parent(&outcome).await?;
         match self.account()?.0.post(&parent, &chain_outcome(&outcome), &signed).await {
             Ok(_) => Ok(()),
@@ -389,6 +402,85 @@ impl Ledger for ChainLedger {
         }
         .boxed()
     }
+
+    fn disputed(&self) -> BoxFuture<'_, Result<Option<DisputedOutcome>, LedgerError>> {
+        async move {
+            let log = self.outcome_log().await?;
+            let Some(posted) = log.disputed.first().and_then(|sequence| log.standing.get(sequence)) else {
+                return Ok(None);
+            };
+            Ok(Some(DisputedOutcome { posted: outcome_of(posted), before: before(&log, posted.sequence) }))
+        }
+        .boxed()
+    }
+
+    fn resolve(
+        &self,
+        posted: Outcome,
+        right: Outcome,
+        committee: Vec<Address>,
+        signatures: Vec<(Address, CompactSignature)>,
+    ) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let place = self.place(&posted).await?;
+            let signed = signed_by(&committee, signatures)?;
+            let parent = self.parent(&posted).await?;
+            let done = self.account()?.0.resolve(&parent, &place, &chain_outcome(&right), &signed).await;
+            match done {
+                Ok(_) => Ok(()),
+                // Another member was first.
+                Err(_) if !self.outcome_log().await?.disputed.contains(&place.sequence) => Ok(()),
+                Err(error) => Err(settlement_error(error)),
+            }
+        }
+        .boxed()
+    }
+
+    fn condemned(&self) -> BoxFuture<'_, Result<Vec<Condemned>, LedgerError>> {
+        async move {
+            let log = self.outcome_log().await?;
+            let (last, _) = self.reads().last_final().await.map_err(client_error)?;
+            let wrong = log.replaced.values().filter(|wrong| wrong.sequence <= last);
+            let condemned = |wrong: &PostedOutcome| Condemned {
+                sequence: wrong.sequence,
+                before: before(&log, wrong.sequence),
+                signers: wrong.signers,
+            };
+            Ok(wrong.map(condemned).collect())
+        }
+        .boxed()
+    }
+
+    fn slash_signer(
+        &self,
+        sequence: u64,
+        committee: Vec<Address>,
+        position: u8,
+        checker: NodeId,
+    ) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let done = self.account()?.0.slash_signer(sequence, &committee, position, checker).await;
+            done.map(drop).map_err(settlement_error)
+        }
+        .boxed()
+    }
+}
+
+/// The outcome before a place; `None` where that only names the first committees.
+fn before(log: &OutcomeLog, sequence: u64) -> Option<Outcome> {
+    let before = log.standing.get(&sequence.checked_sub(1)?)?;
+    (before.outcome.data_hash != [0; 32]).then(|| outcome_of(before))
+}
+
+/// A committee's signatures as the contract takes them.
+fn signed_by(
+    committee: &[Address],
+    signatures: Vec<(Address, CompactSignature)>,
+) -> Result<CommitteeSignatures, LedgerError> {
+    let given: BTreeMap<Address, CompactSignature> = signatures.into_iter().collect();
+    let members: Vec<_> = committee.iter().map(|member| (*member, given.get(member).copied())).collect();
+    let why = || LedgerError::Refused("a committee has more members than the contract takes".to_owned());
+    CommitteeSignatures::new(&members).ok_or_else(why)
 }
 
 fn outcome_of(posted: &PostedOutcome) -> Outcome {

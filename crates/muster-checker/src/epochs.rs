@@ -28,6 +28,8 @@ enum NotYet {
     View(#[from] muster_core::epoch::ViewError),
     #[error("nobody gives what was published with the outcome of epoch {0}")]
     Published(EpochNo),
+    #[error("the outcome of epoch {0} was replaced, and nobody gives what was published with it")]
+    Withheld(EpochNo),
     #[error("the draw could not be made: {0}")]
     Draw(String),
 }
@@ -69,6 +71,10 @@ pub(crate) async fn run(house: Arc<House>) {
                 let chance = house.chance(&drawn);
                 info!(epoch = %next, view = %drawn.view_hash(), "epoch drawn");
                 house.tell(Event::Epoch { draw: drawn, chance }).await;
+                next = next.next();
+            }
+            Err(NotYet::Withheld(epoch)) => {
+                warn!(%next, settled = %epoch, "an epoch is left out: it began with an outcome whose data was withheld");
                 next = next.next();
             }
             Err(why) => {
@@ -124,7 +130,11 @@ async fn freeze(house: &Arc<House>, snapshot: Snapshot, epoch: EpochNo) -> Resul
         None => State::default(),
         Some(outcome) => {
             let missing = || NotYet::Published(outcome.last_epoch);
-            let bytes = house.find(outcome.data_hash, None).await.ok_or_else(missing)?;
+            let Some(bytes) = house.find(outcome.data_hash, None).await else {
+                // One that fell since will never be had; nobody can draw by it, and the epoch counts as silent.
+                let stands = house.ledger.history().await?.contains(outcome);
+                return Err(if stands { missing() } else { NotYet::Withheld(outcome.last_epoch) });
+            };
             house.keep(crate::evidence::Kind::Published, &bytes).map_err(NotYet::Draw)?;
             Published::decode(&bytes).map_err(|_| missing())?.state
         }

@@ -79,6 +79,7 @@ async fn stands(house: &House, from: NodeId, message: &mut Message) -> bool {
             let mut entries = proposal.bundle.iter_mut().flat_map(|bundle| &mut bundle.entries);
             entries.all(entry_stands)
         }
+        Message::Decide(signed) => house.ledger.is_signed(**signed).await.unwrap_or(false),
         Message::Answer(answer) => match &**answer {
             // A chain that does not answer leaves it open: it is said again.
             Answer::Signed(signed) => house.ledger.is_signed(**signed).await.unwrap_or(false),

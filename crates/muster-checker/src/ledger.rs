@@ -46,7 +46,7 @@ pub struct Snapshot {
     pub licences: Vec<LicenceOnChain>,
     /// Containers with open leases.
     pub serving: BTreeSet<NodeId>,
-    /// The last outcome that was posted by then and had not fallen.
+    /// The last outcome that stood then; what has become of it since does not matter.
     pub outcome: Option<Outcome>,
 }
 
@@ -98,4 +98,50 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Names an outcome wrong.
     fn dispute(&self, posted: Outcome) -> BoxFuture<'_, Result<(), LedgerError>>;
+
+    /// The first disputed outcome.
+    fn disputed(&self) -> BoxFuture<'_, Result<Option<DisputedOutcome>, LedgerError>>;
+
+    /// Brings what the dispute committee signed for the place of a disputed outcome; `committee` is whole and in the
+    /// order of the draw.
+    fn resolve(
+        &self,
+        posted: Outcome,
+        right: Outcome,
+        committee: Vec<Address>,
+        signatures: Vec<(Address, CompactSignature)>,
+    ) -> BoxFuture<'_, Result<(), LedgerError>>;
+
+    /// Outcomes that were replaced by final ones, whose signers can be slashed: each with the one before it and its signers,
+    /// bit by bit in the order of the committee.
+    fn condemned(&self) -> BoxFuture<'_, Result<Vec<Condemned>, LedgerError>>;
+
+    /// Slashes a member of a committee that signed a condemned outcome.
+    fn slash_signer(
+        &self,
+        sequence: u64,
+        committee: Vec<Address>,
+        position: u8,
+        checker: NodeId,
+    ) -> BoxFuture<'_, Result<(), LedgerError>>;
+}
+
+/// An outcome that somebody names wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisputedOutcome {
+    /// What stands on the chain.
+    pub posted: Outcome,
+    /// The outcome before it, which names who decides; `None` where the first committees were named there.
+    pub before: Option<Outcome>,
+}
+
+/// An outcome that was wrong, as the chain has decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condemned {
+    /// Its place.
+    pub sequence: u64,
+    /// The outcome before it, which names the committee; `None` where the first committees were named there.
+    pub before: Option<Outcome>,
+    /// Bit i is set where member i signed.
+    pub signers: u32,
 }

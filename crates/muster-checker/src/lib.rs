@@ -8,6 +8,7 @@
 //! | [`ledger`] | what is asked of the chain: a trait, so that a test can be one |
 //! | [`beacon`] | where an epoch's randomness comes from |
 //! | [`view`] | from the chain's logs to the view that an epoch is drawn from |
+//! | `disputes` | deciding them, and slashing who signed what was wrong |
 //! | `epochs` | every epoch's view, beacon and draw, in order, also those that were missed |
 //! | `brain` | one thread: events in, durable records, effects out |
 //! | `store` | the brain's records in redb |
@@ -30,6 +31,7 @@ pub mod beacon;
 mod brain;
 mod chain_ledger;
 mod clock;
+mod disputes;
 mod epochs;
 pub mod evidence;
 pub mod examine;
@@ -46,7 +48,7 @@ pub use archive::{Archive, ArchiveError, Verification};
 pub use beacon::{Beacon, BeaconError};
 pub use chain_ledger::{ChainLedger, DrandBeacon};
 pub use evidence::{EvidenceError, EvidenceLimits};
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::{Condemned, DisputedOutcome, Ledger, LedgerError};
 pub use muster_net::evidence::{FetchError, fetch};
 pub use node::{CheckerConfig, CheckerError, CheckerNode};
 pub use status::{CheckerStatus, Counted, TaskStatus};

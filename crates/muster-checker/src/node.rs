@@ -9,7 +9,7 @@ use muster_chain::settle::{NodeKind, NodeStatus};
 use muster_core::brain::checker::{Checker, Config, Event, Member};
 use muster_core::calibration::Table;
 use muster_core::epoch::{Draw, EpochNo};
-use muster_core::ids::{ContentHash, NodeId};
+use muster_core::ids::{Address, ContentHash, NodeId};
 use muster_core::params::Params;
 use muster_core::proof::Claim;
 use muster_net::evidence::fetch;
@@ -20,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::archive::Archive;
 use crate::beacon::Beacon;
 use crate::brain;
 use crate::clock::Clock;
+use crate::disputes;
 use crate::epochs;
 use crate::evidence::{EvidenceError, EvidenceLimits, EvidenceStore, Kind};
 use crate::ledger::{Ledger, LedgerError, Snapshot};
@@ -137,6 +139,9 @@ pub(crate) struct House {
     /// One core: proofs are verified one after the other.
     core: Semaphore,
     nodes: RwLock<BTreeMap<NodeId, Known>>,
+    /// The Checker of an account, of several the one that can be drawn.
+    signers: RwLock<BTreeMap<Address, NodeId>>,
+    first_committee: Vec<Member>,
     epochs: Mutex<BTreeMap<EpochNo, Kept>>,
     runtime: tokio::runtime::Handle,
 }
@@ -235,6 +240,30 @@ impl House {
             nodes.insert(node.node, Known { addr, checker });
         }
         *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+        *self.signers.write().unwrap_or_else(PoisonError::into_inner) = view::signers(snapshot);
+    }
+
+    /// The Checkers that some accounts sign for, in their order; who is not registered any more is left without a node.
+    pub(crate) fn members(&self, accounts: &[Address]) -> Vec<Member> {
+        let signers = self.signers.read().unwrap_or_else(PoisonError::into_inner);
+        let node = |account: &Address| signers.get(account).copied().unwrap_or(NodeId([0; 32]));
+        accounts.iter().map(|account| Member { node: node(account), signer: *account }).collect()
+    }
+
+    /// The Checkers that were named with the network.
+    pub(crate) fn first_committee(&self) -> &[Member] {
+        &self.first_committee
+    }
+
+    /// What computes epochs again, with this Checker's own means.
+    pub(crate) fn archive(&self) -> Archive {
+        Archive {
+            peer: self.peer.clone(),
+            ledger: Arc::clone(&self.ledger),
+            beacon: Arc::clone(&self.beacon),
+            params: self.params.clone(),
+            table: Arc::clone(&self.table),
+        }
     }
 
     /// Whether somebody is a Checker in good standing, as far as the last freeze knows.
@@ -351,8 +380,13 @@ impl CheckerNode {
         })
         .await?;
         let signer = config.ledger.signer();
-        let mut brain =
-            Checker::new(Config { id, signer, params: config.params.clone(), first_committee: config.first_committee });
+        let first_committee = config.first_committee;
+        let mut brain = Checker::new(Config {
+            id,
+            signer,
+            params: config.params.clone(),
+            first_committee: first_committee.clone(),
+        });
         brain.restore(store.restore()?);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let board = Board::new(id, signer);
@@ -375,6 +409,8 @@ impl CheckerNode {
             events,
             core: Semaphore::new(1),
             nodes: RwLock::default(),
+            signers: RwLock::default(),
+            first_committee: first_committee.clone(),
             epochs: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         };
@@ -416,6 +452,7 @@ impl CheckerNode {
         house.tasks.spawn(epochs::run(Arc::clone(&house)));
         house.tasks.spawn(epochs::watch(Arc::clone(&house)));
         house.tasks.spawn(epochs::tick(Arc::clone(&house)));
+        house.tasks.spawn(disputes::watch(Arc::clone(&house)));
         info!(id = %house.id, listen = %house.peer.listen_addr(), "Checker runs");
         let early = tokio::select! {
             () = stop.cancelled() => None,

@@ -63,6 +63,12 @@ pub fn view(
     RegistryView::new(epoch, genesis, containers, checkers, indexers, licences)
 }
 
+/// The Checker that each account signs for.
+pub(crate) fn signers(snapshot: &Snapshot) -> BTreeMap<Address, NodeId> {
+    let of = snapshot.nodes.iter().filter(|node| node.kind == NodeKind::Checker);
+    checkers(of).into_iter().map(|checker| (checker.signer, checker.node)).collect()
+}
+
 fn checkers<'n>(nodes: impl Iterator<Item = &'n NodeOnChain>) -> Vec<CheckerEntry> {
     let mut nodes: Vec<&NodeOnChain> = nodes.collect();
     // Those that left come last: an owner may register another key afterwards.

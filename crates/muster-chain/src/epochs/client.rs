@@ -1,6 +1,6 @@
 //! Reading the contracts of epochs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::U256;
 use alloy::sol_types::SolEventInterface;
@@ -300,6 +300,10 @@ impl EpochClient {
 pub struct OutcomeLog {
     /// By their sequence.
     pub standing: BTreeMap<u64, PostedOutcome>,
+    /// Sequences of those that are disputed, or whose dispute committee stayed silent.
+    pub disputed: BTreeSet<u64>,
+    /// Outcomes that another one replaced, by their sequence: their signers can be slashed once that one is final.
+    pub replaced: BTreeMap<u64, PostedOutcome>,
     named: Option<u64>,
 }
 
@@ -310,6 +314,17 @@ impl OutcomeLog {
             EpochRewardsEvents::CommitteesReset(e) => self.named = Some(e.sequence),
             EpochRewardsEvents::OutcomeFell(e) => {
                 standing.remove(&e.sequence);
+                self.disputed.remove(&e.sequence);
+                self.replaced.remove(&e.sequence);
+            }
+            EpochRewardsEvents::OutcomeDisputed(e) => {
+                self.disputed.insert(e.sequence);
+            }
+            EpochRewardsEvents::DisputeResolved(e) => {
+                self.disputed.remove(&e.sequence);
+                if let Some(wrong) = standing.get(&e.sequence).filter(|_| e.posted != e.right) {
+                    self.replaced.insert(e.sequence, *wrong);
+                }
             }
             EpochRewardsEvents::OutcomePosted(e) => {
                 // New committees say nothing new about epochs; an outcome goes on where the one before ended.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -10,19 +10,26 @@ use futures::future::BoxFuture;
 use muster_chain::contracts::{Contracts, DeployParams, deploy_development};
 use muster_chain::embedded::{ChainConfig, ServerConfig, open_development, serve};
 use muster_chain::epochs::{
-    EpochContracts, EpochParams as ContractParams, EpochSettlement, RewardKind, RewardLeaf, committee_hash,
-    deploy_epochs, fund_rewards,
+    CommitteeSignatures, EpochContracts, EpochParams as ContractParams, EpochSettlement, RewardKind, RewardLeaf,
+    committee_hash, deploy_epochs, fund_rewards,
 };
 use muster_chain::keys::Wallet;
-use muster_chain::settle::{ChainClient, NodeKind, NodeStatus, Registration, SenderConfig, Settlement, TxSender};
-use muster_checker::{Archive, Beacon, BeaconError, ChainLedger, CheckerConfig, CheckerNode, EvidenceLimits, Ledger};
+use muster_chain::settle::{
+    ChainClient, LeaseOnChain, NodeKind, NodeStatus, Registration, SenderConfig, Settlement, TxSender,
+};
+use muster_checker::ledger::Snapshot;
+use muster_checker::{
+    Archive, Beacon, BeaconError, ChainLedger, CheckerConfig, CheckerNode, Condemned, DisputedOutcome, EvidenceLimits,
+    Ledger, LedgerError,
+};
 use muster_core::beacon::BeaconSchedule;
-use muster_core::brain::checker::Member;
+use muster_core::brain::checker::{Member, Posted, SignedOutcome};
 use muster_core::epoch::{EpochNo, Seed};
 use muster_core::ids::{Address, NodeId};
 use muster_core::params::Params;
-use muster_core::reward::{LeafKind, Published, merkle};
-use muster_core::units::TokenAmount;
+use muster_core::reward::{ChainFacts, LeafKind, Outcome, Published, SlashLeaf, merkle};
+use muster_core::units::{TimeMs, TokenAmount};
+use muster_core::voucher::CompactSignature;
 use muster_net::{NodeSecret, Peer, PeerConfig};
 use muster_wire::beacon::{Beacon as Rounds, BeaconSecret};
 use muster_wire::endpoint::Endpoint;
@@ -129,6 +136,214 @@ fn beacon(params: &Params) -> Own {
     let schedule = BeaconSchedule { genesis_s: 1, period_s: 1 };
     let rounds = Rounds::new(&secret.public_key(), schedule).unwrap();
     Own { secret, rounds, params: params.clone() }
+}
+
+/// A ledger whose first post is another outcome than the committee agreed on, signed by two thirds of it: what a colluding
+/// committee does.
+#[derive(Debug)]
+struct Forging {
+    honest: Arc<dyn Ledger>,
+    settlement: EpochSettlement,
+    /// Wallets of those who collude.
+    wallets: Vec<Wallet>,
+    /// What was forged; one for all Checkers.
+    forged: Arc<Mutex<Option<Outcome>>>,
+}
+
+impl Forging {
+    async fn forge(&self, outcome: Outcome, committee: &[Address]) {
+        let posted = self.settlement.client().outcomes(0).await.unwrap();
+        let parent = posted.values().find(|p| p.outcome.last_epoch + 1 == outcome.first_epoch.0).unwrap();
+        let wrong = muster_chain::epochs::Outcome {
+            first_epoch: outcome.first_epoch.0,
+            last_epoch: outcome.last_epoch.0,
+            // To somebody who did nothing.
+            reward_root: [0xee; 32],
+            cumulative_total: outcome.cumulative_total.saturating_add(TokenAmount(1)),
+            slash_root: [0; 32],
+            data_hash: outcome.data_hash.0,
+            next_committee: outcome.next_committee,
+            next_dispute_committee: outcome.next_dispute_committee,
+        };
+        let domain = self.settlement.client().domain();
+        let sign = |member: &Address| {
+            let wallet = self.wallets.iter().find(|wallet| wallet.address() == *member)?;
+            Some(domain.sign(wallet, parent.digest(), &wrong))
+        };
+        let signed: Vec<_> = committee.iter().map(|member| (*member, sign(member))).collect();
+        let signatures = CommitteeSignatures::new(&signed).unwrap();
+        self.settlement.post(parent, &wrong, &signatures).await.unwrap();
+    }
+}
+
+impl Ledger for Forging {
+    fn post(
+        &self,
+        outcome: Outcome,
+        committee: Vec<Address>,
+        signatures: Vec<(Address, CompactSignature)>,
+    ) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async move {
+            let first = self.forged.lock().unwrap().replace(outcome).is_none();
+            if !first {
+                return self.honest.post(outcome, committee, signatures).await;
+            }
+            self.forge(outcome, &committee).await;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn signer(&self) -> Address {
+        self.honest.signer()
+    }
+    fn genesis(&self) -> EpochNo {
+        self.honest.genesis()
+    }
+    fn snapshot(&self, before: TimeMs) -> BoxFuture<'_, Result<Snapshot, LedgerError>> {
+        self.honest.snapshot(before)
+    }
+    fn facts(&self, from: TimeMs, to: TimeMs) -> BoxFuture<'_, Result<ChainFacts, LedgerError>> {
+        self.honest.facts(from, to)
+    }
+    fn outcomes(&self) -> BoxFuture<'_, Result<Vec<Posted>, LedgerError>> {
+        self.honest.outcomes()
+    }
+    fn history(&self) -> BoxFuture<'_, Result<Vec<Outcome>, LedgerError>> {
+        self.honest.history()
+    }
+    fn leases(&self, container: NodeId) -> BoxFuture<'_, Result<Vec<LeaseOnChain>, LedgerError>> {
+        self.honest.leases(container)
+    }
+    fn sign(&self, outcome: Outcome) -> BoxFuture<'_, Result<SignedOutcome, LedgerError>> {
+        self.honest.sign(outcome)
+    }
+    fn is_signed(&self, signed: SignedOutcome) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        self.honest.is_signed(signed)
+    }
+    fn finalize(&self, posted: Posted) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.honest.finalize(posted)
+    }
+    fn slash(&self, leaf: SlashLeaf, proof: Vec<merkle::Hash>) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.honest.slash(leaf, proof)
+    }
+    fn dispute(&self, posted: Outcome) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.honest.dispute(posted)
+    }
+    fn disputed(&self) -> BoxFuture<'_, Result<Option<DisputedOutcome>, LedgerError>> {
+        self.honest.disputed()
+    }
+    fn resolve(
+        &self,
+        posted: Outcome,
+        right: Outcome,
+        committee: Vec<Address>,
+        signatures: Vec<(Address, CompactSignature)>,
+    ) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.honest.resolve(posted, right, committee, signatures)
+    }
+    fn condemned(&self) -> BoxFuture<'_, Result<Vec<Condemned>, LedgerError>> {
+        self.honest.condemned()
+    }
+    fn slash_signer(
+        &self,
+        sequence: u64,
+        committee: Vec<Address>,
+        position: u8,
+        checker: NodeId,
+    ) -> BoxFuture<'_, Result<(), LedgerError>> {
+        self.honest.slash_signer(sequence, committee, position, checker)
+    }
+}
+
+/// Two thirds of a committee sign an outcome that its reports do not come to: it is disputed, the right one takes its place
+/// by the dispute committee's word, the next epochs go on from that, and the signers are slashed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_forged_outcome_is_replaced_and_its_signers_are_slashed() {
+    let net = Net::new().await;
+    let secrets: Vec<NodeSecret> = (0..3).map(|_| NodeSecret::generate()).collect();
+    let ports: Vec<SocketAddr> = (0..3).map(|_| free_port()).collect();
+    let mut accounts = Vec::new();
+    for (at, (secret, port)) in secrets.iter().zip(&ports).enumerate() {
+        let (wallet, settlement) = net.account(&format!("checker-{at}")).await;
+        let said = Endpoint { direct: vec![*port], ..Endpoint::default() }.text();
+        net.register(&settlement, NodeKind::Checker, secret.id(), said).await;
+        accounts.push((wallet, settlement));
+    }
+    let (_, licensee) = net.account("licensee").await;
+    let licensee = EpochSettlement::new(licensee, net.epochs);
+    let price = licensee.client().licence_price().await.unwrap();
+    licensee.buy_licences("three", 3, price).await.unwrap();
+    for (licence, secret) in (1u64..).zip(&secrets) {
+        licensee.delegate(&[licence], secret.id()).await.unwrap();
+    }
+    let honest = Container::new(Habits::default()).await;
+    let (_, of_honest) = net.account("honest").await;
+    net.register(&of_honest, NodeKind::Container, honest.id, endpoint(&honest.peer, 1)).await;
+    let members: Vec<Member> = secrets
+        .iter()
+        .zip(&accounts)
+        .map(|(secret, (wallet, _))| Member { node: secret.id(), signer: wallet.address() })
+        .collect();
+    let committee = committee_hash(&members.iter().map(|member| member.signer).collect::<Vec<_>>());
+    let genesis = net.params.epoch.at(now()).plus(2);
+    let governor = EpochSettlement::new(net.bank.clone(), net.epochs);
+    governor.bootstrap(genesis.0 - 1, committee, committee).await.unwrap();
+
+    let (stop, forged) = (CancellationToken::new(), Arc::new(Mutex::new(None)));
+    let colluding: Vec<Wallet> = accounts.iter().take(2).map(|(wallet, _)| wallet.clone()).collect();
+    let (mut tasks, mut statuses) = (Vec::new(), Vec::new());
+    for (at, ((secret, port), (wallet, settlement))) in secrets.iter().zip(&ports).zip(&accounts).enumerate() {
+        let node = CheckerNode::new(CheckerConfig {
+            dir: net.dir.path().join(format!("node-{at}")),
+            secret: secret.clone(),
+            listen: *port,
+            relay: None,
+            params: net.params.clone(),
+            table: table(),
+            ledger: Arc::new(Forging {
+                honest: net.ledger(settlement, wallet, genesis),
+                settlement: EpochSettlement::new(settlement.clone(), net.epochs),
+                wallets: colluding.clone(),
+                forged: Arc::clone(&forged),
+            }),
+            beacon: Arc::new(beacon(&net.params)),
+            first_committee: members.clone(),
+            evidence: EvidenceLimits::default(),
+        })
+        .await
+        .unwrap();
+        statuses.push(node.status());
+        let stopped = stop.clone();
+        tasks.push(tokio::spawn(async move { node.run(stopped).await.unwrap() }));
+    }
+
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let told = || statuses.iter().map(|status| status.borrow().problems.clone()).collect::<Vec<_>>();
+    let staked = |secret: &NodeSecret| {
+        let (client, id) = (net.client.clone(), secret.id());
+        async move { client.node(id).await.unwrap().unwrap().stake }
+    };
+    let full = net.params.container_stake;
+    while staked(&secrets[0]).await == full || staked(&secrets[1]).await == full {
+        assert!(tokio::time::Instant::now() < deadline, "the signers are never slashed: {:?}", told());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(staked(&secrets[2]).await, full, "who did not sign keeps its stake");
+    let right = forged.lock().unwrap().unwrap();
+    let standing = governor.client().outcomes(0).await.unwrap();
+    let first = standing.values().find(|posted| posted.outcome.last_epoch == right.last_epoch.0).unwrap();
+    assert_eq!(first.outcome.reward_root, right.reward_root, "the right one took its place");
+    assert_eq!(first.outcome.cumulative_total, right.cumulative_total);
+    // The network goes on, from the right one.
+    while governor.client().last_final().await.unwrap().1 <= right.last_epoch.0 {
+        assert!(tokio::time::Instant::now() < deadline, "no further epoch becomes final: {:?}", told());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    stop.cancel();
+    for task in tasks {
+        task.await.unwrap();
+    }
 }
 
 /// Three Checkers, two Containers, one of which lies: an epoch is drawn, tested, settled and paid, by the contracts; the

@@ -11,7 +11,7 @@ use muster_chain::keys::Wallet;
 use muster_chain::message::message_signer;
 use muster_chain::settle::{LeaseOnChain, NodeKind, NodeOnChain, NodeStatus};
 use muster_checker::ledger::{LicenceOnChain, Snapshot};
-use muster_checker::{Beacon, BeaconError, Ledger, LedgerError};
+use muster_checker::{Beacon, BeaconError, Condemned, DisputedOutcome, Ledger, LedgerError};
 use muster_core::brain::checker::{Posted, SignedOutcome};
 use muster_core::epoch::{EpochNo, Seed};
 use muster_core::ids::{Address, ContentHash, NodeId};
@@ -267,6 +267,28 @@ impl Ledger for Desk {
     fn slash(&self, leaf: SlashLeaf, proof: Vec<Hash>) -> BoxFuture<'_, Result<(), LedgerError>> {
         let made = self.town.answer(|books| self.try_slash(books, &leaf, &proof));
         async move { made }.boxed()
+    }
+
+    fn disputed(&self) -> BoxFuture<'_, Result<Option<DisputedOutcome>, LedgerError>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn resolve(
+        &self,
+        _: Outcome,
+        _: Outcome,
+        _: Vec<Address>,
+        _: Vec<(Address, CompactSignature)>,
+    ) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async { refused("nothing is disputed in town") }.boxed()
+    }
+
+    fn condemned(&self) -> BoxFuture<'_, Result<Vec<Condemned>, LedgerError>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn slash_signer(&self, _: u64, _: Vec<Address>, _: u8, _: NodeId) -> BoxFuture<'_, Result<(), LedgerError>> {
+        async { refused("nobody is condemned in town") }.boxed()
     }
 
     fn dispute(&self, _: Outcome) -> BoxFuture<'_, Result<(), LedgerError>> {

@@ -26,6 +26,7 @@
 mod follow;
 mod gather;
 mod messages;
+mod resolve;
 mod settle;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers of a test's own")]
@@ -35,7 +36,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use messages::{Answer, ChainSeen, Effect, Event, Message, Posted, Proposal, Saved, SignedOutcome, Span};
+pub use messages::{Answer, ChainSeen, Disputed, Effect, Event, Message, Posted, Proposal, Saved, SignedOutcome, Span};
 
 use crate::epoch::{Draw, EpochNo, EpochParams};
 use crate::ids::{Address, ContentHash, NodeId};
@@ -158,8 +159,12 @@ pub struct Checker {
     leaves: BTreeMap<EpochNo, Vec<SlashLeaf>>,
     finalize_asked_at: Option<TimeMs>,
     fetch_asked_at: Option<TimeMs>,
-    /// The outcome whose published data is awaited.
+    /// The outcome whose published data is awaited, and how often it was asked for.
     fetching: Option<Posted>,
+    fetches: u32,
+    /// Whether an outcome on the chain is disputed, and what this Checker does to decide it.
+    disputed: bool,
+    resolving: Option<resolve::Resolving>,
 }
 
 impl Checker {
@@ -179,6 +184,9 @@ impl Checker {
             finalize_asked_at: None,
             fetch_asked_at: None,
             fetching: None,
+            fetches: 0,
+            disputed: false,
+            resolving: None,
         }
     }
 
@@ -241,6 +249,10 @@ impl Checker {
             Event::Signed(signed) => self.on_signed(*signed, now, &mut out),
             Event::Chain(seen) => self.on_chain(*seen, now, &mut out),
             Event::Published(bytes) => self.on_published(&bytes, &mut out),
+            Event::Disputed(disputed) => self.on_disputed(disputed.map(|d| *d), now),
+            Event::Reexamined { posted, right, published } => {
+                self.on_reexamined(&posted, *right, published, &mut out);
+            }
             Event::SlashExecuted { epoch, node } => {
                 self.slashes.remove(&(epoch, node));
             }
@@ -256,6 +268,7 @@ impl Checker {
             self.tick_mine(epoch, now, out);
         }
         self.tick_settling(now, out);
+        self.tick_resolving(now, out);
         self.tick_chain(now, out);
     }
 

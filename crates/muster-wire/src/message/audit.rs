@@ -242,7 +242,7 @@ fn check_message(message: &Message) -> Result<(), WireError> {
         }
     };
     match message {
-        Message::Commit(_) | Message::Receipt { .. } | Message::Taken { .. } => Ok(()),
+        Message::Commit(_) | Message::Receipt { .. } | Message::Taken { .. } | Message::Decide(_) => Ok(()),
         Message::Reveal(one) => entry(one),
         Message::Propose(proposal) => {
             let Some(bundle) = &proposal.bundle else { return Ok(()) };

@@ -108,7 +108,8 @@ fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
         assert_eq!(amount(&audit["capacity_reward"]) > 0, !lied, "{audit}");
         assert_eq!(audit["checkers"], 3);
     }
-    let caught = cheat["epoch"].as_u64().unwrap().to_string();
+    let epoch = cheat["epoch"].as_u64().unwrap();
+    let caught = epoch.to_string();
 
     let _up = Up::start(dir);
     // Anybody computes that epoch again, runs its transcripts, and comes to the same.
@@ -122,7 +123,7 @@ fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
     assert_eq!(explained["containers"][0]["checkers"]["capacity"].as_array().unwrap().len(), 3, "{explained}");
     let outcomes = json(dir, &["epoch", "ls", "-n", "1000"]);
     let outcomes = outcomes["outcomes"].as_array().unwrap();
-    assert!(outcomes.iter().any(|o| o["last_epoch"].to_string() == caught && o["slashes"] == true), "{outcomes:?}");
+    assert!(outcomes.iter().any(|o| o["last_epoch"] == epoch && o["slashes"] == true), "{outcomes:?}");
 
     // A Checker that is killed goes on where it was, also while an epoch runs.
     let pid = || std::fs::read_to_string(dir.join("checker-0").join("lock")).unwrap().trim().to_owned();

@@ -9,6 +9,9 @@ use crate::reward::merkle::{self, Hash};
 use crate::reward::{Outcome, Published, SlashLeaf, State};
 use crate::units::TimeMs;
 
+/// An outcome whose data nobody gave after more tries than this is named wrong.
+const FETCHES_MAX: u32 = 1;
+
 /// A slash of a final outcome that is not executed yet.
 #[derive(Clone, Debug)]
 pub(super) struct DueSlash {
@@ -42,7 +45,14 @@ impl Checker {
             let due = self.fetch_asked_at.is_none_or(|at| now.since(at) >= CHAIN_RETRY_MS);
             if (!settled || replaced) && due {
                 self.fetch_asked_at = Some(now);
+                let same = self.fetching.is_some_and(|wanted| wanted.outcome == last.outcome);
+                self.fetches = if same { self.fetches.saturating_add(1) } else { 1 };
                 out.push(Effect::Fetch(last.outcome.data_hash));
+                // Data that nobody gives hides what is wrong. Half of the window is left to give it.
+                let half = TimeMs(last.final_at.0.saturating_sub(self.epochs().dispute_window_ms / 2));
+                if self.fetches > FETCHES_MAX && now >= half && !last.finalized {
+                    self.dispute(&last.outcome, out);
+                }
             }
             // Until it was fetched, the one that was replaced stays on record as ours.
             if replaced {
@@ -73,6 +83,10 @@ impl Checker {
         let span = (published.first, published.last);
         let said = (wanted.outcome.first_epoch, wanted.outcome.last_epoch);
         if span != said || published.outcome(bytes) != Ok(wanted.outcome) {
+            // What was published says something else than what was signed: everybody sees that it is wrong.
+            if !wanted.finalized {
+                self.dispute(&wanted.outcome, out);
+            }
             return;
         }
         // Of the very same reports this Checker computed something else: two thirds signed what is wrong.
@@ -80,13 +94,20 @@ impl Checker {
             let same = |s: &&crate::reward::Settled| s.reports == published.reports && s.outcome.first_epoch == span.0;
             settling.candidates.iter().find(same).map(|settled| settled.outcome)
         });
-        if let Some(ours) = ours.filter(|ours: &Outcome| *ours != wanted.outcome && ours.last_epoch == span.1) {
-            out.push(Effect::Dispute { posted: Box::new(wanted.outcome), ours: Box::new(ours) });
+        if ours.is_some_and(|ours: Outcome| ours != wanted.outcome && ours.last_epoch == span.1) {
+            self.dispute(&wanted.outcome, out);
         }
         self.fetching = None;
         out.push(Effect::Publish(Arc::clone(bytes)));
         self.posted.insert(span.1, wanted);
         self.adopt(published.state, span.1, published.slashes, out);
+    }
+
+    /// Names an outcome wrong; once is enough, and nobody pays a second bond.
+    fn dispute(&mut self, wrong: &Outcome, out: &mut Vec<Effect>) {
+        if !self.is_disputed() {
+            out.push(Effect::Dispute { posted: Box::new(*wrong) });
+        }
     }
 
     /// Goes on from what an outcome on the chain left.
@@ -130,7 +151,7 @@ impl Checker {
         let due: Vec<Posted> = self
             .posted
             .values()
-            .filter(|one| !one.finalized)
+            .filter(|one| !one.finalized && !self.is_disputed())
             .filter(|one| {
                 let rank = rank_in(self, one.outcome.last_epoch);
                 rank.is_some_and(|rank| now >= one.final_at.plus(rank.saturating_mul(turn_ms)))

@@ -28,6 +28,7 @@ impl Checker {
             }
             Message::Taken { epoch } => self.on_taken(from, epoch),
             Message::Propose(proposal) => self.on_proposed(from, *proposal, now),
+            Message::Decide(signed) => self.on_decision(from, &signed),
             Message::Answer(answer) => match *answer {
                 Answer::Signed(signed) => self.on_signature(from, &signed, now, out),
                 // The entries come by themselves; what differs is for the log of the body.

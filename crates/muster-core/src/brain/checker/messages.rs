@@ -38,6 +38,8 @@ pub enum Message {
     Propose(Box<Proposal>),
     /// To that member.
     Answer(Box<Answer>),
+    /// Among the dispute committee: this is what a disputed outcome should be.
+    Decide(Box<SignedOutcome>),
 }
 
 /// Epochs that one outcome settles.
@@ -101,6 +103,15 @@ pub struct Posted {
     pub final_at: TimeMs,
     /// Whether it is final.
     pub finalized: bool,
+}
+
+/// An outcome that is disputed on the chain, and who decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disputed {
+    /// What stands there.
+    pub posted: Outcome,
+    /// The dispute committee that the outcome before it names, in the order of the draw.
+    pub members: Vec<super::Member>,
 }
 
 /// What the chain says of outcomes.
@@ -181,6 +192,17 @@ pub enum Event {
     Chain(Box<ChainSeen>),
     /// What was published with an outcome was fetched.
     Published(Arc<Vec<u8>>),
+    /// The first disputed outcome on the chain; `None`: none is.
+    Disputed(Option<Box<Disputed>>),
+    /// A disputed outcome was computed again from its reports, every transcript run.
+    Reexamined {
+        /// What stands on the chain.
+        posted: Box<Outcome>,
+        /// What should stand there; perhaps the same.
+        right: Box<Outcome>,
+        /// The bytes behind its data hash.
+        published: Arc<Vec<u8>>,
+    },
     /// The chain has executed a slash.
     SlashExecuted {
         /// The outcome's last epoch.
@@ -253,8 +275,20 @@ pub enum Effect {
     Dispute {
         /// What is there.
         posted: Box<Outcome>,
-        /// What should be.
-        ours: Box<Outcome>,
+    },
+    /// Compute a disputed outcome again from its reports, running every transcript, and report [`Event::Reexamined`]. Where
+    /// its reports are had from nobody, it is taken as an epoch without reports.
+    Reexamine(Box<Outcome>),
+    /// Bring what the dispute committee signed.
+    Resolve {
+        /// What stands on the chain.
+        posted: Box<Outcome>,
+        /// What two thirds signed.
+        right: Box<Outcome>,
+        /// The whole committee, in the order of the draw.
+        members: Vec<Address>,
+        /// Signatures of some of them, in that order.
+        signatures: Vec<(Address, CompactSignature)>,
     },
     /// An epoch is settled: what was kept only for it can go (transcripts are kept as long as the body promises).
     Forget(EpochNo),

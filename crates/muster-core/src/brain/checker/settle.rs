@@ -45,7 +45,7 @@ impl Checker {
     }
 
     pub(super) fn tick_settling(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
-        let Some(span) = self.span(now) else { return };
+        let Some(span) = self.span(now).filter(|_| !self.is_disputed()) else { return };
         if !self.is_member(span.first) {
             return;
         }
@@ -325,6 +325,7 @@ impl Checker {
         if signed.signer != self.config.signer {
             return;
         }
+        self.on_decision(self.config.id, &signed);
         self.on_signature(self.config.id, &signed, now, out);
         if let Some((to, outcome)) = self.settling.as_mut().and_then(|s| s.answering.take()) {
             if outcome == signed.outcome {

@@ -304,6 +304,7 @@ impl Net {
             }
             Effect::Slash { leaf, proof } => self.slash(at, leaf, &proof),
             Effect::Dispute { .. } => panic!("nothing was disputed"),
+            Effect::Reexamine(_) | Effect::Resolve { .. } => panic!("nothing was disputed"),
             Effect::Publish(_) | Effect::Forget(_) => {}
         }
     }
