@@ -29,6 +29,8 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
     struct OpenParams {
         bytes32 salt;
         bytes32 container;
+        /// Who matched it: only told to those who reward Indexers.
+        bytes32 indexer;
         address sessionKey;
         uint128 deposit;
         uint128 ratePerSecond;
@@ -415,7 +417,7 @@ contract LeaseEscrow is LeaseEscrowBase, AccessControl, Pausable, ReentrancyGuar
             redeemed: 0,
             container: p.container
         });
-        emit LeaseOpened(id, msg.sender, p.container, p.sessionKey, p.deposit, p.ratePerSecond, p.maxSeconds);
+        emit LeaseOpened(id, msg.sender, p.container, p.indexer, p.sessionKey, p.deposit, p.ratePerSecond, p.maxSeconds);
     }
 
     /// Whether a voucher can be redeemed: zero, or the reason why not. One that promises exactly what was redeemed

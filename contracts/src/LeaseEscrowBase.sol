@@ -37,6 +37,7 @@ abstract contract LeaseEscrowBase {
         bytes32 indexed lease,
         address indexed consumer,
         bytes32 indexed container,
+        bytes32 indexer,
         address sessionKey,
         uint128 deposit,
         uint128 ratePerSecond,

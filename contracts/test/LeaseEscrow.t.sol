@@ -20,7 +20,9 @@ contract LeaseEscrowTest is Base {
         bytes32 expected = keccak256(abi.encode(block.chainid, address(escrow), consumer, bytes32(uint256(1))));
         vm.assertEq(escrow.leaseIdOf(consumer, bytes32(uint256(1))), expected, "id");
         vm.expectEmit(address(escrow));
-        emit LeaseEscrowBase.LeaseOpened(expected, consumer, NODE, vm.addr(SESSION), DEPOSIT, 1e15, 1 days);
+        emit LeaseEscrowBase.LeaseOpened(
+            expected, consumer, NODE, keccak256("indexer"), vm.addr(SESSION), DEPOSIT, 1e15, 1 days
+        );
         bytes32 id = openLease(bytes32(uint256(1)), DEPOSIT);
         LeaseEscrow.Lease memory l = escrow.lease(id);
         vm.assertEq(id, expected, "returned id");

@@ -78,6 +78,7 @@ abstract contract Base {
         return LeaseEscrow.OpenParams({
             salt: salt,
             container: NODE,
+            indexer: keccak256("indexer"),
             sessionKey: vm.addr(SESSION),
             deposit: deposit,
             ratePerSecond: 1e15,

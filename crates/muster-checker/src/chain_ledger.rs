@@ -8,14 +8,16 @@ use futures::future::BoxFuture;
 use muster_chain::beacon::BeaconClient;
 use muster_chain::epochs as chain;
 use muster_chain::epochs::history::Census;
-use muster_chain::epochs::{CommitteeSignatures, EpochClient, EpochSettlement, LeaseLog, OutcomeLog, PostedOutcome};
+use muster_chain::epochs::{
+    CommitteeSignatures, EpochClient, EpochSettlement, LeaseLog, MatchedLeaseAt, OutcomeLog, PostedOutcome,
+};
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ClientError, LeaseOnChain, LeaseStatus, NodeOnChain, SendError, SettlementError};
 use muster_core::brain::checker::{Posted, SignedOutcome};
 use muster_core::epoch::{EpochNo, EpochParams, Phase, Seed};
 use muster_core::ids::{Address, ContentHash, NodeId};
 use muster_core::reward::merkle::Hash;
-use muster_core::reward::{ChainFacts, FeesPaid, Outcome, SlashLeaf};
+use muster_core::reward::{ChainFacts, FeesPaid, MatchedLease, Outcome, SlashLeaf};
 use muster_core::units::{TimeMs, TokenAmount};
 use muster_core::voucher::CompactSignature;
 
@@ -229,10 +231,19 @@ impl ChainLedger {
     async fn try_facts(&self, from: TimeMs, to: TimeMs) -> Result<ChainFacts, LedgerError> {
         let Some(last) = self.block_before(to).await? else { return Ok(ChainFacts::default()) };
         let before = self.block_before(from).await?;
-        let fees = self.with_registers(last, |at| at.leases.state.fees_between(before, last)).await?;
+        let (fees, matched) = self
+            .with_registers(last, |at| {
+                let leases = &at.leases.state;
+                let matched: Vec<MatchedLeaseAt> = leases.matched_between(before, last).copied().collect();
+                (leases.fees_between(before, last), matched)
+            })
+            .await?;
         let fees = fees.into_iter().map(|(container, fee)| FeesPaid { container, fee }).collect();
-        // The escrow does not say who matched a lease: nothing is paid for that until it does.
-        Ok(ChainFacts { fees, matched: Vec::new() })
+        let matched = matched
+            .into_iter()
+            .map(|MatchedLeaseAt { lease, indexer, fee, .. }| MatchedLease { lease, indexer, fee })
+            .collect();
+        Ok(ChainFacts { fees, matched })
     }
 
     /// All outcomes that stand, without the first entry, which only names the first committees.
@@ -341,7 +352,7 @@ impl Ledger for ChainLedger {
                     self.reads().extend_leases(&mut known.state, next, head).await.map_err(client_error)?;
                     known.next = head.saturating_add(1);
                 }
-                let open = known.state.open.iter().filter(|(_, whose)| **whose == container);
+                let open = known.state.open.iter().filter(|(_, lease)| lease.container == container);
                 open.map(|(lease, _)| *lease).collect()
             };
             let found = client.leases(&open).await.map_err(client_error)?;

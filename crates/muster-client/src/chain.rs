@@ -280,6 +280,7 @@ impl Ledger for ChainLedger {
             let open = OpenLease {
                 salt: terms.salt,
                 container: terms.container,
+                indexer: terms.indexer,
                 session_key: terms.session_key,
                 deposit: terms.deposit,
                 rate_per_second: terms.rate_per_second,

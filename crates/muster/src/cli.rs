@@ -335,6 +335,8 @@ pub(crate) enum IndexerCommand {
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
     },
+    /// Claim what it was rewarded for leases that it matched and that ran to their end.
+    Claim,
 }
 
 /// `muster chain`.

@@ -16,7 +16,7 @@ mod tree;
 
 pub use client::{EpochClient, OutcomeLog, OutcomeStatus, RewardState};
 pub use deploy::{EpochParams, deploy_epochs, fund_rewards};
-pub use leases::LeaseLog;
+pub use leases::{LeaseLog, MatchedLeaseAt, OpenLeaseAt};
 pub use operations::EpochSettlement;
 pub use outcome::{CommitteeSignatures, Outcome, OutcomeDomain, PostedOutcome, committee_hash};
 pub use tree::{MerkleTree, RewardKind, RewardLeaf, SlashLeaf};

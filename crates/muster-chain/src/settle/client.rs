@@ -450,6 +450,7 @@ fn escrow_event(event: LeaseEscrowEvents) -> Option<ChainEvent> {
             lease: LeaseId(e.lease.0),
             consumer: from_evm(e.consumer),
             container: NodeId(e.container.0),
+            indexer: NodeId(e.indexer.0),
             session_key: from_evm(e.sessionKey),
             deposit: TokenAmount(e.deposit),
             rate_per_second: TokenAmount(e.ratePerSecond),

@@ -229,6 +229,8 @@ pub struct OpenLease {
     pub salt: [u8; 32],
     /// Where the work will run.
     pub container: NodeId,
+    /// Who matched it; rewarded when the lease has run to its end and was paid.
+    pub indexer: NodeId,
     /// Whose vouchers count.
     pub session_key: Address,
     /// Paid into the escrow now.
@@ -244,6 +246,7 @@ impl OpenLease {
         LeaseEscrow::OpenParams {
             salt: self.salt.into(),
             container: self.container.0.into(),
+            indexer: self.indexer.0.into(),
             sessionKey: crate::convert::to_evm(self.session_key),
             deposit: self.deposit.0,
             ratePerSecond: self.rate_per_second.0,
@@ -330,6 +333,8 @@ pub enum ChainEvent {
         consumer: Address,
         /// Where it runs.
         container: NodeId,
+        /// Who matched it.
+        indexer: NodeId,
         /// Whose vouchers count.
         session_key: Address,
         /// Deposited.

@@ -30,6 +30,7 @@ fn lease(container: NodeId, session: &Wallet, salt: u8) -> OpenLease {
     OpenLease {
         salt: [salt; 32],
         container,
+        indexer: NodeId([0x1d; 32]),
         session_key: session.address(),
         deposit: tokens(10),
         rate_per_second: TokenAmount(1_000),

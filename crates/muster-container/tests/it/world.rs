@@ -290,6 +290,7 @@ impl World {
         let open = OpenLease {
             salt: terms.salt,
             container: terms.container,
+            indexer: terms.indexer,
             session_key: terms.session_key,
             deposit: terms.deposit,
             rate_per_second: terms.rate_per_second,

@@ -9,6 +9,7 @@ mod completions;
 mod container_admin;
 mod doctor;
 mod gpu;
+mod indexer_claim;
 mod lease;
 mod rental;
 mod roles;
@@ -26,7 +27,7 @@ use muster_client::chain::ChainLedger;
 use muster_client::{ClientDir, Network, Renter};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{CheckerCommand, Cli, Command, ContainerCommand, Global};
+use crate::cli::{CheckerCommand, Cli, Command, ContainerCommand, Global, IndexerCommand};
 use crate::crashes;
 use crate::dirs::{Dirs, make_private};
 use crate::failure::{Because, Code, Failure};
@@ -51,7 +52,7 @@ pub(crate) const fn is_role(command: &Command) -> bool {
     matches!(
         command,
         Command::Container(ContainerCommand::Run(_))
-            | Command::Indexer(_)
+            | Command::Indexer(IndexerCommand::Run { .. })
             | Command::Chain(_)
             | Command::Relay(_)
             | Command::Beacon(_)
@@ -71,7 +72,8 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Lease(command) => Box::pin(lease::run(&cx, command)).await,
         Command::Container(ContainerCommand::Run(role)) => Box::pin(roles::container(&cx, role)).await,
         Command::Container(command) => Box::pin(container_admin::run(&cx, command)).await,
-        Command::Indexer(command) => Box::pin(roles::indexer(&cx, command)).await,
+        Command::Indexer(IndexerCommand::Claim) => Box::pin(indexer_claim::claim(&cx)).await,
+        Command::Indexer(IndexerCommand::Run { role, listen }) => Box::pin(roles::indexer(&cx, role, listen)).await,
         Command::Chain(command) => Box::pin(roles::chain(&cx, command)).await,
         Command::Relay(command) => Box::pin(roles::relay(&cx, command)).await,
         Command::Beacon(command) => Box::pin(beacon::run(&cx, command)).await,

@@ -1,5 +1,6 @@
 //! The roles that serve: each a process of its own.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, chain_failure, stop_on_signals};
-use crate::cli::{ChainCommand, ContainerRunArgs, IndexerCommand, RelayCommand, RoleArgs};
+use crate::cli::{ChainCommand, ContainerRunArgs, RelayCommand, RoleArgs};
 use crate::crashes;
 use crate::dirs::{Lock, make_private};
 use crate::failure::{Because, Code, Failure};
@@ -124,8 +125,7 @@ pub(super) fn relays(network: &Network) -> Result<Vec<RelayUrl>, Failure> {
 }
 
 /// An Indexer.
-pub(super) async fn indexer(cx: &Context, command: IndexerCommand) -> Result<u8, Failure> {
-    let IndexerCommand::Run { role, listen } = command;
+pub(super) async fn indexer(cx: &Context, role: RoleArgs, listen: Option<SocketAddr>) -> Result<u8, Failure> {
     let dir = cx.dirs.root().to_owned();
     let begun = begin("indexer", &dir, &role).await?;
     let network = cx.network()?;

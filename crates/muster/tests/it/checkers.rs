@@ -154,6 +154,10 @@ fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
         containers["containers"].as_array().unwrap().iter().filter(|c| c["id"] != cheat["container"]).collect();
     assert!(honest.iter().all(|c| amount(&c["brought"]["claimed"]) > 0), "{containers}");
 
+    // The Indexer matched what the rental paid for.
+    let indexer = json(dir, &["indexer", "claim"]);
+    assert!(amount(&indexer["brought"]["claimed"]) > 0, "{indexer}");
+
     // Delegating: in a batch, and back.
     let bought = json(dir, &["licence", "buy", "2"]);
     let new: Vec<String> = bought["licences"].as_array().unwrap().iter().map(ToString::to_string).collect();

@@ -18,6 +18,8 @@ use crate::failure::{Code, Failure};
 pub(crate) enum Whose {
     /// A Container's.
     Container(NodeId),
+    /// An Indexer's.
+    Indexer(NodeId),
     /// A licence owner's.
     Owner(Address),
 }
@@ -26,13 +28,14 @@ impl Whose {
     const fn kinds(self) -> (LeafKind, RewardKind) {
         match self {
             Self::Container(_) => (LeafKind::Container, RewardKind::Container),
+            Self::Indexer(_) => (LeafKind::Indexer, RewardKind::Indexer),
             Self::Owner(_) => (LeafKind::LicenceOwner, RewardKind::Licences),
         }
     }
 
     fn key(self) -> [u8; 32] {
         match self {
-            Self::Container(node) => node.0,
+            Self::Container(node) | Self::Indexer(node) => node.0,
             Self::Owner(owner) => owner_key(&owner),
         }
     }
