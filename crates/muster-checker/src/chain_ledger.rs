@@ -15,7 +15,7 @@ use muster_chain::keys::Wallet;
 use muster_chain::settle::{ClientError, LeaseOnChain, LeaseStatus, NodeOnChain, SendError, SettlementError};
 use muster_core::brain::checker::{Posted, SignedOutcome};
 use muster_core::epoch::{EpochNo, EpochParams, Phase, Seed};
-use muster_core::ids::{Address, ContentHash, NodeId};
+use muster_core::ids::{Address, ContentHash, LeaseId, NodeId};
 use muster_core::reward::merkle::Hash;
 use muster_core::reward::{ChainFacts, FeesPaid, MatchedLease, Outcome, SlashLeaf};
 use muster_core::units::{TimeMs, TokenAmount};
@@ -143,6 +143,17 @@ impl ChainLedger {
         }
         registers.read_to(&self.reads, block).await?;
         Ok(read(&registers))
+    }
+
+    /// Leases as of the newest block.
+    async fn leases_to(&self, head: u64) -> Result<tokio::sync::MutexGuard<'_, Followed<LeaseLog>>, LedgerError> {
+        let mut known = self.leases_now.lock().await;
+        let next = known.next;
+        if next <= head {
+            self.reads.extend_leases(&mut known.state, next, head).await.map_err(client_error)?;
+            known.next = head.saturating_add(1);
+        }
+        Ok(known)
     }
 
     /// All outcomes now.
@@ -346,17 +357,27 @@ impl Ledger for ChainLedger {
             let client = self.reads().client();
             let head = client.block_number().await.map_err(client_error)?;
             let open: Vec<_> = {
-                let mut known = self.leases_now.lock().await;
-                let next = known.next;
-                if next <= head {
-                    self.reads().extend_leases(&mut known.state, next, head).await.map_err(client_error)?;
-                    known.next = head.saturating_add(1);
-                }
+                let known = self.leases_to(head).await?;
                 let open = known.state.open.iter().filter(|(_, lease)| lease.container == container);
                 open.map(|(lease, _)| *lease).collect()
             };
             let found = client.leases(&open).await.map_err(client_error)?;
             Ok(found.into_iter().flatten().filter(|lease| lease.status != LeaseStatus::Closed).collect())
+        }
+        .boxed()
+    }
+
+    fn given_up(&self, container: NodeId, after: TimeMs) -> BoxFuture<'_, Result<Vec<LeaseId>, LedgerError>> {
+        async move {
+            let before = self.block_before(after).await?;
+            let head = self.reads().client().block_number().await.map_err(client_error)?;
+            let known = self.leases_to(head).await?;
+            let of = known
+                .state
+                .given_up
+                .iter()
+                .filter(|(block, whose, _)| *whose == container && before.is_none_or(|before| *block > before));
+            Ok(of.map(|(_, _, lease)| *lease).collect())
         }
         .boxed()
     }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use muster_chain::settle::{LeaseOnChain, NodeOnChain};
 use muster_core::brain::checker::{Posted, SignedOutcome};
 use muster_core::epoch::EpochNo;
-use muster_core::ids::{Address, NodeId};
+use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::reward::merkle::Hash;
 use muster_core::reward::{ChainFacts, Outcome, SlashLeaf};
 use muster_core::units::TimeMs;
@@ -75,6 +75,9 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Open leases of a Container, now.
     fn leases(&self, container: NodeId) -> BoxFuture<'_, Result<Vec<LeaseOnChain>, LedgerError>>;
+
+    /// Leases of a Container that their consumers gave up after an instant, in the chain's order.
+    fn given_up(&self, container: NodeId, after: TimeMs) -> BoxFuture<'_, Result<Vec<LeaseId>, LedgerError>>;
 
     /// Signs an outcome as the contract checks it: after the one that is posted before it.
     fn sign(&self, outcome: Outcome) -> BoxFuture<'_, Result<SignedOutcome, LedgerError>>;

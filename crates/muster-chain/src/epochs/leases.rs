@@ -45,6 +45,8 @@ pub struct LeaseLog {
     pub fees: BTreeMap<(u64, NodeId), TokenAmount>,
     /// Leases that ran to their end and were paid, in the order in which they were closed.
     pub matched: Vec<MatchedLeaseAt>,
+    /// Leases that their consumers gave up, with block and Container, in their order.
+    pub given_up: Vec<(u64, NodeId, LeaseId)>,
 }
 
 impl LeaseLog {
@@ -85,6 +87,7 @@ impl LeaseLog {
             LeaseEscrowEvents::LeaseClosing(e) => {
                 if let Some(lease) = self.open.get_mut(&LeaseId(e.lease.0)) {
                     lease.closing = true;
+                    self.given_up.push((block, lease.container, LeaseId(e.lease.0)));
                 }
             }
             LeaseEscrowEvents::LeaseClosed(e) => {

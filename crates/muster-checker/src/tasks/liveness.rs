@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_chain::settle::LeaseOnChain;
-use muster_core::ids::LeaseId;
+use muster_core::epoch::EpochNo;
+use muster_core::ids::{ContentHash, LeaseId};
 use muster_core::reward::Finding;
 use muster_core::units::TimeMs;
 use muster_net::{NetError, StreamKind};
 use muster_wire::message::audit::{Alive, Question};
 
 use super::{Found, Job, unknown};
+use crate::ledger::LedgerError;
 use crate::node::House;
 
 /// How long an answer may take.
@@ -60,21 +62,40 @@ pub(super) async fn liveness(house: &Arc<House>, job: &Job) -> Found {
 /// Left over at the end for the result.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// What one look at a Container's work came to.
+enum Look {
+    /// It answers, and what it tells is plausible.
+    Good,
+    /// It answers, and tells something that cannot be.
+    Odd(String),
+    /// It has leases and does not answer.
+    Silent(String),
+    /// Nothing can be said.
+    Nothing(String),
+}
+
 /// Looks at the work until the tests are over.
+///
+/// Work is broken off where the Container has leases, answers nothing to the end, and a consumer had to give one of them up
+/// on the chain: what a consumer says alone counts as little as what a Checker does not hear alone.
 pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
     let every = Duration::from_millis(job.draw.params().quality_every_ms);
-    let (mut good, mut poor) = (0u32, 0u32);
+    let (mut good, mut poor, mut silent) = (0u32, 0u32, 0u32);
     let mut last: BTreeMap<LeaseId, u64> = BTreeMap::new();
     let mut why = None;
     loop {
         let before = tokio::time::Instant::now();
         match look(house, job, &mut last).await {
-            Ok(None) => good += 1,
-            Ok(Some(oddity)) => {
-                poor += 1;
+            Look::Good => (good, silent) = (good + 1, 0),
+            Look::Odd(oddity) => {
+                (poor, silent) = (poor + 1, 0);
                 why = Some(oddity);
             }
-            Err(error) => why = Some(error),
+            Look::Silent(error) => {
+                (poor, silent) = (poor + 1, silent + 1);
+                why = Some(error);
+            }
+            Look::Nothing(error) => why = Some(error),
         }
         let next = before + every;
         let left = job.left(house.clock.now()).saturating_sub(GRACE);
@@ -83,6 +104,11 @@ pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
         }
         tokio::time::sleep_until(next).await;
     }
+    if silent >= SILENT_MIN
+        && let Ok(Some(lease)) = given_up(house, job, job.draw.epoch()).await
+    {
+        return (Finding::Interrupted, Some(format!("it is silent, and the consumer of lease {lease} gave it up")));
+    }
     match (good, poor) {
         (0, 0) => unknown(why.unwrap_or_else(|| "nothing could be looked at".to_owned())),
         (good, poor) if poor > good => (Finding::Poor, why),
@@ -90,26 +116,54 @@ pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
     }
 }
 
-/// One look: `Ok(Some)` says what is implausible, `Err` why nothing can be said.
-async fn look(house: &Arc<House>, job: &Job, last: &mut BTreeMap<LeaseId, u64>) -> Result<Option<String>, String> {
-    let leases = house.ledger.leases(job.subject).await.map_err(|error| error.to_string())?;
-    if leases.is_empty() {
-        return Err("it has no open lease on the chain any more".to_owned());
+/// So many looks one after the other, up to the last, must go without an answer.
+const SILENT_MIN: u32 = 2;
+
+/// The first lease of the Container that its consumer gave up since the epoch before one.
+async fn given_up(house: &House, job: &Job, epoch: EpochNo) -> Result<Option<LeaseId>, LedgerError> {
+    // Between the tests of one epoch and of the next nobody looks.
+    let after = job.draw.params().begin(EpochNo(epoch.0.saturating_sub(1)));
+    Ok(house.ledger.given_up(job.subject, after).await?.first().copied())
+}
+
+/// Decides whether a Container broke work off, as it was accused of: by what the chain says.
+pub(super) async fn interruption(house: &Arc<House>, job: &Job, accused: EpochNo) -> Found {
+    match given_up(house, job, accused).await {
+        Ok(Some(lease)) => {
+            let why = format!("the consumer of lease {lease} gave it up");
+            (Finding::Upheld { evidence: ContentHash(lease.0) }, Some(why))
+        }
+        Ok(None) => (Finding::Dismissed, Some("no consumer gave a lease of it up".to_owned())),
+        Err(error) => unknown(error.to_string()),
     }
-    let alive = match ask(house, job).await {
-        Ok(alive) => alive,
-        Err(error) => return Ok(Some(format!("it has leases and does not answer: {error}"))),
+}
+
+/// One look.
+async fn look(house: &Arc<House>, job: &Job, last: &mut BTreeMap<LeaseId, u64>) -> Look {
+    let leases = match house.ledger.leases(job.subject).await {
+        Ok(leases) if leases.is_empty() => {
+            return Look::Nothing("it has no open lease on the chain any more".to_owned());
+        }
+        Ok(leases) => leases,
+        Err(error) => return Look::Nothing(error.to_string()),
+    };
+    // A line that is dead takes long to say so.
+    let within = job.left(house.clock.now()).saturating_sub(GRACE * 4).min(ANSWER_WITHIN);
+    let alive = match tokio::time::timeout(within, ask(house, job)).await {
+        Ok(Ok(alive)) => alive,
+        Ok(Err(error)) => return Look::Silent(format!("it has leases and does not answer: {error}")),
+        Err(_) => return Look::Silent("it has leases and does not answer".to_owned()),
     };
     let now = house.clock.now();
     let known: BTreeMap<LeaseId, &LeaseOnChain> = leases.iter().map(|lease| (lease.lease, lease)).collect();
     for work in &*alive.work {
         let Some(lease) = known.get(&work.lease) else { continue };
         if let Some(oddity) = implausible(lease, (work.ran_ms, work.vouched.0), last.get(&work.lease).copied(), now) {
-            return Ok(Some(format!("lease {}: {oddity}", work.lease.short())));
+            return Look::Odd(format!("lease {}: {oddity}", work.lease.short()));
         }
         last.insert(work.lease, work.ran_ms);
     }
-    Ok(None)
+    Look::Good
 }
 
 /// What is wrong with figures of a lease, if anything is.

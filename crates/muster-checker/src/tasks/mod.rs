@@ -108,14 +108,14 @@ async fn work(house: &Arc<House>, job: &Job) -> Found {
     }
 }
 
-/// Decides an accusation: speed and absence by another proof.
+/// Decides an accusation: speed and absence by another proof, broken work by what the chain says.
 async fn dispute(house: &Arc<House>, job: &Job) -> Found {
     use muster_core::epoch::AccusedOf;
     let place = usize::try_from(job.assignment.task.subject).unwrap_or(usize::MAX);
     let accused = job.draw.view().containers().get(place).and_then(|c| c.accused);
-    match accused.map(|accused| accused.of) {
-        Some(AccusedOf::Absence | AccusedOf::FarBelow) => capacity::capacity(house, job).await,
-        Some(AccusedOf::Interruption) => unknown("nobody has handed in evidence of the interruption"),
+    match accused.map(|accused| (accused.of, accused.epoch)) {
+        Some((AccusedOf::Absence | AccusedOf::FarBelow, _)) => capacity::capacity(house, job).await,
+        Some((AccusedOf::Interruption, epoch)) => liveness::interruption(house, job, epoch).await,
         None => unknown("nothing is disputed"),
     }
 }

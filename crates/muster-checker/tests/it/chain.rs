@@ -15,22 +15,22 @@ use muster_chain::epochs::{
 };
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{
-    ChainClient, LeaseOnChain, NodeKind, NodeStatus, Registration, SenderConfig, Settlement, TxSender,
+    ChainClient, LeaseOnChain, NodeKind, NodeStatus, OpenLease, Registration, SenderConfig, Settlement, TxSender,
 };
 use muster_checker::ledger::Snapshot;
 use muster_checker::{
-    Archive, Beacon, BeaconError, ChainLedger, CheckerConfig, CheckerNode, Condemned, DisputedOutcome, EvidenceLimits,
-    Ledger, LedgerError,
+    Archive, Beacon, BeaconError, ChainLedger, CheckerConfig, CheckerNode, CheckerStatus, Condemned, DisputedOutcome,
+    EvidenceLimits, Ledger, LedgerError,
 };
 use muster_core::beacon::BeaconSchedule;
 use muster_core::brain::checker::{Member, Posted, SignedOutcome};
 use muster_core::epoch::{EpochNo, Seed};
-use muster_core::ids::{Address, NodeId};
+use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::params::Params;
 use muster_core::reward::{ChainFacts, LeafKind, Outcome, Published, SlashLeaf, merkle};
 use muster_core::units::{TimeMs, TokenAmount};
 use muster_core::voucher::CompactSignature;
-use muster_net::{NodeSecret, Peer, PeerConfig};
+use muster_net::{NodeSecret, Peer, PeerAddr, PeerConfig};
 use muster_wire::beacon::{Beacon as Rounds, BeaconSecret};
 use muster_wire::endpoint::Endpoint;
 use tokio_util::sync::CancellationToken;
@@ -138,6 +138,105 @@ fn beacon(params: &Params) -> Own {
     Own { secret, rounds, params: params.clone() }
 }
 
+/// Three Checkers with a licence each, and whoever owns the licences.
+struct Trio {
+    secrets: Vec<NodeSecret>,
+    ports: Vec<SocketAddr>,
+    accounts: Vec<(Wallet, Settlement)>,
+    owner: Wallet,
+    members: Vec<Member>,
+    genesis: EpochNo,
+    governor: EpochSettlement,
+    statuses: Vec<tokio::sync::watch::Receiver<CheckerStatus>>,
+    addrs: Vec<PeerAddr>,
+    stop: CancellationToken,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    deadline: tokio::time::Instant,
+}
+
+impl Trio {
+    async fn register(net: &Net) -> Self {
+        let secrets: Vec<NodeSecret> = (0..3).map(|_| NodeSecret::generate()).collect();
+        let ports: Vec<SocketAddr> = (0..3).map(|_| free_port()).collect();
+        let mut accounts = Vec::new();
+        for (at, (secret, port)) in secrets.iter().zip(&ports).enumerate() {
+            let (wallet, settlement) = net.account(&format!("checker-{at}")).await;
+            let said = Endpoint { direct: vec![*port], ..Endpoint::default() }.text();
+            net.register(&settlement, NodeKind::Checker, secret.id(), said).await;
+            accounts.push((wallet, settlement));
+        }
+        let (owner, licensee) = net.account("licensee").await;
+        let licensee = EpochSettlement::new(licensee, net.epochs);
+        let price = licensee.client().licence_price().await.unwrap();
+        licensee.buy_licences("three", 3, price).await.unwrap();
+        for (licence, secret) in (1u64..).zip(&secrets) {
+            licensee.delegate(&[licence], secret.id()).await.unwrap();
+        }
+        let member = |(secret, (wallet, _)): (&NodeSecret, &(Wallet, Settlement))| Member {
+            node: secret.id(),
+            signer: wallet.address(),
+        };
+        Self {
+            members: secrets.iter().zip(&accounts).map(member).collect(),
+            secrets,
+            ports,
+            accounts,
+            owner,
+            genesis: EpochNo(0),
+            governor: EpochSettlement::new(net.bank.clone(), net.epochs),
+            statuses: Vec::new(),
+            addrs: Vec::new(),
+            stop: CancellationToken::new(),
+            tasks: Vec::new(),
+            deadline: tokio::time::Instant::now() + PATIENCE,
+        }
+    }
+
+    /// Names the committee and starts the Checkers, each with what `wrap` makes of its ledger.
+    async fn start(&mut self, net: &Net, wrap: impl Fn(Arc<dyn Ledger>, EpochSettlement) -> Arc<dyn Ledger>) {
+        let committee = committee_hash(&self.members.iter().map(|member| member.signer).collect::<Vec<_>>());
+        self.genesis = net.params.epoch.at(now()).plus(2);
+        self.governor.bootstrap(self.genesis.0 - 1, committee, committee).await.unwrap();
+        let keys = self.secrets.iter().zip(&self.ports);
+        for (at, ((secret, port), (wallet, settlement))) in keys.zip(&self.accounts).enumerate() {
+            let honest = net.ledger(settlement, wallet, self.genesis);
+            let node = CheckerNode::new(CheckerConfig {
+                dir: net.dir.path().join(format!("node-{at}")),
+                secret: secret.clone(),
+                listen: *port,
+                relay: None,
+                params: net.params.clone(),
+                table: table(),
+                ledger: wrap(honest, EpochSettlement::new(settlement.clone(), net.epochs)),
+                beacon: Arc::new(beacon(&net.params)),
+                first_committee: self.members.clone(),
+                evidence: EvidenceLimits::default(),
+            })
+            .await
+            .unwrap();
+            self.addrs.push(node.addr());
+            self.statuses.push(node.status());
+            let stopped = self.stop.clone();
+            self.tasks.push(tokio::spawn(async move { node.run(stopped).await.unwrap() }));
+        }
+        self.deadline = tokio::time::Instant::now() + PATIENCE;
+    }
+
+    /// Waits a moment, unless it took too long already.
+    async fn wait(&self, what: &str) {
+        let told: Vec<_> = self.statuses.iter().map(|status| status.borrow().problems.clone()).collect();
+        assert!(tokio::time::Instant::now() < self.deadline, "waited in vain for {what}: {told:?}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+}
+
 /// A ledger whose first post is another outcome than the committee agreed on, signed by two thirds of it: what a colluding
 /// committee does.
 #[derive(Debug)]
@@ -215,6 +314,9 @@ impl Ledger for Forging {
     fn leases(&self, container: NodeId) -> BoxFuture<'_, Result<Vec<LeaseOnChain>, LedgerError>> {
         self.honest.leases(container)
     }
+    fn given_up(&self, container: NodeId, after: TimeMs) -> BoxFuture<'_, Result<Vec<LeaseId>, LedgerError>> {
+        self.honest.given_up(container, after)
+    }
     fn sign(&self, outcome: Outcome) -> BoxFuture<'_, Result<SignedOutcome, LedgerError>> {
         self.honest.sign(outcome)
     }
@@ -261,89 +363,76 @@ impl Ledger for Forging {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_forged_outcome_is_replaced_and_its_signers_are_slashed() {
     let net = Net::new().await;
-    let secrets: Vec<NodeSecret> = (0..3).map(|_| NodeSecret::generate()).collect();
-    let ports: Vec<SocketAddr> = (0..3).map(|_| free_port()).collect();
-    let mut accounts = Vec::new();
-    for (at, (secret, port)) in secrets.iter().zip(&ports).enumerate() {
-        let (wallet, settlement) = net.account(&format!("checker-{at}")).await;
-        let said = Endpoint { direct: vec![*port], ..Endpoint::default() }.text();
-        net.register(&settlement, NodeKind::Checker, secret.id(), said).await;
-        accounts.push((wallet, settlement));
-    }
-    let (_, licensee) = net.account("licensee").await;
-    let licensee = EpochSettlement::new(licensee, net.epochs);
-    let price = licensee.client().licence_price().await.unwrap();
-    licensee.buy_licences("three", 3, price).await.unwrap();
-    for (licence, secret) in (1u64..).zip(&secrets) {
-        licensee.delegate(&[licence], secret.id()).await.unwrap();
-    }
+    let mut trio = Trio::register(&net).await;
     let honest = Container::new(Habits::default()).await;
     let (_, of_honest) = net.account("honest").await;
     net.register(&of_honest, NodeKind::Container, honest.id, endpoint(&honest.peer, 1)).await;
-    let members: Vec<Member> = secrets
-        .iter()
-        .zip(&accounts)
-        .map(|(secret, (wallet, _))| Member { node: secret.id(), signer: wallet.address() })
-        .collect();
-    let committee = committee_hash(&members.iter().map(|member| member.signer).collect::<Vec<_>>());
-    let genesis = net.params.epoch.at(now()).plus(2);
-    let governor = EpochSettlement::new(net.bank.clone(), net.epochs);
-    governor.bootstrap(genesis.0 - 1, committee, committee).await.unwrap();
-
-    let (stop, forged) = (CancellationToken::new(), Arc::new(Mutex::new(None)));
-    let colluding: Vec<Wallet> = accounts.iter().take(2).map(|(wallet, _)| wallet.clone()).collect();
-    let (mut tasks, mut statuses) = (Vec::new(), Vec::new());
-    for (at, ((secret, port), (wallet, settlement))) in secrets.iter().zip(&ports).zip(&accounts).enumerate() {
-        let node = CheckerNode::new(CheckerConfig {
-            dir: net.dir.path().join(format!("node-{at}")),
-            secret: secret.clone(),
-            listen: *port,
-            relay: None,
-            params: net.params.clone(),
-            table: table(),
-            ledger: Arc::new(Forging {
-                honest: net.ledger(settlement, wallet, genesis),
-                settlement: EpochSettlement::new(settlement.clone(), net.epochs),
-                wallets: colluding.clone(),
-                forged: Arc::clone(&forged),
-            }),
-            beacon: Arc::new(beacon(&net.params)),
-            first_committee: members.clone(),
-            evidence: EvidenceLimits::default(),
-        })
-        .await
-        .unwrap();
-        statuses.push(node.status());
-        let stopped = stop.clone();
-        tasks.push(tokio::spawn(async move { node.run(stopped).await.unwrap() }));
-    }
-
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let told = || statuses.iter().map(|status| status.borrow().problems.clone()).collect::<Vec<_>>();
-    let staked = |secret: &NodeSecret| {
-        let (client, id) = (net.client.clone(), secret.id());
-        async move { client.node(id).await.unwrap().unwrap().stake }
+    let forged = Arc::new(Mutex::new(None));
+    let colluding: Vec<Wallet> = trio.accounts.iter().take(2).map(|(wallet, _)| wallet.clone()).collect();
+    let wrap = |honest, settlement| -> Arc<dyn Ledger> {
+        Arc::new(Forging { honest, settlement, wallets: colluding.clone(), forged: Arc::clone(&forged) })
     };
+    trio.start(&net, wrap).await;
+
+    let staked = async |at: usize| net.client.node(trio.secrets[at].id()).await.unwrap().unwrap().stake;
     let full = net.params.container_stake;
-    while staked(&secrets[0]).await == full || staked(&secrets[1]).await == full {
-        assert!(tokio::time::Instant::now() < deadline, "the signers are never slashed: {:?}", told());
-        tokio::time::sleep(Duration::from_millis(250)).await;
+    while staked(0).await == full || staked(1).await == full {
+        trio.wait("the signers to be slashed").await;
     }
-    assert_eq!(staked(&secrets[2]).await, full, "who did not sign keeps its stake");
+    assert_eq!(staked(2).await, full, "who did not sign keeps its stake");
     let right = forged.lock().unwrap().unwrap();
-    let standing = governor.client().outcomes(0).await.unwrap();
+    let standing = trio.governor.client().outcomes(0).await.unwrap();
     let first = standing.values().find(|posted| posted.outcome.last_epoch == right.last_epoch.0).unwrap();
     assert_eq!(first.outcome.reward_root, right.reward_root, "the right one took its place");
     assert_eq!(first.outcome.cumulative_total, right.cumulative_total);
     // The network goes on, from the right one.
-    while governor.client().last_final().await.unwrap().1 <= right.last_epoch.0 {
-        assert!(tokio::time::Instant::now() < deadline, "no further epoch becomes final: {:?}", told());
-        tokio::time::sleep(Duration::from_millis(250)).await;
+    while trio.governor.client().last_final().await.unwrap().1 <= right.last_epoch.0 {
+        trio.wait("a further epoch to become final").await;
     }
-    stop.cancel();
-    for task in tasks {
-        task.await.unwrap();
+    trio.stop().await;
+}
+
+/// A Container takes a lease and is gone; its consumer gives the lease up. Checkers saw its silence, a committee looks at the
+/// chain, and a third of its stake is taken. One whose consumer closes a lease while it answers loses nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_breaks_work_off_loses_a_third() {
+    let net = Net::new().await;
+    let mut trio = Trio::register(&net).await;
+    let (gone, slandered) = (Container::new(Habits::default()).await, Container::new(Habits::default()).await);
+    let (_, of_gone) = net.account("gone").await;
+    net.register(&of_gone, NodeKind::Container, gone.id, endpoint(&gone.peer, 1)).await;
+    let (_, of_slandered) = net.account("slandered").await;
+    net.register(&of_slandered, NodeKind::Container, slandered.id, endpoint(&slandered.peer, 1)).await;
+    let (consumer, renting) = net.account("consumer").await;
+    let mut leases = Vec::new();
+    for (at, container) in [(1, gone.id), (2, slandered.id)] {
+        let open = OpenLease {
+            salt: [at; 32],
+            container,
+            indexer: NodeId([9; 32]),
+            session_key: consumer.address(),
+            deposit: TokenAmount::ONE,
+            rate_per_second: TokenAmount(1_000),
+            max_seconds: 3_600,
+        };
+        leases.push(renting.open_lease(open).await.unwrap().0);
     }
+    trio.start(&net, |honest, _| honest).await;
+    gone.peer.close().await;
+    while now() < net.params.epoch.begin(trio.genesis) {
+        trio.wait("the first epoch").await;
+    }
+    for lease in leases {
+        renting.close_by_consumer(lease).await.unwrap();
+    }
+    let staked = async |id: NodeId| net.client.node(id).await.unwrap().unwrap();
+    while staked(gone.id).await.status != NodeStatus::Jailed {
+        trio.wait("the one that is gone to be jailed").await;
+    }
+    let full = net.params.container_stake;
+    assert_eq!(staked(gone.id).await.stake, TokenAmount(full.0 - full.0 / 3));
+    assert_eq!(staked(slandered.id).await.stake, full);
+    trio.stop().await;
 }
 
 /// Three Checkers, two Containers, one of which lies: an epoch is drawn, tested, settled and paid, by the contracts; the
@@ -351,71 +440,20 @@ async fn a_forged_outcome_is_replaced_and_its_signers_are_slashed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
     let net = Net::new().await;
-    let secrets: Vec<NodeSecret> = (0..3).map(|_| NodeSecret::generate()).collect();
-    let ports: Vec<SocketAddr> = (0..3).map(|_| free_port()).collect();
-    let mut accounts = Vec::new();
-    for (at, (secret, port)) in secrets.iter().zip(&ports).enumerate() {
-        let (wallet, settlement) = net.account(&format!("checker-{at}")).await;
-        let said = Endpoint { direct: vec![*port], ..Endpoint::default() }.text();
-        net.register(&settlement, NodeKind::Checker, secret.id(), said).await;
-        accounts.push((wallet, settlement));
-    }
-    let (owner, licensee) = net.account("licensee").await;
-    let licensee = EpochSettlement::new(licensee, net.epochs);
-    let price = licensee.client().licence_price().await.unwrap();
-    licensee.buy_licences("three", 3, price).await.unwrap();
-    for (licence, secret) in (1u64..).zip(&secrets) {
-        licensee.delegate(&[licence], secret.id()).await.unwrap();
-    }
+    let mut trio = Trio::register(&net).await;
     let honest = Container::new(Habits::default()).await;
     let cheat = Container::new(Habits { skips: true, ..Habits::default() }).await;
     let (provider, of_honest) = net.account("honest").await;
     net.register(&of_honest, NodeKind::Container, honest.id, endpoint(&honest.peer, 1)).await;
     let (_, of_cheat) = net.account("cheat").await;
     net.register(&of_cheat, NodeKind::Container, cheat.id, endpoint(&cheat.peer, 1)).await;
-
-    let members: Vec<Member> = secrets
-        .iter()
-        .zip(&accounts)
-        .map(|(secret, (wallet, _))| Member { node: secret.id(), signer: wallet.address() })
-        .collect();
-    let committee = committee_hash(&members.iter().map(|member| member.signer).collect::<Vec<_>>());
-    let genesis = net.params.epoch.at(now()).plus(2);
-    let governor = EpochSettlement::new(net.bank.clone(), net.epochs);
-    governor.bootstrap(genesis.0 - 1, committee, committee).await.unwrap();
-
-    let stop = CancellationToken::new();
-    let mut tasks = Vec::new();
-    let mut addrs = Vec::new();
-    let mut statuses = Vec::new();
-    for (at, ((secret, port), (wallet, settlement))) in secrets.iter().zip(&ports).zip(&accounts).enumerate() {
-        let node = CheckerNode::new(CheckerConfig {
-            dir: net.dir.path().join(format!("node-{at}")),
-            secret: secret.clone(),
-            listen: *port,
-            relay: None,
-            params: net.params.clone(),
-            table: table(),
-            ledger: net.ledger(settlement, wallet, genesis),
-            beacon: Arc::new(beacon(&net.params)),
-            first_committee: members.clone(),
-            evidence: EvidenceLimits::default(),
-        })
-        .await
-        .unwrap();
-        addrs.push(node.addr());
-        statuses.push(node.status());
-        let stopped = stop.clone();
-        tasks.push(tokio::spawn(async move { node.run(stopped).await.unwrap() }));
-    }
+    trio.start(&net, |honest, _| honest).await;
 
     // Slashed and jailed, and the honest one is not.
-    let deadline = tokio::time::Instant::now() + PATIENCE;
     while net.client.node(cheat.id).await.unwrap().unwrap().status != NodeStatus::Jailed {
-        let told = || statuses.iter().map(|status| status.borrow().problems.clone()).collect::<Vec<_>>();
-        assert!(tokio::time::Instant::now() < deadline, "the cheat is never jailed: {:?}", told());
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        trio.wait("the cheat to be jailed").await;
     }
+    let governor = &trio.governor;
     assert_eq!(net.client.node(honest.id).await.unwrap().unwrap().status, NodeStatus::Active);
 
     // What a final outcome grants can be claimed with what any Checker publishes. Another outcome may become final in
@@ -423,13 +461,16 @@ async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
     let peer = Peer::bind(PeerConfig::new(NodeSecret::generate(), loopback())).await.unwrap();
     let before = net.client.token_balance(provider.address()).await.unwrap();
     let claimed = loop {
-        assert!(tokio::time::Instant::now() < deadline, "the honest Container's reward can never be claimed");
+        trio.wait("the honest Container's reward").await;
         let (last, _) = governor.client().last_final().await.unwrap();
         let posted = governor.client().outcomes(0).await.unwrap()[&last];
         let hash = muster_core::ids::ContentHash(posted.outcome.data_hash);
-        let bytes = muster_checker::fetch(&peer, &addrs[0], hash, 1 << 24).await.unwrap();
+        let bytes = muster_checker::fetch(&peer, &trio.addrs[0], hash, 1 << 24).await.unwrap();
         let state = Published::decode(&bytes).unwrap().state;
-        assert!(state.leaves.iter().any(|leaf| leaf.account == owner.address()), "the licences' owner is rewarded");
+        assert!(
+            state.leaves.iter().any(|leaf| leaf.account == trio.owner.address()),
+            "the licences' owner is rewarded"
+        );
         let (place, leaf) = state.leaf(LeafKind::Container, &honest.id.0).expect("the honest Container is rewarded");
         assert!(state.leaf(LeafKind::Container, &cheat.id.0).is_none(), "the cheat is not");
         let leaves: Vec<_> = state.leaves.iter().map(muster_core::reward::RewardLeaf::hash).collect();
@@ -447,16 +488,13 @@ async fn the_contracts_pay_the_honest_and_jail_the_cheat() {
     // Anybody computes the first epoch again, and comes to the same.
     let archive = Archive {
         peer,
-        ledger: net.ledger(&accounts[0].1, &accounts[0].0, genesis),
+        ledger: net.ledger(&trio.accounts[0].1, &trio.accounts[0].0, trio.genesis),
         beacon: Arc::new(beacon(&net.params)),
         params: net.params.clone(),
         table: Arc::new(table()),
     };
-    let verification = archive.verify(genesis, |_, _| {}).await.unwrap();
+    let verification = archive.verify(trio.genesis, |_, _| {}).await.unwrap();
     assert!(verification.is_right(), "{:#?} on the chain, {:#?} here", verification.posted, verification.ours.outcome);
     assert!(verification.ran.iter().any(|(_, result)| *result == muster_core::reward::Reexecution::Bad));
-    stop.cancel();
-    for task in tasks {
-        task.await.unwrap();
-    }
+    trio.stop().await;
 }

@@ -14,7 +14,7 @@ use muster_checker::ledger::{LicenceOnChain, Snapshot};
 use muster_checker::{Beacon, BeaconError, Condemned, DisputedOutcome, Ledger, LedgerError};
 use muster_core::brain::checker::{Posted, SignedOutcome};
 use muster_core::epoch::{EpochNo, Seed};
-use muster_core::ids::{Address, ContentHash, NodeId};
+use muster_core::ids::{Address, ContentHash, LeaseId, NodeId};
 use muster_core::params::Params;
 use muster_core::reward::merkle::{self, Hash};
 use muster_core::reward::{ChainFacts, Outcome, SlashLeaf, committee_hash};
@@ -267,6 +267,10 @@ impl Ledger for Desk {
     fn slash(&self, leaf: SlashLeaf, proof: Vec<Hash>) -> BoxFuture<'_, Result<(), LedgerError>> {
         let made = self.town.answer(|books| self.try_slash(books, &leaf, &proof));
         async move { made }.boxed()
+    }
+
+    fn given_up(&self, _: NodeId, _: TimeMs) -> BoxFuture<'_, Result<Vec<LeaseId>, LedgerError>> {
+        async { Ok(Vec::new()) }.boxed()
     }
 
     fn disputed(&self) -> BoxFuture<'_, Result<Option<DisputedOutcome>, LedgerError>> {

@@ -40,6 +40,7 @@ pub(crate) fn params() -> Params {
         commit_until_bps: 7_500,
         reveal_until_bps: 8_500,
         liveness_every_ms: 1_000,
+        quality_every_ms: 1_000,
         liveness_seats: 3,
         committee_seats: 3,
         dispute_window_ms: 3_000,

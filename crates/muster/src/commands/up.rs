@@ -318,7 +318,7 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
     cx.output.note(&ready_text(cx, &running, begun.elapsed()));
     let watching = args.with_cheat.then(|| {
         let (cx, network) = (cx.clone(), running.network.clone());
-        tokio::spawn(async move { audited::cheat(&cx, &network).await })
+        tokio::spawn(async move { Box::pin(audited::cheat(&cx, &network)).await })
     });
     let mark = cx.dirs.at(RENTED);
     let rents = args.once || (!args.no_rental && !mark.exists());
