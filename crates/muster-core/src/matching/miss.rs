@@ -99,7 +99,7 @@ impl View {
         let place = region.map_or_else(String::new, |region| format!(" in {region}"));
         let miss = |reason, sentence| Some(Miss { busy: false, reason, sentence });
         if self.is_empty() {
-            return miss(None, "no Container is known here yet; try again once one has joined".to_owned());
+            return miss(None, "no Container takes work here just now: none has joined, or all of them are draining; try again in a moment".to_owned());
         }
         if self.ready(Class::Cpu, None) == 0 {
             let mut states: Vec<String> = self.idle.iter().map(|(state, count)| format!("{count} {state}")).collect();
