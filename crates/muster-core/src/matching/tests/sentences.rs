@@ -33,7 +33,10 @@ fn nearest_misses_read_well() {
     assert_eq!(miss.sentence, "every Container that fits is excluded by the demand");
     let miss = check(vec![container(1)], &|d| d.region = Some(region("eu")));
     assert_eq!(miss.sentence, "no Container in eu takes work now; those that do name no region");
-    assert_eq!(check(vec![], &|_| ()).sentence, "no Container takes work here just now: none has joined, or all of them are draining; try again in a moment");
+    assert_eq!(
+        check(vec![], &|_| ()).sentence,
+        "no Container takes work here just now: none has joined, or all of them are draining; try again in a moment"
+    );
     let offline = Provider { state: ContainerState::Offline, ..container(1) };
     assert_eq!(check(vec![offline], &|_| ()).sentence, "no Container takes work now: 1 offline");
     let (mut cores, mut memory) = (container(1), container(2));

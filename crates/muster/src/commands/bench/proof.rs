@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use muster_core::epoch::EpochParams;
 use muster_core::hardware::GpuModel;
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::proof::memory::{Pad, WalkKeys};
@@ -84,6 +85,8 @@ fn measure(proofs: u32) -> Result<Measured, Failure> {
         "verify_over_prove": verify.as_secs_f64() / prove_core_s,
         "prove_core_s_extrapolated": (prove_core_s * 10.0).round() / 10.0,
         "prove_card_s_extrapolated": prove_card_s,
+        "checked_percent": checked_percent(prove_card_s, |epoch| epoch.audit_bps),
+        "checked_percent_watched": checked_percent(prove_card_s, |epoch| epoch.audit_watched_bps),
         "core_steps_per_second": median(|one| one.steps_per_second).round(),
     });
     let parameters = json!({
@@ -95,6 +98,16 @@ fn measure(proofs: u32) -> Result<Measured, Failure> {
         "calibration_serial": table.serial, "calibration_uncertainty_percent": rates.uncertainty_percent,
     });
     Ok(("proof", parameters, figures))
+}
+
+/// How much of its time a Container's card spends on being tested, at production's parameters: each seat of its committee
+/// asks for a proof of its own. Questions whether it lives cost a frame a minute each, and are left out.
+fn checked_percent(prove_s: f64, share_bps: impl Fn(&EpochParams) -> u16) -> f64 {
+    let epoch = EpochParams::production();
+    let at_least = u128::from(epoch.epoch_ms) * 10_000 / u128::from(epoch.full_test_within_ms.max(1));
+    let share = f64::from(share_bps(&epoch).max(u16::try_from(at_least).unwrap_or(10_000))) / 10_000.0;
+    let epoch_s = Duration::from_millis(epoch.epoch_ms).as_secs_f64();
+    (share * f64::from(epoch.committee_seats) * prove_s / epoch_s * 10_000.0).round() / 100.0
 }
 
 fn points(ob: Ob) -> f64 {
