@@ -80,6 +80,13 @@ impl std::fmt::Debug for Wallet {
     }
 }
 
+impl Drop for Wallet {
+    fn drop(&mut self) {
+        // As far as a compiler lets it be erased: copies that it has made stay.
+        self.secret.non_secure_erase();
+    }
+}
+
 impl Wallet {
     /// A fresh random key.
     #[must_use]
