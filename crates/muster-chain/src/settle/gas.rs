@@ -5,7 +5,7 @@
 //! one: `contracts/snapshots` holds what the usual one takes.
 //!
 //! They count execution only. On a rollup gas also pays for the data on the chain below, by a price that changes: there
-//! the node is asked ([`TxSender::limits`](super::sender::TxSender::limits)).
+//! the node is asked (`GasLimits`).
 
 /// What a transaction costs before its first lease, with both checkpoints of votes that a movement of tokens may write.
 const OPEN_BASE: u64 = 250_000;

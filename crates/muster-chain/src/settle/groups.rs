@@ -13,7 +13,7 @@ use super::client::ChainClient;
 use super::gas;
 use super::outbox::State;
 use super::rpc::ClientError;
-use super::sender::{SendError, TxSender};
+use super::sender::{GasLimits, SendError, TxSender};
 use super::transaction::{Call, MinedTx, TxId, TxOutcome};
 use super::types::{ChainEvent, LeaseOnChain, LeaseStatus, OpenLease, SettleEntry, SettleResult, SkipReason};
 use crate::contracts::abi::{LeaseEscrow, MusterToken};
@@ -183,7 +183,9 @@ impl Core {
     }
 
     async fn open_fresh(&self, group: &[OpenLease]) -> Vec<Opened> {
-        if group.len() > 1 {
+        // Where nobody has to be asked for its gas, one lease goes the quick way as well.
+        let quick = self.sender.limits() == GasLimits::Computed && !group.is_empty();
+        if group.len() > 1 || quick {
             let keys = group.iter().map(open_key).collect();
             let batch = group.iter().map(|open| open.to_abi()).collect();
             let gas_limit = self.sender.limits().computed(gas::open_batch(group.len()));
@@ -191,7 +193,7 @@ impl Core {
             match self.sender.submit_many(keys, call).await.map_err(SettlementError::from).and_then(judge) {
                 Ok(mined) => return group.iter().map(|_| Ok(mined.tx)).collect(),
                 // One bad lease fails the whole group, and one that another group has just written down keeps its own
-                // record: each for itself, then.
+                // record: each for itself, then, and asked about beforehand.
                 Err(
                     SettlementError::Failed { .. }
                     | SettlementError::Send(SendError::WouldFail(_) | SendError::KeyReused { .. }),

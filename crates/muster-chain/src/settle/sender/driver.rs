@@ -141,9 +141,28 @@ impl Driver {
         }
     }
 
-    /// Sorts submits: known intents get their outcome or wait for it, new ones are prepared, or written at once where
+    /// Takes submits: known intents get their outcome or wait for it, new ones are prepared, or written at once where
     /// nothing has to be asked for them.
-    async fn accept(&mut self, commands: Vec<Command>) -> Result<(), SendError> {
+    async fn accept(&mut self, mut commands: Vec<Command>) -> Result<(), SendError> {
+        while !commands.is_empty() {
+            let fresh = self.sort(commands)?;
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            let Some(needs) = self.needs_known(&fresh) else {
+                self.steps.push(Box::pin(prepare(Arc::clone(&self.inner), fresh)));
+                return Ok(());
+            };
+            self.prepared(&fresh);
+            self.write(fresh, needs).await?;
+            // Who came with one of these intents once more finds it written now.
+            commands = std::mem::take(&mut self.deferred);
+        }
+        Ok(())
+    }
+
+    /// Answers or keeps who asks for what is known already, and gives back the others.
+    fn sort(&mut self, commands: Vec<Command>) -> Result<Vec<Command>, SendError> {
         let mut fresh = Vec::new();
         for command in commands {
             if command.keys.iter().any(|key| self.preparing.contains(key)) {
@@ -163,15 +182,7 @@ impl Driver {
                 }
             }
         }
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        let Some(needs) = self.needs_known(&fresh) else {
-            self.steps.push(Box::pin(prepare(Arc::clone(&self.inner), fresh)));
-            return Ok(());
-        };
-        self.prepared(&fresh);
-        self.write(fresh, needs).await
+        Ok(fresh)
     }
 
     /// What these intents need, where it is known without asking: who may not be able to pay is asked about.
