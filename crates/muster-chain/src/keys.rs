@@ -9,11 +9,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address as EvmAddress, B256, Signature};
 use alloy::signers::k256::elliptic_curve::rand_core::OsRng;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::signers::{Signature, SignerSync};
 use muster_core::ids::Address;
+use secp256k1::ecdsa::RecoveryId;
+use secp256k1::{Message, PublicKey, SECP256K1, SecretKey};
 
 use crate::convert::from_evm;
 
@@ -64,9 +65,13 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> KeyError + '_ {
 }
 
 /// A secp256k1 key of an account (a wallet, or a lease's session key). `Debug` shows the address only.
+///
+/// It signs by libsecp256k1, which the EVM links anyway: a lease takes a key of its own, and a pure Rust implementation
+/// takes several times as long for it and for each signature.
 #[derive(Clone)]
 pub struct Wallet {
-    pub(crate) signer: PrivateKeySigner,
+    secret: SecretKey,
+    address: Address,
 }
 
 impl std::fmt::Debug for Wallet {
@@ -75,11 +80,23 @@ impl std::fmt::Debug for Wallet {
     }
 }
 
+impl Drop for Wallet {
+    fn drop(&mut self) {
+        // As far as a compiler lets it be erased: copies that it has made stay.
+        self.secret.non_secure_erase();
+    }
+}
+
 impl Wallet {
     /// A fresh random key.
     #[must_use]
     pub fn random() -> Self {
-        Self { signer: PrivateKeySigner::random() }
+        loop {
+            // All but one in 2^128 are keys.
+            if let Ok(wallet) = Self::from_secret(rand::random()) {
+                return wallet;
+            }
+        }
     }
 
     /// A key from 64 hex digits, with or without `0x`.
@@ -99,25 +116,31 @@ impl Wallet {
     /// # Errors
     /// Zero, or not below the curve's order.
     pub fn from_secret(secret: [u8; 32]) -> Result<Self, KeyError> {
-        let signer = PrivateKeySigner::from_bytes(&B256::from(secret)).map_err(|_| KeyError::NotAKey)?;
-        Ok(Self { signer })
+        let secret = SecretKey::from_byte_array(secret).map_err(|_| KeyError::NotAKey)?;
+        let public = PublicKey::from_secret_key(SECP256K1, &secret).serialize_uncompressed();
+        // The first byte only says that the point is not compressed.
+        let address = from_evm(EvmAddress::from_raw_public_key(&public[1..]));
+        Ok(Self { secret, address })
     }
 
     /// The secret, for a file of mode 0600 that nobody else reads.
     #[must_use]
     pub fn secret(&self) -> [u8; 32] {
-        self.signer.to_bytes().0
+        self.secret.secret_bytes()
     }
 
     /// The account's address.
     #[must_use]
     pub fn address(&self) -> Address {
-        from_evm(self.signer.address())
+        self.address
     }
 
     /// Signs a 32-byte digest.
     pub(crate) fn sign(&self, digest: B256) -> Signature {
-        self.signer.sign_hash_sync(&digest).expect("signing a digest with a valid key cannot fail")
+        let signed = SECP256K1.sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.secret);
+        let (recovery, bytes) = signed.serialize_compact();
+        let odd = matches!(recovery, RecoveryId::One | RecoveryId::Three);
+        Signature::from_bytes_and_parity(&bytes, odd)
     }
 
     /// Writes the key as an encrypted keystore of mode 0600; an existing file is never overwritten.
@@ -170,7 +193,7 @@ impl Wallet {
                 KeyError::NotAKeystore { path: path.to_owned(), what: text }
             }
         })?;
-        Ok(Self { signer: secret })
+        Self::from_secret(secret.to_bytes().0)
     }
 }
 

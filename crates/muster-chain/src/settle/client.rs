@@ -140,10 +140,17 @@ impl ChainClient {
         &self.inner.rpc
     }
 
-    /// Hash of the genesis block: tells a chain that was begun anew from the one before.
-    pub(crate) async fn genesis_hash(&self) -> Result<B256, ClientError> {
-        let block: Value = self.inner.rpc.ask("eth_getBlockByNumber", json!(["0x0", false])).await?;
-        self.inner.rpc.decode("eth_getBlockByNumber", block["hash"].clone())
+    /// Hash of the genesis block, which tells a chain that was begun anew from the one before, and whether the node is
+    /// an embedded chain, as it says itself.
+    pub(crate) async fn genesis(&self) -> Result<(B256, bool), ClientError> {
+        let (block, version) = ("eth_getBlockByNumber", "web3_clientVersion");
+        let asked = vec![(block, json!(["0x0", false])), (version, json!([]))];
+        let mut answers = self.inner.rpc.ask_all(asked).await?.into_iter();
+        let missing = || self.inner.rpc.bad_answer(block, "too few answers".to_owned());
+        let genesis = answers.next().unwrap_or_else(|| Err(missing()))?;
+        // Nodes need not say what they are.
+        let is_embedded = matches!(answers.next(), Some(Ok(Value::String(name))) if is_embedded(&name));
+        Ok((self.inner.rpc.decode(block, genesis["hash"].clone())?, is_embedded))
     }
 
     /// Number of the latest block.
@@ -375,6 +382,11 @@ impl ChainClient {
         let value: Value = self.inner.rpc.ask(method, params).await?;
         returned::<C>(&self.inner.rpc, value)
     }
+}
+
+/// Whether a node calls itself an embedded chain.
+fn is_embedded(version: &str) -> bool {
+    version.starts_with("muster/") && version.ends_with("/embedded")
 }
 
 fn request<C: SolCall>(to: Address, call: &C) -> (&'static str, Value) {

@@ -10,9 +10,10 @@ use muster_core::units::TokenAmount;
 use muster_core::voucher::SignedVoucher;
 
 use super::client::ChainClient;
+use super::gas;
 use super::outbox::State;
 use super::rpc::ClientError;
-use super::sender::{SendError, TxSender};
+use super::sender::{GasLimits, SendError, TxSender};
 use super::transaction::{Call, MinedTx, TxId, TxOutcome};
 use super::types::{ChainEvent, LeaseOnChain, LeaseStatus, OpenLease, SettleEntry, SettleResult, SkipReason};
 use crate::contracts::abi::{LeaseEscrow, MusterToken};
@@ -182,14 +183,17 @@ impl Core {
     }
 
     async fn open_fresh(&self, group: &[OpenLease]) -> Vec<Opened> {
-        if group.len() > 1 {
+        // Where nobody has to be asked for its gas, one lease goes the quick way as well.
+        let quick = self.sender.limits() == GasLimits::Computed && !group.is_empty();
+        if group.len() > 1 || quick {
             let keys = group.iter().map(open_key).collect();
             let batch = group.iter().map(|open| open.to_abi()).collect();
-            let call = self.escrow(&LeaseEscrow::openBatchCall { batch });
+            let gas_limit = self.sender.limits().computed(gas::open_batch(group.len()));
+            let call = Call { gas_limit, ..self.escrow(&LeaseEscrow::openBatchCall { batch }) };
             match self.sender.submit_many(keys, call).await.map_err(SettlementError::from).and_then(judge) {
                 Ok(mined) => return group.iter().map(|_| Ok(mined.tx)).collect(),
                 // One bad lease fails the whole group, and one that another group has just written down keeps its own
-                // record: each for itself, then.
+                // record: each for itself, then, and asked about beforehand.
                 Err(
                     SettlementError::Failed { .. }
                     | SettlementError::Send(SendError::WouldFail(_) | SendError::KeyReused { .. }),
@@ -286,7 +290,9 @@ impl Core {
     /// Settles all of them in one transaction that these keys name.
     async fn settle_under(&self, entries: &[SettleEntry], keys: Vec<String>) -> Result<Vec<Settled>, SettlementError> {
         let packed: Vec<u8> = entries.iter().flat_map(|entry| pack(entry.lease, entry.voucher.as_ref())).collect();
-        let call = self.escrow(&LeaseEscrow::settleBatchCall { packed: Bytes::from(packed) });
+        // An entry that cannot be settled is skipped, so that there is nothing to find out beforehand.
+        let gas_limit = self.sender.limits().computed(gas::settle_batch(entries.len()));
+        let call = Call { gas_limit, ..self.escrow(&LeaseEscrow::settleBatchCall { packed: Bytes::from(packed) }) };
         let mined = judge(self.sender.submit_many(keys, call).await?)?;
         Ok(self.settled(entries, &mined).await)
     }

@@ -11,6 +11,7 @@
 
 mod batcher;
 mod client;
+mod gas;
 mod groups;
 mod operations;
 mod outbox;

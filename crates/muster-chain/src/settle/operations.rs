@@ -19,8 +19,8 @@ use crate::contracts::abi::{LeaseEscrow, MusterToken, Registry};
 use crate::convert::{lease_word, node_word, to_evm};
 
 /// Leases in one transaction: its gas stays far below any chain's limit for one transaction.
-const OPEN_GROUP_MAX: usize = 60;
-const SETTLE_GROUP_MAX: usize = 100;
+pub(super) const OPEN_GROUP_MAX: usize = 60;
+pub(super) const SETTLE_GROUP_MAX: usize = 100;
 /// Groups under way at a time.
 const LANES_MAX: usize = 3;
 /// Everything an account does with the network's contracts. Clones share it.

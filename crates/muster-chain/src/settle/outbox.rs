@@ -116,6 +116,10 @@ impl StoredCall {
         Self { to: call.to, data: call.data.clone().into(), value_wei: call.value_wei }
     }
 
+    pub(crate) fn value_wei(&self) -> u128 {
+        self.value_wei
+    }
+
     pub(crate) fn to_call(&self) -> Call {
         Call { to: self.to, data: self.data.to_vec(), value_wei: self.value_wei, gas_limit: None }
     }

@@ -1,7 +1,7 @@
 //! Sending transactions with care.
 //!
 //! [`TxSender`] is the handle that others hold; [`TxSender::run`] is the one task that owns nonces.
-//! An intent goes through: asked (its gas estimated, fees known) → written, signed, to the outbox with
+//! An intent goes through: asked (its gas estimated, fees known; not asked again for what is known) → written, signed, to the outbox with
 //! its nonce → sent → in a block. What was written is sent until the chain has decided, across
 //! restarts; what the chain refuses before that was never written, and cost no nonce.
 
@@ -52,6 +52,25 @@ impl Default for SenderConfig {
             stuck_after: Duration::from_secs(45),
             displaced_after: Duration::from_secs(60),
             fee_max: 1_000_000_000_000,
+        }
+    }
+}
+
+/// Where the gas limits of groups come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GasLimits {
+    /// From what they hold: on the embedded chain, whose gas is execution and nothing else.
+    Computed,
+    /// From the node: elsewhere gas may also pay for the data on another chain (Arbitrum), or be counted by other rules.
+    Estimated,
+}
+
+impl GasLimits {
+    /// The limit of a call whose worst case is known; `None` has the node asked.
+    pub(crate) const fn computed(self, limit: u64) -> Option<u64> {
+        match self {
+            Self::Computed => Some(limit),
+            Self::Estimated => None,
         }
     }
 }
@@ -137,6 +156,7 @@ pub(crate) struct Inner {
     pub(crate) client: ChainClient,
     pub(crate) outbox: Outbox,
     pub(crate) config: SenderConfig,
+    limits: GasLimits,
     receiver: Mutex<Option<mpsc::Receiver<Command>>>,
 }
 
@@ -151,12 +171,13 @@ impl TxSender {
         client: ChainClient,
         config: SenderConfig,
     ) -> Result<Self, SendError> {
-        let owner =
-            Owner { account: wallet.address(), chain_id: client.chain_id(), genesis: client.genesis_hash().await? };
+        let (genesis, is_embedded) = client.genesis().await?;
+        let limits = if is_embedded { GasLimits::Computed } else { GasLimits::Estimated };
+        let owner = Owner { account: wallet.address(), chain_id: client.chain_id(), genesis };
         let outbox = Outbox::open(dir, &owner)?;
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let receiver = Mutex::new(Some(receiver));
-        Ok(Self { inner: Arc::new(Inner { wallet, client, outbox, config, receiver }), commands })
+        Ok(Self { inner: Arc::new(Inner { wallet, client, outbox, config, limits, receiver }), commands })
     }
 
     /// The account.
@@ -175,6 +196,11 @@ impl TxSender {
     #[must_use]
     pub fn client(&self) -> &ChainClient {
         &self.inner.client
+    }
+
+    /// Where the gas limits of groups come from on this chain.
+    pub(crate) fn limits(&self) -> GasLimits {
+        self.inner.limits
     }
 
     /// Carries out what is submitted, beginning with what an earlier run left, until `shutdown` is

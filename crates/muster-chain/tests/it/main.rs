@@ -7,6 +7,7 @@ mod differential;
 mod epochs;
 mod flaky;
 mod folder;
+mod gas;
 mod keystores;
 mod programs;
 mod rpc;

@@ -180,7 +180,7 @@ struct StdioState {
     tries: u32,
 }
 
-/// Whether somebody beside this process and its person sees the effect, or nothing comes after it.
+/// Whether somebody beside this process and its person sees the effect.
 const fn reaches_others(effect: &Effect) -> bool {
     !matches!(
         effect,
@@ -190,6 +190,7 @@ const fn reaches_others(effect: &Effect) -> bool {
             | Effect::NowRunning
             | Effect::NowEnded
             | Effect::Complaint(_)
+            | Effect::Finished
     )
 }
 
@@ -234,7 +235,7 @@ impl Driver {
             self.flush().await?;
             self.tell_work_over();
             if self.finished {
-                self.keep().await?;
+                self.keep_last().await?;
                 return Ok(RentalEnd::Finished);
             }
             if self.state.needs.is_some() && self.renter.ledger().consumer().is_none() && self.only_chain_left() {
@@ -355,6 +356,15 @@ impl Driver {
         if std::mem::take(&mut self.dirty) { self.save().await } else { Ok(()) }
     }
 
+    /// Writes the last state. That the chain has closed the lease is found out again where a machine fails before it is
+    /// on the disk; that a lease was given up is not.
+    async fn keep_last(&mut self) -> Result<(), RentalError> {
+        if !std::mem::take(&mut self.dirty) {
+            return Ok(());
+        }
+        self.write(self.lease_now().phase != Phase::Closed).await
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Save => self.dirty = true,
@@ -400,14 +410,20 @@ impl Driver {
     /// Writes the record; durable when this returns. A full disk may be a matter of seconds; beyond that nothing may
     /// be done, because what is done must be written first.
     pub(super) async fn save(&mut self) -> Result<(), RentalError> {
+        self.write(true).await
+    }
+
+    async fn write(&mut self, wait: bool) -> Result<(), RentalError> {
         self.state.rented = self.brain.rented().clone();
         self.state.out_seen = self.pipes.seen().of(muster_wire::message::stdio::Stream::Out);
         self.state.err_seen = self.pipes.seen().of(muster_wire::message::stdio::Stream::Err);
         let mut tries = 0;
         loop {
             let (file, state) = (Arc::clone(&self.file), self.state.clone());
-            let saved =
-                tokio::task::spawn_blocking(move || file.lock().unwrap_or_else(PoisonError::into_inner).save(state));
+            let saved = tokio::task::spawn_blocking(move || {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                if wait { file.save(state) } else { file.save_soon(state) }
+            });
             let result = saved.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
             match result {
                 Ok(()) => return Ok(()),

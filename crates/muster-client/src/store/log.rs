@@ -72,8 +72,9 @@ impl Log {
         Ok((Self { path: path.to_owned(), file, len: good, head }, plan, state))
     }
 
-    /// Adds a state; it is on the disk when this returns.
-    pub(crate) fn append<S: Serialize>(&mut self, state: &S) -> Result<(), StoreError> {
+    /// Adds a state; it is on the disk when this returns, or, where it is not to be waited for, some time later: it
+    /// outlives this process, and not a machine that fails meanwhile.
+    pub(crate) fn append<S: Serialize>(&mut self, state: &S, wait: bool) -> Result<(), StoreError> {
         let mut line = Vec::new();
         push_line(&mut line, &Line::<(), &S>::State(state));
         if self.len.saturating_add(len_of(&line)) > REWRITE_BYTES {
@@ -84,7 +85,8 @@ impl Log {
             self.len = len_of(&whole);
             return Ok(());
         }
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        let sync = |file: &File| if wait { file.sync_data() } else { Ok(()) };
+        let written = self.file.write_all(&line).and_then(|()| sync(&self.file));
         if let Err(reason) = written {
             // Half a line must not stand in front of the next one.
             let cut = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::End(0)));
@@ -190,7 +192,7 @@ mod tests {
     fn filled(path: &Path) {
         let mut log = Log::create(path, &"plan", &0u64).unwrap();
         for n in 1..=3u64 {
-            log.append(&n).unwrap();
+            log.append(&n, true).unwrap();
         }
     }
 
@@ -201,8 +203,19 @@ mod tests {
         filled(&path);
         let (mut log, plan, state) = Log::open::<String, u64>(&path).unwrap();
         assert_eq!((plan.as_str(), state), ("plan", 3));
-        log.append(&4u64).unwrap();
+        log.append(&4u64, true).unwrap();
         assert_eq!(read::<String, u64>(&path).unwrap(), ("plan".to_owned(), 4));
+    }
+
+    #[test]
+    fn a_state_that_nobody_waits_for_is_there_for_others_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        let mut log = Log::create(&path, &"plan", &0u64).unwrap();
+        log.append(&1u64, false).unwrap();
+        assert_eq!(read::<String, u64>(&path).unwrap().1, 1);
+        log.append(&2u64, true).unwrap();
+        assert_eq!(read::<String, u64>(&path).unwrap().1, 2);
     }
 
     #[test]
@@ -216,7 +229,7 @@ mod tests {
             fs::write(&path, &whole[..cut]).unwrap();
             let (mut log, _, state) = Log::open::<String, u64>(&path).unwrap();
             assert_eq!(state, 2, "cut at {cut}");
-            log.append(&9u64).unwrap();
+            log.append(&9u64, true).unwrap();
             assert_eq!(read::<String, u64>(&path).unwrap().1, 9);
         }
     }
@@ -252,7 +265,7 @@ mod tests {
         let state = "x".repeat(100 * 1024);
         let mut log = Log::create(&path, &"plan", &state).unwrap();
         for n in 0..20u32 {
-            log.append(&format!("{state}{n}")).unwrap();
+            log.append(&format!("{state}{n}"), true).unwrap();
         }
         assert!(fs::metadata(&path).unwrap().len() <= REWRITE_BYTES);
         assert!(read::<String, String>(&path).unwrap().1.ends_with("x19"));

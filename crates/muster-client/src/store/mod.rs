@@ -351,9 +351,21 @@ impl LeaseFile {
     /// # Errors
     /// It cannot be written; what was written before stays.
     pub fn save(&mut self, state: LeaseState) -> Result<(), StoreError> {
+        self.write(state, true)
+    }
+
+    /// Writes a state down that can be found out again: it outlives this process, but nobody waits for the disk.
+    ///
+    /// # Errors
+    /// It cannot be written; what was written before stays.
+    pub fn save_soon(&mut self, state: LeaseState) -> Result<(), StoreError> {
+        self.write(state, false)
+    }
+
+    fn write(&mut self, state: LeaseState, wait: bool) -> Result<(), StoreError> {
         if state != self.record.state {
             tell_steps(self.watcher.as_ref(), When::Before, Some(&self.record.state), &state);
-            self.log.append(&state)?;
+            self.log.append(&state, wait)?;
             let before = std::mem::replace(&mut self.record.state, state);
             tell_steps(self.watcher.as_ref(), When::After, Some(&before), &self.record.state);
         }

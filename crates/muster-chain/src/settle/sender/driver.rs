@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::receipt::{Receipt, remembered};
-use super::stages::{Looks, Needs, SendAnswer, Step, look, prepare, send};
+use super::stages::{Account, Looks, Needs, SendAnswer, Step, look, prepare, send};
 use super::{Answer, Command, Inner, SendError};
 use crate::settle::outbox::{Record, State, StoredCall};
 use crate::settle::rpc::ClientError;
@@ -19,6 +19,8 @@ use crate::settle::transaction::{Fees, TxOutcome, sign};
 
 /// Intents that are prepared and signed together, and transactions that are sent or looked for at once.
 const GROUP_MAX: usize = 64;
+/// What the chain said of balance and fees counts for so long: intents that need nothing else are not asked about.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// Looks in a row that must agree before a transaction counts as displaced.
 const DISPLACED_LOOKS: u32 = 5;
 /// Replacements of one transaction, at most.
@@ -45,6 +47,8 @@ pub(super) struct Driver {
     inner: Arc<Inner>,
     next_nonce: u64,
     in_flight: BTreeMap<u64, InFlight>,
+    /// What the chain said last of the account, and when; the balance less what was spent since.
+    known: Option<(Instant, Account)>,
     /// Keys of intents that are being prepared, and submits that wait for one of them.
     preparing: BTreeSet<String>,
     deferred: Vec<Command>,
@@ -66,6 +70,7 @@ impl Driver {
         let mut driver = Self {
             next_nonce: next_in_outbox.max(on_chain.to()),
             in_flight: BTreeMap::new(),
+            known: None,
             preparing: BTreeSet::new(),
             deferred: Vec::new(),
             steps: FuturesUnordered::new(),
@@ -116,7 +121,7 @@ impl Driver {
                     if count == 0 {
                         return Ok(());
                     }
-                    self.accept(std::mem::take(&mut group))?;
+                    self.accept(std::mem::take(&mut group)).await?;
                 }
                 () = tokio::time::sleep_until(self.look_at), if !self.in_flight.is_empty() => self.tick(),
             }
@@ -136,8 +141,28 @@ impl Driver {
         }
     }
 
-    /// Sorts submits: known intents get their outcome or wait for it, new ones are prepared.
-    fn accept(&mut self, commands: Vec<Command>) -> Result<(), SendError> {
+    /// Takes submits: known intents get their outcome or wait for it, new ones are prepared, or written at once where
+    /// nothing has to be asked for them.
+    async fn accept(&mut self, mut commands: Vec<Command>) -> Result<(), SendError> {
+        while !commands.is_empty() {
+            let fresh = self.sort(commands)?;
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            let Some(needs) = self.needs_known(&fresh) else {
+                self.steps.push(Box::pin(prepare(Arc::clone(&self.inner), fresh)));
+                return Ok(());
+            };
+            self.prepared(&fresh);
+            self.write(fresh, needs).await?;
+            // Who came with one of these intents once more finds it written now.
+            commands = std::mem::take(&mut self.deferred);
+        }
+        Ok(())
+    }
+
+    /// Answers or keeps who asks for what is known already, and gives back the others.
+    fn sort(&mut self, commands: Vec<Command>) -> Result<Vec<Command>, SendError> {
         let mut fresh = Vec::new();
         for command in commands {
             if command.keys.iter().any(|key| self.preparing.contains(key)) {
@@ -157,10 +182,27 @@ impl Driver {
                 }
             }
         }
-        if !fresh.is_empty() {
-            self.steps.push(Box::pin(prepare(Arc::clone(&self.inner), fresh)));
+        Ok(fresh)
+    }
+
+    /// What these intents need, where it is known without asking: who may not be able to pay is asked about.
+    fn needs_known(&self, commands: &[Command]) -> Option<Needs> {
+        let (_, account) = self.known.filter(|(at, _)| at.elapsed() < KNOWN_FOR)?;
+        let mut cost = self.reserved_wei();
+        let mut gas_limits = Vec::with_capacity(commands.len());
+        for command in commands {
+            let gas_limit = command.call.gas_limit?;
+            cost = cost.saturating_add(cost_wei(gas_limit, account.fees, command.call.value_wei));
+            gas_limits.push(Ok(gas_limit));
         }
-        Ok(())
+        (cost <= account.balance_wei).then_some(Needs { gas_limits, account })
+    }
+
+    /// Nobody has to wait for these intents' preparation any more.
+    fn prepared(&mut self, commands: &[Command]) {
+        for key in commands.iter().flat_map(|command| &command.keys) {
+            self.preparing.remove(key);
+        }
     }
 
     fn attach(&mut self, command: Command, record: &Record) {
@@ -180,18 +222,20 @@ impl Driver {
     async fn act(&mut self, step: Step) -> Result<(), SendError> {
         match step {
             Step::Prepared { commands, needs } => {
-                for key in commands.iter().flat_map(|command| &command.keys) {
-                    self.preparing.remove(key);
-                }
+                self.prepared(&commands);
                 let result = match needs {
-                    Ok(needs) => self.write(commands, needs).await,
+                    Ok(needs) => {
+                        self.known = Some((Instant::now(), needs.account));
+                        self.write(commands, needs).await
+                    }
                     Err(error) => {
                         commands.into_iter().for_each(|c| c.answer(Err(SendError::Client(error.clone()))));
                         Ok(())
                     }
                 };
+                result?;
                 let deferred = std::mem::take(&mut self.deferred);
-                result.and_then(|()| self.accept(deferred))
+                self.accept(deferred).await
             }
             Step::Sent { nonces, answers } => self.sent(&nonces, answers),
             Step::Looked { looks } => {
@@ -203,9 +247,10 @@ impl Driver {
 
     /// Gives each intent its nonce, signs, and writes them all durably; only then they are sent.
     async fn write(&mut self, commands: Vec<Command>, needs: Needs) -> Result<(), SendError> {
+        let Needs { gas_limits, account: Account { balance_wei, chain_nonce, fees } } = needs;
         let mut committed = self.reserved_wei();
         let mut accepted = Vec::with_capacity(commands.len());
-        for (command, gas_limit) in commands.into_iter().zip(needs.gas_limits) {
+        for (command, gas_limit) in commands.into_iter().zip(gas_limits) {
             let gas_limit = match gas_limit {
                 Ok(gas_limit) => gas_limit,
                 Err(error) => {
@@ -213,11 +258,10 @@ impl Driver {
                     continue;
                 }
             };
-            let cost = u128::from(gas_limit).saturating_mul(needs.fees.max_fee).saturating_add(command.call.value_wei);
-            let need_wei = committed.saturating_add(cost);
-            if need_wei > needs.balance_wei {
+            let need_wei = committed.saturating_add(cost_wei(gas_limit, fees, command.call.value_wei));
+            if need_wei > balance_wei {
                 let account = self.inner.wallet.address();
-                command.answer(Err(SendError::InsufficientFunds { account, have_wei: needs.balance_wei, need_wei }));
+                command.answer(Err(SendError::InsufficientFunds { account, have_wei: balance_wei, need_wei }));
                 continue;
             }
             committed = need_wei;
@@ -227,10 +271,9 @@ impl Driver {
             return Ok(());
         }
         // Past what the chain has seen: the wallet may have been used elsewhere in between.
-        self.next_nonce = self.next_nonce.max(needs.chain_nonce);
+        self.next_nonce = self.next_nonce.max(chain_nonce);
         let first = self.next_nonce;
         let inner = Arc::clone(&self.inner);
-        let fees = needs.fees;
         let written = tokio::task::spawn_blocking(move || sign_and_write(&inner, first, fees, accepted)).await;
         let (records, replies) = match written {
             Ok(Ok(written)) => written,
@@ -253,11 +296,7 @@ impl Driver {
 
     /// The most that the transactions in flight can still take from the account.
     fn reserved_wei(&self) -> u128 {
-        self.in_flight.values().fold(0, |sum, flight| {
-            let max_fee = flight.record.attempts.last().map_or(0, |attempt| attempt.fees.max_fee);
-            let value = flight.record.call.as_ref().map_or(0, |call| call.to_call().value_wei);
-            u128::from(flight.record.gas_limit).saturating_mul(max_fee).saturating_add(value).saturating_add(sum)
-        })
+        self.in_flight.values().fold(0, |sum, flight| reserved_wei(&flight.record).saturating_add(sum))
     }
 
     /// Sends the newest attempts of these nonces.
@@ -320,6 +359,10 @@ impl Driver {
         let mut done = Vec::new();
         for (nonce, receipt) in receipts {
             let Some(mut flight) = self.in_flight.remove(&nonce) else { continue };
+            if let Some((_, known)) = &mut self.known {
+                // The most that it can have taken; the next question tells what it took.
+                known.balance_wei = known.balance_wei.saturating_sub(reserved_wei(&flight.record));
+            }
             flight.record.finish(receipt.state());
             done.push((flight, Some(receipt)));
         }
@@ -414,6 +457,8 @@ impl Driver {
         for nonce in nonces {
             let Some(mut flight) = self.in_flight.remove(&nonce) else { continue };
             tracing::warn!(%account, nonce, "a transaction was displaced by one that was not sent from here");
+            // What the other one took is not known here.
+            self.known = None;
             flight.record.finish(State::Superseded);
             self.inner.outbox.put([&flight.record])?;
             for (_, waiter) in flight.waiters {
@@ -452,6 +497,17 @@ impl Driver {
         self.send(vec![chain_nonce]);
         Ok(())
     }
+}
+
+/// The most that a transaction can take from its account.
+fn cost_wei(gas_limit: u64, fees: Fees, value_wei: u128) -> u128 {
+    u128::from(gas_limit).saturating_mul(fees.max_fee).saturating_add(value_wei)
+}
+
+/// The most that the newest attempt of a record can take.
+fn reserved_wei(record: &Record) -> u128 {
+    let value_wei = record.call.as_ref().map_or(0, StoredCall::value_wei);
+    record.attempts.last().map_or(value_wei, |attempt| cost_wei(record.gas_limit, attempt.fees, value_wei))
 }
 
 type Written = (Vec<Record>, Vec<oneshot::Sender<Answer>>);

@@ -11,10 +11,16 @@ use crate::convert::to_evm;
 use crate::settle::rpc::ClientError;
 use crate::settle::transaction::{Fees, TxId};
 
-/// What an intent needs before it can be signed.
+/// What intents need before they can be signed.
 #[derive(Debug)]
 pub(super) struct Needs {
     pub(super) gas_limits: Vec<Result<u64, SendError>>,
+    pub(super) account: Account,
+}
+
+/// What the chain said of the account and of the going fees.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Account {
     pub(super) balance_wei: u128,
     pub(super) chain_nonce: u64,
     pub(super) fees: Fees,
@@ -79,7 +85,8 @@ async fn ask_needs(inner: &Inner, commands: &[Command]) -> Result<Needs, ClientE
             None => estimated(next().and_then(|value| rpc.decode::<U64>("eth_estimateGas", value))),
         });
     }
-    Ok(Needs { gas_limits, balance_wei: balance.saturating_to(), chain_nonce: chain_nonce.to(), fees })
+    let account = Account { balance_wei: balance.saturating_to(), chain_nonce: chain_nonce.to(), fees };
+    Ok(Needs { gas_limits, account })
 }
 
 /// Gas on top of every estimate: a slot or two that another transaction has cleared, or a new second has opened, by the
