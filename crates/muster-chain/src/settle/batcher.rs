@@ -120,7 +120,10 @@ mod tests {
     use super::*;
 
     /// A carrier that takes so long for a group, and the sizes of the groups that it has carried.
-    fn batcher(trip: Duration) -> (Arc<Batcher<u32, u32>>, Arc<Mutex<Vec<usize>>>) {
+    /// How many were in each group.
+    type Sizes = Arc<Mutex<Vec<usize>>>;
+
+    fn batcher(trip: Duration) -> (Arc<Batcher<u32, u32>>, Sizes) {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&sizes);
         let carrier: Carrier<u32, u32> = Arc::new(move |items| {

@@ -79,6 +79,7 @@ async fn the_limit_of_a_group_of_any_size_is_a_fifth_above_what_it_takes() {
             wanted.push(OpenLease {
                 salt: bytes,
                 container: NodeId([1 + u8::from(n % 2 == 0); 32]),
+                indexer: NodeId([0x1d; 32]),
                 session_key: session.address(),
                 deposit: tokens(1),
                 rate_per_second: TokenAmount(1_000),
