@@ -8,7 +8,7 @@ build_release >&2
 muster=$(target_dir)/release/muster
 
 failed=()
-for name in match chain lease job idle proof gpu; do
+for name in match chain lease job idle proof gpu epoch; do
   say "bench $name"
   "$muster" bench "$name" "$@" || failed+=("$name")
 done

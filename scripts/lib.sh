@@ -71,5 +71,6 @@ need_toolchains() {
 # build_release: the one binary, from contracts to link.
 build_release() {
   contracts/build.sh
-  cargo build --release --locked -p muster
+  # The features of the whole workspace, as every other command resolves them: nothing is compiled twice.
+  cargo build --release --locked --workspace --bin muster
 }
