@@ -24,6 +24,8 @@ const SLACK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Slot {
     adapter: u32,
+    /// The processor in place of a card: opened when it is needed, since an open one holds 64 MiB of the machine's memory.
+    software: bool,
     /// An opened card without a pad: it holds next to none of the memory that leases use.
     ready: Mutex<Option<CardProver>>,
 }
@@ -48,7 +50,8 @@ impl Cards {
     /// The child cannot be started, or does not answer.
     pub fn of(exe: &Path, environment: Vec<(OsString, OsString)>, offered: &[Gpu]) -> Result<Self, ProveError> {
         let mut adapters = CardProver::start(exe, &environment)?.adapters(OPEN_WITHIN)?;
-        let processor = adapters.last().map_or(0, |adapter| adapter.index);
+        let processor = adapters.iter().find(|adapter| adapter.software).or(adapters.last());
+        let processor = processor.map_or(0, |adapter| adapter.index);
         let mut slots = Vec::with_capacity(offered.len().max(1));
         for card in offered {
             let same = |name: &str| GpuModel::new(name).is_ok_and(|model| model == card.model);
@@ -57,10 +60,10 @@ impl Cards {
             if place.is_none() {
                 warn!(model = %card.model, "no adapter of this machine is such a card: the processor proves in its place");
             }
-            slots.push(Slot { adapter, ready: Mutex::new(None) });
+            slots.push(Slot { adapter, software: place.is_none(), ready: Mutex::new(None) });
         }
         if slots.is_empty() {
-            slots.push(Slot { adapter: processor, ready: Mutex::new(None) });
+            slots.push(Slot { adapter: processor, software: true, ready: Mutex::new(None) });
         }
         let cards = Self(Arc::new(Inner { exe: exe.to_owned(), environment, slots }));
         (0..cards.0.slots.len()).for_each(|card| cards.prepare(card));
@@ -75,6 +78,9 @@ impl Cards {
 
     /// Opens a card for its next proof, in the background.
     fn prepare(&self, card: usize) {
+        if self.0.slots.get(card).is_none_or(|slot| slot.software) {
+            return;
+        }
         let cards = self.clone();
         let spawned = std::thread::Builder::new().name("card".to_owned()).spawn(move || {
             let Some(slot) = cards.0.slots.get(card) else { return };

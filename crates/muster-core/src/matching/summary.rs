@@ -104,3 +104,40 @@ impl Summary {
         self.around.extend(&other.around);
     }
 }
+
+/// How one Container's summary has changed by what is free of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) before: Summary,
+    pub(super) after: Summary,
+}
+
+impl Change {
+    /// Whether a summary of this Container and others, made before the change, is the same after it: others are better than
+    /// both in everything that changed.
+    pub(super) fn is_hidden_by(&self, all: &Summary) -> bool {
+        let (a, b) = (&self.before, &self.after);
+        let high = |before: u64, after: u64, all: u64| before == after || (before < all && after <= all);
+        let low = |before: u64, after: u64, all: u64| before == after || (before > all && after >= all);
+        // What is free decides these and nothing else; the rest of the two is the same.
+        high(a.cpu.into(), b.cpu.into(), all.cpu.into())
+            && high(a.memory, b.memory, all.memory)
+            && high(a.disk, b.disk, all.disk)
+            && high(a.vram, b.vram, all.vram)
+            && high(a.ob.into(), b.ob.into(), all.ob.into())
+            && high(a.cards.into(), b.cards.into(), all.cards.into())
+            && low(a.card_hour, b.card_hour, all.card_hour)
+            && low(a.demerit, b.demerit, all.demerit)
+            && Summary {
+                cpu: b.cpu,
+                memory: b.memory,
+                disk: b.disk,
+                vram: b.vram,
+                ob: b.ob,
+                cards: b.cards,
+                card_hour: b.card_hour,
+                demerit: b.demerit,
+                ..*a
+            } == *b
+    }
+}

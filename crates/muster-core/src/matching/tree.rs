@@ -5,7 +5,7 @@
 //! to be, and what a search finds in them is equal too, on every machine. Every node carries the [`Summary`] of
 //! what is below it, so that a search can leave out all of it at once.
 
-use super::summary::Summary;
+use super::summary::{Change, Summary};
 
 /// One item in `2^LEVEL_BITS` begins a new leaf, one in `4^LEVEL_BITS` a new node above it, and so on.
 const LEVEL_BITS: u32 = 3;
@@ -107,9 +107,9 @@ impl Tree {
         true
     }
 
-    /// Brings the summaries above an item up to date; whether it is there.
-    pub(super) fn refresh(&mut self, key: &Key, of: &impl Fn(u32) -> Summary) -> bool {
-        self.root.as_mut().is_some_and(|root| root.refresh(key, of).is_some())
+    /// Brings the summaries above an item up to date, after its own has changed; whether it is there.
+    pub(super) fn refresh(&mut self, key: &Key, change: &Change, of: &impl Fn(u32) -> Summary) -> bool {
+        self.root.as_mut().is_some_and(|root| root.refresh(key, change, of).is_some())
     }
 }
 
@@ -235,15 +235,15 @@ impl Node {
     }
 
     /// `None`: not there. Otherwise whether the summary changed; where it did not, nothing above it does.
-    fn refresh(&mut self, key: &Key, of: &impl Fn(u32) -> Summary) -> Option<bool> {
+    fn refresh(&mut self, key: &Key, change: &Change, of: &impl Fn(u32) -> Summary) -> Option<bool> {
         let stale = match &mut self.body {
             Body::Leaf(items) => items.binary_search_by(|item| item.key.cmp(key)).map(|_| true).ok()?,
             Body::Inner(children) => {
                 let at = children.partition_point(|child| child.first <= *key).saturating_sub(1);
-                children.get_mut(at)?.refresh(key, of)?
+                children.get_mut(at)?.refresh(key, change, of)?
             }
         };
-        if !stale {
+        if !stale || change.is_hidden_by(&self.summary) {
             return Some(false);
         }
         let before = self.summary;

@@ -11,7 +11,7 @@ use crate::units::{Bytes, TimeMs};
 
 use super::query::Query;
 use super::record::{Basis, Class, ContainerState, Order, Provider, Record, Stand};
-use super::summary::Summary;
+use super::summary::{Change, Summary};
 use super::tree::{Item, Node, Tree};
 use super::why::Reason;
 use super::{Latencies, MatchingError, POLICY_RULES_MAX, REGIONS_MAX};
@@ -66,6 +66,9 @@ pub(super) struct Roots<'v> {
     /// Whole kinds of Containers in which nobody serves.
     pub(super) turned_down: Vec<(Reason, u32)>,
 }
+
+/// Which tree it is, and what tells a Container's summary in it.
+type Told<'t> = (Stand, Order, &'t dyn Fn(u32) -> Summary);
 
 /// The trees of one kind of Container.
 #[derive(Clone, Debug, Default)]
@@ -223,8 +226,10 @@ impl View {
     /// Notes what of a Container is free, as a heartbeat tells; whether it is known.
     pub fn update_free(&mut self, node: &NodeId, free: Free) -> bool {
         let Some(slot) = self.slot(node) else { return false };
-        if self.at_mut(slot).and_then(Option::as_mut).is_some_and(|record| record.set_free(free)) {
-            self.refresh(slot);
+        let Some(record) = self.at_mut(slot).and_then(Option::as_mut) else { return false };
+        let before = record.clone();
+        if record.set_free(free) {
+            self.refresh(slot, &before);
         }
         true
     }
@@ -381,7 +386,7 @@ impl View {
                 let count = self.models.entry(model).or_insert(0);
                 *count = count.saturating_add(1);
             }
-            self.in_trees(slot, true, |tree, item, of| tree.insert(item, &of));
+            self.in_trees(slot, true, |tree, item, (_, _, of)| tree.insert(item, &of));
         }
     }
 
@@ -404,19 +409,21 @@ impl View {
                 self.models.entry(model).and_modify(|count| *count = count.saturating_sub(1));
             }
             self.models.retain(|_, count| *count > 0);
-            self.in_trees(slot, true, |tree, item, of| {
+            self.in_trees(slot, true, |tree, item, (_, _, of)| {
                 let was_there = tree.remove(&item.key, &of);
                 debug_assert!(was_there, "a Container that takes work is in its trees");
             });
         }
     }
 
-    /// Brings the summaries above a Container up to date with what is free.
-    fn refresh(&mut self, slot: u32) {
+    /// Brings the summaries above a Container up to date with what is free; `before` is what was known of it.
+    fn refresh(&mut self, slot: u32, before: &Record) {
         let Some(record) = self.record(slot) else { return };
         if record.provider().state.takes_work() && !self.region_forbidden(record.provider().region.as_ref()) {
-            self.in_trees(slot, false, |tree, item, of| {
-                let was_there = tree.refresh(&item.key, &of);
+            self.in_trees(slot, false, |tree, item, told| {
+                let (stand, order, of) = told;
+                let change = Change { before: before.summary(stand, Basis::Free, order), after: of(slot) };
+                let was_there = tree.refresh(&item.key, &change, &of);
                 debug_assert!(was_there, "a Container that takes work is in its trees");
             });
         }
@@ -424,7 +431,7 @@ impl View {
 
     /// Does something to each tree that a Container belongs to, or only to those that tell what is free; and drops
     /// trees that became empty.
-    fn in_trees(&mut self, slot: u32, total_too: bool, mut act: impl FnMut(&mut Tree, Item, &dyn Fn(u32) -> Summary)) {
+    fn in_trees(&mut self, slot: u32, total_too: bool, mut act: impl FnMut(&mut Tree, Item, Told<'_>)) {
         let records = &self.records;
         let record_at = |slot: u32| usize::try_from(slot).ok().and_then(|at| records.get(at)?.as_ref());
         let Some(record) = record_at(slot) else { return };
@@ -433,7 +440,7 @@ impl View {
             let mut act = |tree: &mut Tree, basis: Basis, order: Order| {
                 let of =
                     |slot: u32| record_at(slot).map_or(Summary::EMPTY, |record| record.summary(stand, basis, order));
-                act(tree, Item { key: record.key(stand, order), slot }, &of);
+                act(tree, Item { key: record.key(stand, order), slot }, (stand, order, &of));
             };
             let forest = self.forests.entry(stand).or_default();
             let grove = match forest.regions.get_mut(region) {
