@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use muster_core::brain::container::{Container, Effect, Event, Held};
 use muster_core::ids::{LeaseId, NodeId};
@@ -25,9 +24,6 @@ use crate::store::{Intent, Store, StoreError, Writes};
 const QUEUE: usize = 4_096;
 /// Events that share one durable commit.
 const BATCH: u32 = 512;
-/// What has to be written waits for so long for others that come at the same moment, such as the end of a job that has
-/// just begun: a tenth of what the write takes.
-const GATHER: Duration = Duration::from_micros(200);
 
 type OfferResult = Result<Box<LeaseTerms>, OfferRejected>;
 
@@ -223,28 +219,17 @@ impl<H: Hands> Actor<H> {
             let Some(first) = self.inbox.queue.blocking_recv() else { return Ok(()) };
             batch = Batch::default();
             self.take(first, &mut batch);
-            let taken = self.take_waiting(1, &mut batch);
-            let taken = if !batch.stop && batch.effects.iter().any(|effect| matches!(effect, Effect::Save(_))) {
-                std::thread::sleep(GATHER);
-                self.take_waiting(taken, &mut batch)
-            } else {
-                taken
-            };
+            let mut taken = 1u32;
+            while taken < BATCH && !batch.stop {
+                let Ok(next) = self.inbox.queue.try_recv() else { break };
+                self.take(next, &mut batch);
+                taken += 1;
+            }
             metrics::histogram!("muster_container_batch_events").record(f64::from(taken));
             self.finish(&mut batch)?;
         }
         debug!("brain stopped");
         Ok(())
-    }
-
-    /// Takes what waits, up to a full batch; how much there is in it then.
-    fn take_waiting(&mut self, mut taken: u32, batch: &mut Batch) -> u32 {
-        while taken < BATCH && !batch.stop {
-            let Ok(next) = self.inbox.queue.try_recv() else { break };
-            self.take(next, batch);
-            taken += 1;
-        }
-        taken
     }
 
     fn take(&mut self, message: Message, batch: &mut Batch) {
