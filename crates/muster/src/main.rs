@@ -23,10 +23,6 @@ use crate::cli::{Cli, Global, LogFormat};
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// A tenth of a lease's time on a core went into the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Re-executions of this binary inside a Sandbox and for driver probes come before everything else.
     if let Some(code) = hidden::dispatch() {
