@@ -166,11 +166,12 @@ pub(super) async fn cheat(cx: &Context, network: &Network) -> Result<Caught, Fai
     let client = epochs.reads.client().clone();
     let ask = || async { client.node(id).await.map_err(|e| chain_failure(&e)) };
     let stake = |node: &Option<NodeOnChain>| node.as_ref().map_or(TokenAmount::ZERO, |node| node.stake);
-    let before = stake(&ask().await?);
+    let mut most = stake(&ask().await?);
     cx.output.note(&format!("cheat: Container {} leaves out half of every picture that it has to prove", id.short()));
     let mut epoch = archive.params.epoch.at(now()).max(epochs.genesis);
     let until = EpochNo(epoch.0.saturating_add(EPOCHS_MAX));
     while epoch < until && caught.epoch.is_none() {
+        most = most.max(stake(&ask().await?));
         if let Some((draw, settled)) = settled(&archive, epoch).await?
             && let Some(slash) = settled.slashes.iter().find(|slash| slash.node == id)
         {
@@ -193,7 +194,8 @@ pub(super) async fn cheat(cx: &Context, network: &Network) -> Result<Caught, Fai
     let patience = now().plus(params.dispute_window_ms).plus(params.epoch_ms.saturating_mul(3));
     loop {
         let node = ask().await?;
-        caught.slashed = before.max(stake(&node)).saturating_sub(stake(&node));
+        most = most.max(stake(&node));
+        caught.slashed = most.saturating_sub(stake(&node));
         if let Some(node) = node.filter(|node| node.status == NodeStatus::Jailed) {
             caught.status = "jailed".to_owned();
             let done = if caught.slashed == TokenAmount::ZERO {
