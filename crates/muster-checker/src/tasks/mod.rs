@@ -33,6 +33,8 @@ pub(crate) struct Job {
     pub(crate) assignment: Assignment,
     /// The Container; of a recheck the Checker that sets it.
     pub(crate) subject: NodeId,
+    /// When this Checker began it.
+    pub(crate) begun: TimeMs,
     /// When its result must be there.
     pub(crate) until: TimeMs,
     /// Cards whose proofs have not come to their end: what is late after that is this Checker's own fault.
@@ -40,6 +42,12 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Whether a good part of the time for the test was over when this Checker began it.
+    fn begun_late(&self) -> bool {
+        let begin = self.assignment.begin;
+        self.begun.since(begin) > self.until.since(begin) / 4
+    }
+
     /// How long there is from now.
     fn left(&self, now: TimeMs) -> Duration {
         Duration::from_millis(self.until.since(now))
@@ -56,6 +64,11 @@ pub(crate) async fn perform(house: Arc<House>, epoch: EpochNo, assignment: Assig
     let within = job.left(house.clock.now());
     let done = tokio::time::timeout(within, work(&house, &job)).await;
     let (finding, why) = done.unwrap_or_else(|_| late(&job));
+    let (finding, why) = match finding {
+        // Nobody is absent who was asked when the time was nearly over: this Checker has just started.
+        Finding::Absent if job.begun_late() => unknown("this Checker began the test too late for an answer"),
+        finding => (finding, why),
+    };
     match &why {
         Some(why) => info!(%epoch, %kind, subject = %job.subject.short(), ?finding, %why, "task done"),
         None => debug!(%epoch, %kind, subject = %job.subject.short(), ?finding, "task done"),
@@ -94,7 +107,8 @@ fn job(house: &House, epoch: EpochNo, assignment: Assignment) -> Option<Job> {
     let tests = commit.since(params.begin_of(epoch, Phase::Tests));
     // A twentieth of the tests is left for results to reach the brain.
     let until = TimeMs(commit.0.saturating_sub(tests / 20));
-    Some(Job { draw, assignment, subject, until, missing: AtomicU32::new(u32::MAX) })
+    let begun = house.clock.now();
+    Some(Job { draw, assignment, subject, begun, until, missing: AtomicU32::new(u32::MAX) })
 }
 
 async fn work(house: &Arc<House>, job: &Job) -> Found {
