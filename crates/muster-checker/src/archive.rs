@@ -329,10 +329,5 @@ impl Archive {
 /// Where active Checkers are.
 fn addresses(snapshot: &Snapshot) -> BTreeMap<NodeId, PeerAddr> {
     let checkers = snapshot.nodes.iter().filter(|n| n.kind == NodeKind::Checker && n.status == NodeStatus::Active);
-    let addr = |node: &muster_chain::settle::NodeOnChain| {
-        let endpoint = Endpoint::parse(&node.endpoint);
-        let relay = endpoint.relay.as_deref().and_then(|relay| relay.parse().ok());
-        (node.node, PeerAddr { id: node.node, direct: endpoint.direct.iter().copied().collect(), relay })
-    };
-    checkers.map(addr).collect()
+    checkers.map(|node| (node.node, PeerAddr::registered(node.node, &Endpoint::parse(&node.endpoint)))).collect()
 }

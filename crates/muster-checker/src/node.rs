@@ -233,9 +233,7 @@ impl House {
     pub(crate) fn note_nodes(&self, snapshot: &Snapshot) {
         let mut nodes = BTreeMap::new();
         for node in &snapshot.nodes {
-            let endpoint = Endpoint::parse(&node.endpoint);
-            let relay = endpoint.relay.as_deref().and_then(|relay| relay.parse().ok());
-            let addr = PeerAddr { id: node.node, direct: endpoint.direct.iter().copied().collect(), relay };
+            let addr = PeerAddr::registered(node.node, &Endpoint::parse(&node.endpoint));
             let checker = node.kind == NodeKind::Checker && node.status == NodeStatus::Active;
             nodes.insert(node.node, Known { addr, checker });
         }

@@ -92,9 +92,7 @@ async fn look(
     let checkers = reads.client().nodes(NodeKind::Checker).await.map_err(words)?;
     let mut why = "no Checker is registered".to_owned();
     for checker in checkers.iter().filter(|node| node.status == NodeStatus::Active).take(ASKED_MAX) {
-        let endpoint = Endpoint::parse(&checker.endpoint);
-        let relay = endpoint.relay.as_deref().and_then(|relay| relay.parse().ok());
-        let addr = PeerAddr { id: checker.node, direct: endpoint.direct.iter().copied().collect(), relay };
+        let addr = PeerAddr::registered(checker.node, &Endpoint::parse(&checker.endpoint));
         match fetch(peer, &addr, hash, STATE_LEN_MAX).await {
             Ok(bytes) => return Ok(Some((hash, Published::decode(&bytes).map_err(|error| error.to_string())?))),
             Err(error) => why = error.to_string(),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use iroh::{EndpointAddr, TransportAddr};
 use muster_core::ids::NodeId;
+use muster_wire::endpoint::Endpoint;
 use muster_wire::{BoundError, NodeAddr};
 
 use crate::NetError;
@@ -70,6 +71,13 @@ impl PeerAddr {
     #[must_use]
     pub fn new(id: NodeId) -> Self {
         Self { id, direct: BTreeSet::new(), relay: None }
+    }
+
+    /// A node where the registry says that it is; a relay that is none is left out.
+    #[must_use]
+    pub fn registered(id: NodeId, endpoint: &Endpoint) -> Self {
+        let relay = endpoint.relay.as_deref().and_then(|relay| relay.parse().ok());
+        Self { id, direct: endpoint.direct.iter().copied().collect(), relay }
     }
 
     /// With an address to try.

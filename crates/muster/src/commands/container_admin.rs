@@ -1,6 +1,6 @@
 //! `muster container`, except `run`: what an owner asks of the Containers of a folder.
 
-mod claim;
+pub(super) mod claim;
 pub(super) mod init;
 mod tell;
 

@@ -202,4 +202,5 @@ fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
     refused(dir, &["epoch", "verify", "now"], 112, &["no outcome of epoch"]);
     refused(dir, &["epoch", "explain", "soon"], 2, &["write its number"]);
     refused(dir, &["checker", "top-up"], 101, &["several Checkers"]);
+    refused(&dir.join("checker-1"), &["checker", "top-up"], 112, &["is whole", "nothing was sent"]);
 }

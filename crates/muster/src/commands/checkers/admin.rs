@@ -9,8 +9,8 @@ use muster_net::NodeSecret;
 use serde_json::{Value, json};
 
 use super::config;
-use crate::cli::Global;
-use crate::commands::roles::{self, HEALTH_NOTE};
+use crate::commands::container_admin::claim;
+use crate::commands::roles::HEALTH_NOTE;
 use crate::commands::wallet::paying;
 use crate::commands::{Context, chain_failure};
 use crate::failure::{Because, Code, Failure};
@@ -184,7 +184,7 @@ struct Owned {
 
 async fn owned(cx: &Context) -> Result<Owned, Failure> {
     let dir = only(cx)?;
-    let network = roles::network_of(cx, &dir)?;
+    let network = claim::network(cx, &dir)?;
     let secret = NodeSecret::load(&dir.join("node.key")).code(Code::Wallet)?;
     let client = ChainClient::connect(&network.chain.rpc, network.chain.id, network.contracts.into())
         .await
@@ -202,13 +202,7 @@ pub(crate) fn wallet_of(cx: &Context, dir: &Path) -> Result<muster_chain::keys::
         Some(name) => wallets::keystore_path(&cx.dirs, name)?,
         None => dir.join("wallet.json"),
     };
-    let own = dir.parent().map(|parent| parent.join("wallets").join("passphrase")).filter(|path| path.exists());
-    let given = cx.global.passphrase_file.is_some() || std::env::var_os("MUSTER_PASSPHRASE").is_some();
-    let global = match own {
-        Some(own) if !given => Global { passphrase_file: Some(own), ..cx.global.clone() },
-        _ => cx.global.clone(),
-    };
-    wallets::open(&cx.dirs, &global, &path)
+    wallets::open(&cx.dirs, &claim::with_own_passphrase(cx, dir), &path)
 }
 
 /// Adds to a node's stake; gives how much, and the transaction.

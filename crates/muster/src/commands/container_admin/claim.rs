@@ -111,8 +111,8 @@ pub(super) async fn claim(cx: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The network of a Container: --network, its own copy, or the file of the `muster up` that it belongs to.
-pub(super) fn network(cx: &Context, dir: &Path) -> Result<Network, Failure> {
+/// The network of a node: --network, its own copy, or the file of the `muster up` that it belongs to.
+pub(in crate::commands) fn network(cx: &Context, dir: &Path) -> Result<Network, Failure> {
     if cx.global.network.is_some() {
         return cx.network();
     }
@@ -122,7 +122,7 @@ pub(super) fn network(cx: &Context, dir: &Path) -> Result<Network, Failure> {
 }
 
 /// Flags with the passphrase of the folder's own wallets, where `muster up` made them and none was given.
-fn with_own_passphrase(cx: &Context, dir: &Path) -> Global {
+pub(in crate::commands) fn with_own_passphrase(cx: &Context, dir: &Path) -> Global {
     let own = dir.parent().map(|parent| parent.join("wallets").join("passphrase")).filter(|path| path.exists());
     let given = cx.global.passphrase_file.is_some() || std::env::var_os("MUSTER_PASSPHRASE").is_some();
     match own {
