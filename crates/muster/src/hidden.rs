@@ -30,5 +30,12 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             Err(_) => ExitCode::FAILURE,
         });
     }
+    if first == muster_stream::STREAM {
+        return Some(match muster_stream::stream_main() {
+            Ok(()) => ExitCode::SUCCESS,
+            // The Container is gone, and the session with it.
+            Err(_) => ExitCode::FAILURE,
+        });
+    }
     None
 }

@@ -1,0 +1,19 @@
+//! Live sessions: what a program draws on a private display, sent to a browser, and what a player does, sent back.
+//!
+//! One session is one child process of the Container: its program calls [`stream_main`] for the argument [`STREAM`]. What
+//! is fed by strangers (the display's server runs inside the Sandbox, the network is the internet) and is written in C
+//! (the encoder) can thus take down one session at the most. Parent and child talk in [`control`]'s lines.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
+
+pub mod control;
+
+/// First argument with which the streaming program must call [`stream_main`].
+pub const STREAM: &str = "__stream";
+
+/// Body of the child: reads its configuration from standard input, streams until its input ends.
+///
+/// # Errors
+/// Standard input or output is gone.
+pub fn stream_main() -> std::io::Result<()> {
+    Err(std::io::Error::other("not yet"))
+}
