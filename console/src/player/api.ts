@@ -55,5 +55,5 @@ export async function api<T>(method: 'GET' | 'POST', path: string, { bearer, bod
 /** Whether another try may help: no answer came, or the Gateway is in trouble itself. */
 export function passing(error: unknown): boolean {
   if (!(error instanceof ApiError)) return true;
-  return error.code === 'network' || error.code === 'not_ready' || error.status === 429 || error.status >= 500;
+  return ['network', 'not_ready', 'too_many_requests'].includes(error.code) || error.status === 429 || error.status >= 500;
 }

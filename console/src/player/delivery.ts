@@ -5,6 +5,7 @@ import { api, passing } from './api';
 import { keepPair, keptPair } from './pair';
 import type { Meter, Totals } from './meter';
 import type { Player } from './player';
+import { store, stored } from './store';
 
 const RECEIPT_MS = 10_000;
 const CODE_MS_MIN = 10_000;
@@ -21,7 +22,8 @@ export class Delivery {
   private codes: CodeSeen[] = [];
   private awaited: { code: number; asked: number; until: number } | null = null;
   private reading = false;
-  private seq = 0;
+  /** Goes on after a reload. */
+  private seq: number;
   private from = wallClock(performance.now());
   private before: Totals;
   private unsent: { payload: string; signature: string }[] = [];
@@ -33,6 +35,7 @@ export class Delivery {
     private readonly meter: Meter,
   ) {
     this.before = { ...meter.totals };
+    this.seq = Number(stored(`muster.seq.${player.id}`) ?? 0) || 0;
     void this.start();
   }
 
@@ -133,6 +136,7 @@ export class Delivery {
       codes: this.codes,
     });
     this.seq += 1;
+    store(`muster.seq.${player.id}`, String(this.seq));
     this.from = to;
     this.before = now;
     this.codes = [];

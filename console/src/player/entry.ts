@@ -2,7 +2,8 @@
 
 import { Player } from './player';
 
-const LATER_MS = 300;
+const LATER_MS = 2000;
+const LONG_MS = 15_000;
 
 function start(): void {
   const id = /\/s\/([^/]+)/.exec(location.pathname)?.[1] ?? '';
@@ -17,25 +18,34 @@ function start(): void {
     iceServers(),
   );
   const status = element('status-text', HTMLElement);
-  player.subscribe(() => {
+  const show = (): void => {
     const text = statusText(player);
     if (status.textContent !== text) status.textContent = text;
-  });
+  };
+  player.subscribe(show);
+  setInterval(show, 1000);
   void player.run();
-  // A session that has yet to start leaves time to load the rest; else the picture comes first.
-  const idle = new Promise((resolve) => setTimeout(resolve, LATER_MS)).then(() =>
-    player.state?.state !== 'running' || player.over ? undefined : Promise.race([player.firstFrame, new Promise((resolve) => setTimeout(resolve, 3000))]),
-  );
-  void Promise.race([player.firstFrame, idle]).then(async () => (await import('../ui/main')).mount(player));
+  void Promise.race([player.firstFrame, slow(player)]).then(async () => (await import('../ui/main')).mount(player));
 }
 
-function statusText({ phase, state }: Player): string {
-  if (phase === 'reconnecting') return 'Reconnecting…';
+/** Resolves once the picture will not come at once, which leaves time to load the rest. */
+async function slow(player: Player): Promise<void> {
+  const until = performance.now() + LATER_MS;
+  while (!player.over && performance.now() < until) {
+    const state = player.state?.state;
+    if (state !== undefined && state !== 'running') return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+function statusText({ phase, state, since }: Player): string {
+  const long = performance.now() - since > LONG_MS;
+  if (phase === 'reconnecting') return long ? 'Reconnecting… Is your network up?' : 'Reconnecting…';
   if (state === null || phase !== 'connecting') return 'Connecting…';
   if (state.state === 'matching') return 'Finding a machine…';
   if (state.state === 'opening') return 'Opening the lease…';
   if (state.state === 'starting') return `Starting ${state.app.title}…`;
-  return 'Connecting…';
+  return long ? 'Still connecting… This network may block WebRTC over UDP.' : 'Connecting…';
 }
 
 function element<T extends HTMLElement>(id: string, kind: { new (): T }): T {
@@ -55,4 +65,6 @@ function iceServers(): RTCIceServer[] {
   }
 }
 
-start();
+// The script is `async`, so as not to wait for the style sheet; the page's end may not be there yet.
+if (document.getElementById('ui') === null) document.addEventListener('DOMContentLoaded', start);
+else start();

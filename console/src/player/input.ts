@@ -45,6 +45,8 @@ export class Input {
     this.mouse();
     this.touch();
     this.leaving();
+    // A new connection knows nothing of the keys that are held.
+    player.onLink(() => this.held.forEach((key, code) => player.send({ t: 'key', code, key, down: true })));
   }
 
   /** Presses or lets go a key that stands on the screen. */

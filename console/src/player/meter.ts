@@ -62,6 +62,8 @@ export class Meter {
       else this.log.restart();
       this.stalls = player.stalls;
     });
+    // A hidden page shows no frames, and that is no freeze.
+    document.addEventListener('visibilitychange', () => this.log.restart());
     setInterval(() => void this.measure(), 1000);
   }
 
@@ -88,7 +90,7 @@ export class Meter {
     this.base = { link, raw, frames, at };
     const grown = (name: keyof Totals): number => Math.max(0, raw[name] - base.raw[name]);
     const seconds = Math.max(0.001, (at - base.at) / 1000);
-    const shown = this.hasCallback ? frames - base.frames : grown('decoded');
+    const shown = this.hasCallback && !document.hidden ? frames - base.frames : grown('decoded');
     for (const name of ['bytes', 'packets', 'lost', 'decoded', 'decodeMs'] as const) this.totals[name] += grown(name);
     this.totals.frames += shown;
     this.freezes(grown('freezes'), grown('freezeMs'));

@@ -2,6 +2,7 @@ import { answerTimeoutMs, backoffMs } from '../pure/backoff';
 import { ClockOffset } from '../pure/clock';
 import { base64 } from '../pure/receipt';
 import { ApiError, api, passing } from './api';
+import { Heartbeat } from './heartbeat';
 import { Link, Unsupported } from './link';
 import { store, stored } from './store';
 import type { FromContainer, InputMessage, JoinAnswer, SessionState, ToContainer } from './wire';
@@ -18,8 +19,6 @@ export interface Failure {
 
 export type Frame = (now: number, metadata: VideoFrameCallbackMetadata) => void;
 
-const PING_MS = 500;
-const SILENT_MS = 1000;
 const CHECK_MS = 250;
 const OPEN_MS = 4000;
 const FIRST_JOIN_MS = 40_000;
@@ -32,6 +31,8 @@ const POLL_PLAYING_MS = 5000;
  */
 export class Player {
   phase: Phase = 'connecting';
+  /** Since when, by `performance.now()`. */
+  since = performance.now();
   state: SessionState | null = null;
   failure: Failure | null = null;
   ending: string | null = null;
@@ -62,14 +63,9 @@ export class Player {
   private resolveFirst: () => void = () => undefined;
   private lose: (() => void) | null = null;
   private nudge: (() => void) | null = null;
-  private connected = false;
+  private heartbeat: Heartbeat | null = null;
   private fresh = false;
   private renewing = false;
-  private pings: number[] = [];
-  private pingAt = 0;
-  private heardAt = 0;
-  private received = { bytes: -1, at: 0 };
-  private checkedAt = 0;
   private askedFrameAt = 0;
   private readonly tabs: BroadcastChannel | null;
 
@@ -95,7 +91,7 @@ export class Player {
   /** Plays until it is over. */
   async run(): Promise<void> {
     if (this.key === null && this.token === null) {
-      this.fail('no_token', 'This link is incomplete', 'It lacks the part behind “#”, or was opened in another window already.', 'Open the whole link, or start a new session.');
+      this.fail('no_token', 'This link is incomplete', 'It lacks the part behind “#”.', 'Open the whole link, go back to the window where you play, or start a new session.');
       return;
     }
     this.watch();
@@ -114,6 +110,11 @@ export class Player {
         if (error instanceof ApiError && error.retryAfterMs !== null) await this.pause(error.retryAfterMs);
       }
     }
+  }
+
+  /** Whether a connection stands; the picture may still be on its way. */
+  get connected(): boolean {
+    return this.heartbeat !== null;
   }
 
   get over(): boolean {
@@ -143,7 +144,7 @@ export class Player {
   }
 
   send(message: InputMessage): boolean {
-    return this.phase === 'playing' && (this.link?.send(message) ?? false);
+    return this.link?.send(message) ?? false;
   }
 
   tell(message: ToContainer): boolean {
@@ -163,7 +164,7 @@ export class Player {
   }
 
   async stop(): Promise<void> {
-    await api('POST', `sessions/${this.id}/stop`, { bearer: this.key, body: {} });
+    await api('POST', `sessions/${this.id}/stop`, { bearer: this.key ?? this.token, body: {} });
     this.end('You stopped the session.');
   }
 
@@ -302,13 +303,10 @@ export class Player {
   }
 
   private live(): void {
-    this.connected = true;
-    this.pings = [];
-    this.pingAt = 0;
-    this.heardAt = performance.now();
-    this.askedFrameAt = this.heardAt;
-    this.received = { bytes: -1, at: this.heardAt };
-    this.clock.clear();
+    const link = this.link;
+    if (link === null) return;
+    this.heartbeat = new Heartbeat(link, this.clock, () => link === this.link && this.lose?.());
+    this.askedFrameAt = performance.now();
     this.check();
     if (this.limit > 0) this.setLimit(this.limit);
     if (!this.fresh && this.shownAt !== null) this.setPhase('playing');
@@ -319,7 +317,7 @@ export class Player {
     if (this.over) return;
     if (!this.renewing) {
       this.stalls += 1;
-      this.lostAt = Math.max(this.shownAt ?? 0, this.heardAt);
+      this.lostAt = Math.max(this.shownAt ?? 0, this.heartbeat?.heardAt ?? 0);
     }
     this.renewing = false;
     this.hold();
@@ -327,77 +325,32 @@ export class Player {
   }
 
   private drop(): void {
-    this.connected = false;
+    this.heartbeat = null;
     this.lose = null;
     this.link?.close();
     this.link = null;
   }
 
-  /** Called four times a second: pings, and decides whether the connection still lives. */
+  /** Called four times a second. */
   private check(): void {
+    if (this.over) return;
+    this.heartbeat?.check();
     const now = performance.now();
-    const gap = now - this.checkedAt;
-    this.checkedAt = now;
-    const link = this.link;
-    if (!this.connected || link === null || this.over) return;
-    if (gap > 3000) {
-      // The page itself slept: what was not answered meanwhile says nothing.
-      this.pings = [];
-      this.pingAt = 0;
-    }
-    if (now - this.pingAt >= PING_MS && link.tell({ t: 'ping', at: now })) {
-      this.pingAt = now;
-      this.pings.push(now);
-      if (this.pings.length > 20) this.pings.shift();
-    }
-    if (this.fresh && now - this.askedFrameAt > 1000) {
-      this.askedFrameAt = now;
-      link.tell({ t: 'keyframe' });
-    }
-    const oldest = this.pings[0];
-    if (oldest === undefined || now - oldest < SILENT_MS / 2) return;
-    void this.count(link).then(() => {
-      const then = performance.now();
-      const silent = then - oldest >= SILENT_MS && this.pings[0] === oldest;
-      if (silent && then - this.received.at >= SILENT_MS && link === this.link) this.lose?.();
-    });
-  }
-
-  /** How many bytes of picture and sound have come, and when it last grew. */
-  private async count(link: Link): Promise<void> {
-    let bytes = 0;
-    try {
-      for (const report of (await link.pc.getStats()).values() as Iterable<Record<string, unknown>>) {
-        if (report['type'] === 'inbound-rtp') bytes += Number(report['bytesReceived'] ?? 0);
-      }
-    } catch {
-      return;
-    }
-    if (this.received.bytes >= 0 && bytes > this.received.bytes) this.received.at = performance.now();
-    this.received.bytes = bytes;
+    if (this.heartbeat === null || !this.fresh || now - this.askedFrameAt < 1000) return;
+    this.askedFrameAt = now;
+    this.tell({ t: 'keyframe' });
   }
 
   /** Something happened to the network: ask at once whether the connection lives, or try again without waiting. */
   private suspect(): void {
     if (this.over) return;
-    if (!this.connected) {
-      this.nudge?.();
-      return;
-    }
-    const link = this.link;
-    const now = performance.now();
-    if (link === null || !link.tell({ t: 'ping', at: now })) return;
-    this.pings.push(now);
-    setTimeout(() => {
-      if (link === this.link && this.pings.includes(now)) this.lose?.();
-    }, Math.max(400, 3 * (this.clock.rtt ?? 0)));
+    if (this.heartbeat === null) this.nudge?.();
+    else this.heartbeat.suspect();
   }
 
   private hear(message: FromContainer, at: number): void {
-    this.heardAt = at;
     if (message.t === 'pong') {
-      this.pings = this.pings.filter((sent) => sent > message.at);
-      this.clock.add(message.at, at, message.now);
+      this.heartbeat?.pong(message.at, at, message.now);
     } else if (message.t === 'end') {
       this.end(message.text);
     }
@@ -428,6 +381,7 @@ export class Player {
   private setPhase(phase: Phase): void {
     if (this.over || this.phase === phase) return;
     this.phase = phase;
+    this.since = performance.now();
     this.changed();
   }
 
@@ -435,25 +389,34 @@ export class Player {
   private end(text: string): void {
     if (this.over) return;
     this.ending = text;
-    store(`muster.key.${this.id}`, null);
-    store(`muster.token.${this.id}`, null);
     if (this.firstFrameMs === null && this.state !== null && this.state.ran_ms === 0) {
       this.fail('session_ended', 'The session could not start', text, 'Nothing more will be charged. Start a new session to try again.');
       return;
     }
     this.hold();
     this.phase = 'ended';
-    const key = this.key;
     this.changed();
     setTimeout(() => this.drop(), 0);
-    if (key !== null) void this.lastState(key);
+    const bearer = this.key ?? this.token;
+    if (bearer !== null && this.state?.state !== 'ended') void this.lastState(bearer);
+  }
+
+  /** Joining found the session ended: what it was is asked for first, so that it can be told. */
+  private async endedBefore(text: string): Promise<void> {
+    const bearer = this.key ?? this.token;
+    try {
+      this.state ??= await api<SessionState>('GET', `sessions/${this.id}`, { bearer, signal: timeout(2000) });
+    } catch {
+      // Then it is told without.
+    }
+    this.end(text);
   }
 
   /** The final time and cost, which the Gateway may know a moment later. */
-  private async lastState(key: string): Promise<void> {
+  private async lastState(bearer: string): Promise<void> {
     for (let i = 0; i < 5; i++) {
       try {
-        this.state = await api<SessionState>('GET', `sessions/${this.id}`, { bearer: key });
+        this.state = await api<SessionState>('GET', `sessions/${this.id}`, { bearer });
         this.changed();
         if (this.state.state === 'ended') return;
       } catch (error) {
@@ -482,12 +445,12 @@ export class Player {
       return false;
     }
     if (!(error instanceof ApiError) || error.code === 'over') return false;
-    if (error.code === 'session_ended' && this.firstFrameMs !== null) {
-      this.end(error.message);
+    if (error.code === 'session_ended') {
+      void this.endedBefore(error.message);
       return true;
     }
     const [title, advice] = WORDS[error.code] ?? ['It cannot go on', 'Start a new session, or ask whoever gave you the link.'];
-    store(`muster.token.${this.id}`, null);
+    if (error.code.startsWith('token_')) store(`muster.token.${this.id}`, null);
     this.fail(error.code, title, error.message, advice);
     return true;
   }
@@ -509,7 +472,6 @@ const WORDS: Readonly<Record<string, readonly [title: string, advice: string]>> 
   token_expired: ['This link is too old', 'A link is good for two minutes. Start a new session to get a fresh one.'],
   token_wrong: ['This link is not right', 'Copy the whole link once more, with everything behind “#”.'],
   unknown_session: ['No such session', 'It may have ended long ago. Start a new one.'],
-  session_ended: ['The session has ended', 'Start a new session to play on.'],
   no_codec: ['This browser cannot play', 'Open the link in a browser with H.264 or VP8 over WebRTC.'],
   too_many_players: ['The session is full', 'Ask somebody who plays to leave, then reload this page.'],
 };

@@ -84,8 +84,8 @@ export function Menu(props: MenuProps): ReactNode {
         {microphone.trouble !== null && <p className="trouble">{microphone.trouble}</p>}
         {clipboard.available && (
           <>
-            <Switch icon={<ClipOut />} text="The program may read my clipboard" on={clipboard.give} onChange={(on) => clipboard.setGive(on)} />
-            <Switch icon={<ClipIn />} text="The program may write to my clipboard" on={clipboard.take} onChange={(on) => clipboard.setTake(on)} />
+            <Switch icon={<ClipOut />} text="Program reads my clipboard" on={clipboard.give} onChange={(on) => clipboard.setGive(on)} />
+            <Switch icon={<ClipIn />} text="Program writes my clipboard" on={clipboard.take} onChange={(on) => clipboard.setTake(on)} />
             {clipboard.trouble !== null && <p className="trouble">{clipboard.trouble}</p>}
           </>
         )}

@@ -3,6 +3,9 @@ import { MENU_KEYS } from '../player/input';
 import type { Failure, Player } from '../player/player';
 import { duration } from './format';
 
+/** Failures after which a reload may help. */
+const RELOAD: ReadonlySet<string> = new Set(['elsewhere', 'too_many_players']);
+
 /** Why it cannot go on. */
 export function Failed({ player, failure }: { player: Player; failure: Failure }): ReactNode {
   const [copied, setCopied] = useState(false);
@@ -41,9 +44,15 @@ export function Failed({ player, failure }: { player: Player; failure: Failure }
         <button type="button" onClick={() => void copy()}>
           {copied ? 'Copied' : 'Copy details'}
         </button>
-        <a className="button primary" href="/">
-          Home
-        </a>
+        {RELOAD.has(failure.code) ? (
+          <button type="button" className="primary" onClick={() => location.reload()}>
+            Try again
+          </button>
+        ) : (
+          <a className="button primary" href="/">
+            Home
+          </a>
+        )}
       </div>
     </Panel>
   );
