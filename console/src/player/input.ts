@@ -126,7 +126,12 @@ export class Input {
         if (!this.listening || typing(event)) return;
         event.preventDefault();
         event.stopPropagation();
-        if (event.repeat || event.code === '' || this.held.has(event.code)) return;
+        if (event.code === '') {
+          // Keyboards on the screen say only what is written.
+          if (event.key.length === 1) this.type(event.key);
+          return;
+        }
+        if (event.repeat || this.held.has(event.code)) return;
         this.held.set(event.code, event.key);
         this.flush();
         this.player.send({ t: 'key', code: event.code, key: event.key, down: true });

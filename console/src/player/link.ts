@@ -15,6 +15,9 @@ interface LinkOptions {
 // Chromium had these before, or has them instead of, `jitterBufferTarget`.
 type Receiver = RTCRtpReceiver & { playoutDelayHint?: number | null };
 
+/** A browser may refuse an offer that was changed; then the next one goes as it is. */
+let stereoRefused = false;
+
 /** One WebRTC connection to the Container; a reconnect makes a new one. */
 export class Link {
   readonly pc: RTCPeerConnection;
@@ -30,7 +33,8 @@ export class Link {
     if (typeof RTCPeerConnection !== 'function') {
       throw new Unsupported('This browser has no WebRTC, which brings the picture here. A current Chromium, Firefox or Safari has it.');
     }
-    this.pc = new RTCPeerConnection({ iceServers: options.iceServers, bundlePolicy: 'max-bundle', rtcpMuxPolicy: 'require' });
+    // Not `max-bundle`: it offers all but the first line with port 0, which the Container's side takes for inactive.
+    this.pc = new RTCPeerConnection({ iceServers: options.iceServers, rtcpMuxPolicy: 'require' });
     this.input = this.pc.createDataChannel('input', { ordered: true });
     this.control = this.pc.createDataChannel('control', { ordered: true });
     this.video = this.pc.addTransceiver('video', { direction: 'recvonly' });
@@ -52,9 +56,13 @@ export class Link {
   /** The offer, without candidates: the Container is ICE-lite, and learns ours from their checks. */
   async offer(): Promise<string> {
     const offer = await this.pc.createOffer();
-    const sdp = withStereo(offer.sdp ?? '');
+    const plain = offer.sdp ?? '';
+    const sdp = stereoRefused ? plain : withStereo(plain);
     this.local = this.pc.setLocalDescription({ type: 'offer', sdp });
-    this.local.catch(() => this.lost());
+    this.local.catch(() => {
+      stereoRefused = sdp !== plain;
+      this.lost();
+    });
     return sdp;
   }
 

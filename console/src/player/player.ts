@@ -186,11 +186,11 @@ export class Player {
       onLost: lost,
     });
     this.link = link;
+    if (this.key !== null) this.tabs?.postMessage({ key: this.key, opened: performance.timeOrigin });
     const rejoin = this.key !== null && this.state !== null;
     const offer = link.offer();
     const publicKey = this.key === null ? this.publicKey() : null;
     const answer = await this.join(await offer, publicKey, rejoin ? answerTimeoutMs(attempt) : FIRST_JOIN_MS);
-    if (this.over) throw new ApiError('over', 'The session is over.', 0);
     await link.answer(answer.sdp);
     const failed = gone.then(() => Promise.reject(new ApiError('network', 'The connection failed.', 0)));
     failed.catch(() => undefined);
@@ -213,12 +213,12 @@ export class Player {
           if (key !== null && key !== undefined) body['public_key'] = key;
         }
         const answer = await api<JoinAnswer>('POST', `sessions/${this.id}/join`, { body, signal: abort.signal });
+        if (this.over) throw new ApiError('over', 'The session is over.', 0);
         this.key = answer.key;
         store(`muster.key.${this.id}`, answer.key);
         store(`muster.token.${this.id}`, null);
         this.token = null;
         this.setState(answer.state);
-        this.tabs?.postMessage('joined');
         return answer;
       } catch (error) {
         if (this.over) throw error;
@@ -273,6 +273,8 @@ export class Player {
     } else {
       (video as HTMLVideoElement).addEventListener('loadeddata', () => this.shown(performance.now()));
     }
+    // Some browsers pause what is out of sight.
+    video.addEventListener('pause', () => void video.play().catch(() => undefined));
     setInterval(() => this.check(), CHECK_MS);
     void this.poll();
     const hurry = (): void => this.suspect();
@@ -282,8 +284,9 @@ export class Player {
     document.addEventListener('visibilitychange', hurry);
     const network = (navigator as Navigator & { connection?: EventTarget }).connection;
     network?.addEventListener?.('change', hurry);
-    this.tabs?.addEventListener('message', () => {
-      if (this.over || !this.connected) return;
+    this.tabs?.addEventListener('message', ({ data }: MessageEvent<{ key: string; opened: number }>) => {
+      // A tab that was copied has the same key, and two would push each other out without end: the newer one plays.
+      if (this.over || data.key !== this.key || data.opened <= performance.timeOrigin) return;
       this.fail('elsewhere', 'Playing in another tab', 'This session was opened in another tab of this browser.', 'Go on there, or reload this page to play here.');
     });
   }
@@ -336,7 +339,7 @@ export class Player {
     if (this.over) return;
     this.heartbeat?.check();
     const now = performance.now();
-    if (this.heartbeat === null || !this.fresh || now - this.askedFrameAt < 1000) return;
+    if (this.heartbeat === null || !this.fresh || document.hidden || now - this.askedFrameAt < 1000) return;
     this.askedFrameAt = now;
     this.tell({ t: 'keyframe' });
   }

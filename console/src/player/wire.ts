@@ -71,7 +71,7 @@ export type FromContainer =
   | StreamStats
   | Cursor
   | { t: 'clip'; text: string }
-  | { t: 'note'; code: string; text: string; seconds?: number }
+  | { t: 'note'; code: string; text: string; seconds?: number | null }
   | { t: 'end'; text: string };
 
 /** The longest clipboard text that may be sent, in bytes. */

@@ -32,6 +32,7 @@ export function App(parts: Parts): ReactNode {
 
   useEffect(() => {
     input.active = view === 'none' && !over;
+    stage.inert = !input.active;
     if (!input.active) {
       input.release();
       if (input.locked) document.exitPointerLock();
@@ -111,7 +112,7 @@ function Notes({ player }: { player: Player }): ReactNode {
       player.onMessage((message, at) => {
         if (message.t !== 'note') return;
         setNow(at);
-        setNote({ code: message.code, text: message.text, until: message.seconds === undefined ? null : at + message.seconds * 1000 });
+        setNote({ code: message.code, text: message.text, until: typeof message.seconds === 'number' ? at + message.seconds * 1000 : null });
       }),
     [player],
   );
