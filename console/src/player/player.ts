@@ -393,7 +393,7 @@ export class Player {
     if (this.over) return;
     this.ending = text;
     if (this.firstFrameMs === null && this.state !== null && this.state.ran_ms === 0) {
-      this.fail('session_ended', 'The session could not start', text, 'Nothing more will be charged. Start a new session to try again.');
+      this.fail('session_ended', 'The session could not start', text, 'Start a new session to try again.');
       return;
     }
     this.hold();

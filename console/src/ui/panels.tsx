@@ -105,7 +105,7 @@ export function Confirm({ player, close }: { player: Player; close: () => void }
   return (
     <Panel label="Stop the session?" onShade={close}>
       <h1>Stop the session?</h1>
-      <p>What is not saved in the program is lost, and nothing more is charged.</p>
+      <p>What is not saved in the program is lost.</p>
       {trouble !== null && <p className="trouble">{trouble}</p>}
       <div className="actions">
         <button type="button" onClick={close}>
