@@ -5,15 +5,23 @@
 //! (the encoder) can thus take down one session at the most. Parent and child talk in [`control`]'s lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod child;
+mod code;
 pub mod control;
+mod desk;
+mod display;
+mod h264;
+mod input;
+mod keys;
+mod messages;
+mod pace;
+mod picture;
+mod player;
+mod studio;
+mod wake;
+
+pub use child::stream_main;
+pub use display::{Area, Display, DisplayError};
 
 /// First argument with which the streaming program must call [`stream_main`].
 pub const STREAM: &str = "__stream";
-
-/// Body of the child: reads its configuration from standard input, streams until its input ends.
-///
-/// # Errors
-/// Standard input or output is gone.
-pub fn stream_main() -> std::io::Result<()> {
-    Err(std::io::Error::other("not yet"))
-}

@@ -1,0 +1,432 @@
+//! The thread that talks to players: packets in and out, what they do, what they are told.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use str0m::net::{Protocol, Receive};
+use str0m::{Input, Output};
+
+use crate::control::{FromStream, StreamConfig, StreamStats, ToStream};
+use crate::display::DisplayError;
+use crate::input::Hands;
+use crate::messages::{Ask, Tell};
+use crate::player::{Brought, Player, Refusal};
+use crate::studio::{BPS_MAX, BPS_MIN, Frame, Made, Order, wall_ms};
+use crate::wake::{Receiver, Sender, wait};
+
+/// Players at once: one plays, others may look on.
+const PLAYERS_MAX: usize = 8;
+/// Packets that are read in one go, before frames and clocks get their turn.
+const BATCH: usize = 64;
+/// The longest packet that is read.
+const PACKET_MAX: usize = 2_000;
+/// A player that has not connected by then never will.
+const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+/// How often the times of frames are told.
+const TIMES_EVERY: Duration = Duration::from_millis(200);
+/// How often numbers are told.
+const STATS_EVERY: Duration = Duration::from_secs(1);
+
+/// What is told to the parent.
+pub(crate) type Parent = Box<dyn FnMut(FromStream) -> io::Result<()> + Send>;
+
+/// Why the thread ends.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error(transparent)]
+    Display(#[from] DisplayError),
+    #[error("the network fails: {0}")]
+    Net(#[from] io::Error),
+    #[error("{0}")]
+    Studio(String),
+}
+
+pub(crate) struct Desk {
+    config: StreamConfig,
+    socket: UdpSocket,
+    addresses: Vec<SocketAddr>,
+    local: SocketAddr,
+    hands: Hands,
+    made: Receiver<Made>,
+    orders: Sender<Order>,
+    parent_in: Receiver<Option<ToStream>>,
+    parent: Parent,
+    players: Vec<Player>,
+    begin: Instant,
+    rate: u32,
+    watched: bool,
+    last_size: (u16, u16),
+    last_used: Instant,
+    idle_warned: bool,
+    next_times: Instant,
+    next_stats: Instant,
+    ending: Option<Instant>,
+}
+
+/// What the thread works with.
+pub(crate) struct Lines {
+    pub(crate) made: Receiver<Made>,
+    pub(crate) orders: Sender<Order>,
+    pub(crate) parent_in: Receiver<Option<ToStream>>,
+    pub(crate) parent: Parent,
+}
+
+impl Desk {
+    pub(crate) fn new(config: StreamConfig, socket: UdpSocket, hands: Hands, lines: Lines) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?;
+        let shown = config.public.map_or(local, |ip| SocketAddr::new(ip, local.port()));
+        let Lines { made, orders, parent_in, parent } = lines;
+        let now = Instant::now();
+        Ok(Self {
+            last_size: (config.width, config.height),
+            config,
+            socket,
+            addresses: vec![shown],
+            local: shown,
+            hands,
+            made,
+            orders,
+            parent_in,
+            parent,
+            players: Vec::new(),
+            begin: now,
+            rate: 0,
+            watched: false,
+            last_used: now,
+            idle_warned: false,
+            next_times: now,
+            next_stats: now,
+            ending: None,
+        })
+    }
+
+    /// Works until the parent's line ends.
+    pub(crate) fn run(&mut self) -> Result<(), Trouble> {
+        let mut packet = vec![0; PACKET_MAX];
+        loop {
+            let mut next = self.clocks()?;
+            for at in 0..self.players.len() {
+                next = next.min(self.drain(at)?);
+            }
+            self.sweep()?;
+            if self.ending.is_some_and(|at| Instant::now() >= at) {
+                return Ok(());
+            }
+            let most = next.saturating_duration_since(Instant::now());
+            wait([self.socket.as_fd(), self.made.as_fd(), self.parent_in.as_fd()], Some(most))?;
+            self.packets(&mut packet)?;
+            self.frames()?;
+            if !self.orders_of_parent()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what came, at most [`BATCH`] packets. What belongs to no player costs a look at its first bytes.
+    fn packets(&mut self, packet: &mut [u8]) -> Result<(), Trouble> {
+        for _ in 0..BATCH {
+            let (length, source) = match self.socket.recv_from(packet) {
+                Ok(came) => came,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // An answer of some host that a port is closed there; it says nothing about this socket.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let Some(bytes) = packet.get(..length) else { continue };
+            if self.players.is_empty() {
+                continue;
+            }
+            let Ok(contents) = bytes.try_into() else { continue };
+            let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
+            let input = Input::Receive(Instant::now(), receive);
+            if let Some(at) = self.players.iter().position(|player| player.rtc.accepts(&input)) {
+                let broken = self.players.get_mut(at).is_some_and(|player| player.rtc.handle_input(input).is_err());
+                if broken {
+                    self.part(at)?;
+                    continue;
+                }
+                self.drain(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that a connection has to say; gives when it wants to be asked again.
+    fn drain(&mut self, at: usize) -> Result<Instant, Trouble> {
+        let far = Instant::now() + Duration::from_secs(1);
+        loop {
+            let Some(player) = self.players.get_mut(at) else { return Ok(far) };
+            if !player.rtc.is_alive() {
+                return Ok(Instant::now());
+            }
+            match player.rtc.poll_output() {
+                Ok(Output::Timeout(when)) => return Ok(when.min(far)),
+                Ok(Output::Transmit(packet)) => match self.socket.send_to(&packet.contents, packet.destination) {
+                    // What the system does not take now is lost like on any network, and sent again like there.
+                    Ok(_) => {}
+                    Err(error) => tracing::trace!(%error, "a packet is not sent"),
+                },
+                Ok(Output::Event(event)) => {
+                    let before = player.is_open();
+                    let brought = player.event(event);
+                    if !before && player.is_open() {
+                        let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);
+                        player.tell(&Tell::Hello { width, height, fps, codec: "h264" });
+                    }
+                    if let Some(brought) = brought {
+                        self.brought(at, brought)?;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(player = player.id, %error, "a connection breaks");
+                    player.rtc.disconnect();
+                    return Ok(Instant::now());
+                }
+            }
+        }
+    }
+
+    fn brought(&mut self, at: usize, brought: Brought) -> Result<(), Trouble> {
+        let Some(player) = self.players.get_mut(at) else { return Ok(()) };
+        match brought {
+            Brought::Connected => {
+                let player = player.id;
+                self.last_used = Instant::now();
+                (self.parent)(FromStream::Player { player, connected: true })?;
+                self.watch();
+                self.order(Order::Key(true));
+                self.apply_rate();
+            }
+            Brought::Gone => player.rtc.disconnect(),
+            Brought::Input(message) => {
+                self.last_used = Instant::now();
+                self.idle_warned = false;
+                if let Some(text) = self.hands.act(message)? {
+                    player.tell(&Tell::Note { code: "pad".to_owned(), text: text.to_owned(), seconds: None });
+                }
+            }
+            Brought::Ask(asked) => self.asked(at, asked),
+            Brought::KeyWanted => self.order(Order::Key(false)),
+            Brought::Rate => self.apply_rate(),
+        }
+        Ok(())
+    }
+
+    fn asked(&mut self, at: usize, asked: Ask) {
+        let Some(player) = self.players.get_mut(at) else { return };
+        match asked {
+            Ask::Ping { at } => player.tell(&Tell::Pong { at, now: wall_ms() }),
+            Ask::Keyframe => self.order(Order::Key(false)),
+            Ask::Code { n } => self.order(Order::Code(n)),
+            Ask::Limit { bps } => {
+                player.limit = if bps == 0 { BPS_MAX } else { bps.max(BPS_MIN) };
+                self.apply_rate();
+            }
+            Ask::ClipWanted { on } => player.clip_wanted = on,
+            Ask::Clip { .. } => {
+                tracing::debug!(player = player.id, "the clipboard is not connected");
+            }
+        }
+    }
+
+    /// One picture goes to all, so the narrowest way decides.
+    fn apply_rate(&mut self) {
+        let connected = self.players.iter().filter(|player| player.connected);
+        let Some(rate) = connected.map(|player| player.estimate.min(player.limit)).min() else { return };
+        let rate = rate.clamp(BPS_MIN, BPS_MAX);
+        // Small steps are not worth the encoder's starting anew; a fall is followed at once.
+        if rate < self.rate || rate > self.rate + self.rate / 20 {
+            self.rate = rate;
+            self.order(Order::Rate(rate));
+        }
+    }
+
+    fn watch(&mut self) {
+        let watched = self.players.iter().any(|player| player.connected);
+        if watched != self.watched {
+            self.watched = watched;
+            self.order(Order::Watched(watched));
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_err() {
+            tracing::debug!("the encoder takes no more orders");
+        }
+    }
+
+    fn frames(&mut self) -> Result<(), Trouble> {
+        self.made.quiet();
+        while let Ok(made) = self.made.next() {
+            match made {
+                Made::Drawing => (self.parent)(FromStream::Drawing)?,
+                Made::Failed(why) => return Err(Trouble::Studio(why)),
+                Made::Frame(frame) => self.frame(&frame)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame) -> Result<(), Trouble> {
+        self.last_size = (frame.width, frame.height);
+        let bytes: Arc<[u8]> = frame.bytes.as_slice().into();
+        for at in 0..self.players.len() {
+            if let Some(player) = self.players.get_mut(at) {
+                player.send_frame(frame, &bytes, self.begin);
+            }
+            self.drain(at)?;
+        }
+        Ok(())
+    }
+
+    /// `false` once the parent is gone.
+    fn orders_of_parent(&mut self) -> Result<bool, Trouble> {
+        self.parent_in.quiet();
+        loop {
+            match self.parent_in.next() {
+                Ok(Some(order)) => self.order_of_parent(order)?,
+                Ok(None) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(false),
+                Err(std::sync::mpsc::TryRecvError::Empty) => return Ok(true),
+            }
+        }
+    }
+
+    fn order_of_parent(&mut self, order: ToStream) -> Result<(), Trouble> {
+        match order {
+            ToStream::Offer { request, player, sdp } => {
+                let answer = match self.let_in(player, &sdp) {
+                    Ok(sdp) => FromStream::Answer { request, sdp },
+                    Err(Refusal { code, why }) => FromStream::Refused { request, code: code.to_owned(), why },
+                };
+                (self.parent)(answer)?;
+            }
+            ToStream::Drop { player } => {
+                if let Some(at) = self.players.iter().position(|known| known.id == player) {
+                    self.part(at)?;
+                }
+            }
+            ToStream::Note { code, text, seconds } => {
+                let note = Tell::Note { code, text, seconds };
+                self.players.iter_mut().for_each(|player| player.tell(&note));
+            }
+            ToStream::End { text } => {
+                let end = Tell::End { text };
+                self.players.iter_mut().for_each(|player| player.tell(&end));
+                // Long enough for the words to be sent again once.
+                self.ending = Some(Instant::now() + Duration::from_millis(150));
+            }
+        }
+        Ok(())
+    }
+
+    fn let_in(&mut self, id: u64, sdp: &str) -> Result<String, Refusal> {
+        if !sdp.contains("H264/90000") {
+            let why = "the browser offers no H.264, and this Container sends nothing else; use another browser, or install its codecs";
+            return Err(Refusal { code: "no_codec", why: why.to_owned() });
+        }
+        let (player, answer) = Player::accept(id, sdp, &self.addresses)?;
+        if let Some(known) = self.players.iter_mut().find(|known| known.id == id) {
+            // The same player from another place: the old connection is dead, or soon will be.
+            known.rtc.disconnect();
+            *known = player;
+        } else if self.players.len() < PLAYERS_MAX {
+            self.players.push(player);
+        } else {
+            let why = format!("the session has {PLAYERS_MAX} players already; one of them has to leave first");
+            return Err(Refusal { code: "too_many_players", why });
+        }
+        Ok(answer)
+    }
+
+    /// Takes leave of a player.
+    fn part(&mut self, at: usize) -> Result<(), Trouble> {
+        if at >= self.players.len() {
+            return Ok(());
+        }
+        let player = self.players.swap_remove(at);
+        if player.connected {
+            (self.parent)(FromStream::Player { player: player.id, connected: false })?;
+        }
+        // Whoever is away holds no keys.
+        self.hands.release_all()?;
+        self.watch();
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), Trouble> {
+        let now = Instant::now();
+        while let Some(at) = self
+            .players
+            .iter()
+            .position(|player| !player.rtc.is_alive() || (!player.connected && now > player.since + CONNECT_WITHIN))
+        {
+            self.part(at)?;
+        }
+        Ok(())
+    }
+
+    /// What is due; gives when the next is.
+    fn clocks(&mut self) -> Result<Instant, Trouble> {
+        let now = Instant::now();
+        for player in &mut self.players {
+            if player.rtc.handle_input(Input::Timeout(now)).is_err() {
+                player.rtc.disconnect();
+            }
+        }
+        if now >= self.next_times {
+            self.next_times = now + TIMES_EVERY;
+            self.players.iter_mut().for_each(Player::tell_times);
+        }
+        if now >= self.next_stats {
+            self.next_stats = now + STATS_EVERY;
+            self.stats()?;
+            self.idle(now)?;
+        }
+        let mut next = self.next_stats;
+        if self.watched {
+            next = next.min(self.next_times);
+        }
+        Ok(self.ending.map_or(next, |at| next.min(at)))
+    }
+
+    fn stats(&mut self) -> Result<(), Trouble> {
+        let (width, height) = self.last_size;
+        for player in self.players.iter_mut().filter(|player| player.connected) {
+            let mut count = std::mem::take(&mut player.count);
+            (player.count.loss, player.count.rtt) = (count.loss, count.rtt);
+            count.encode.sort_by(f32::total_cmp);
+            let encode = count.encode.get(count.encode.len() / 2).copied().unwrap_or_default();
+            let fps = f32::from(u16::try_from(count.frames).unwrap_or(u16::MAX));
+            let (bps, loss, rtt) = (count.bytes * 8, count.loss, count.rtt.as_secs_f32() * 1_000.0);
+            player.tell(&Tell::Stats { fps, bps, loss, rtt, width, height, encode });
+            let stats = StreamStats { fps, bps, loss, rtt_ms: rtt, encode_ms: encode, width, height };
+            (self.parent)(FromStream::Stats(stats))?;
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self, now: Instant) -> Result<(), Trouble> {
+        let after = Duration::from_millis(self.config.idle_after_ms);
+        let unused = now.saturating_duration_since(self.last_used);
+        if after.is_zero() || unused < after {
+            return Ok(());
+        }
+        if unused >= after * 2 {
+            let ms = u64::try_from(unused.as_millis()).unwrap_or(u64::MAX);
+            return Ok((self.parent)(FromStream::Idle { ms })?);
+        }
+        if !std::mem::replace(&mut self.idle_warned, true) {
+            let minutes = after.as_secs().div_ceil(60);
+            let text = format!(
+                "Nobody has used the session for {minutes} min. It ends in as many, so that it costs nothing in vain; press any key to go on."
+            );
+            let note = Tell::Note { code: "idle".to_owned(), text, seconds: Some(after.as_secs()) };
+            self.players.iter_mut().for_each(|player| player.tell(&note));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! One player's connection.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use str0m::bwe::{Bitrate, BweKind};
+use str0m::change::SdpOffer;
+use str0m::channel::ChannelId;
+use str0m::format::Codec;
+use str0m::media::{MediaKind, MediaTime, Mid, Pt};
+use str0m::rtp::Extension;
+use str0m::{Candidate, Event, IceConnectionState, Rtc, RtcConfig};
+
+use crate::messages::{Ask, InputMessage, Tell, ask, input};
+use crate::studio::{BPS_MAX, Frame, START_BPS};
+
+/// Frames whose times wait to be told.
+const TIMES_MAX: usize = 64;
+/// What the sound and everything else takes of the estimate.
+const ASIDE_BPS: u64 = 150_000;
+
+/// Why a player is not let in.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: &'static str,
+    pub(crate) why: String,
+}
+
+/// What a connection brings.
+#[derive(Debug)]
+pub(crate) enum Brought {
+    Connected,
+    Gone,
+    Input(InputMessage),
+    Ask(Ask),
+    KeyWanted,
+    /// The way carries more or less than before: see [`Player::estimate`].
+    Rate,
+}
+
+pub(crate) struct Player {
+    pub(crate) id: u64,
+    pub(crate) rtc: Rtc,
+    pub(crate) connected: bool,
+    pub(crate) since: Instant,
+    /// Frames are of no use to it before one that needs none before it.
+    pub(crate) needs_key: bool,
+    pub(crate) limit: u32,
+    /// Bits a second that the way carries, after what else goes on it.
+    pub(crate) estimate: u32,
+    pub(crate) clip_wanted: bool,
+    video: Option<(Mid, Pt)>,
+    sound: Option<(Mid, Pt)>,
+    input: Option<ChannelId>,
+    control: Option<ChannelId>,
+    times: Vec<(u32, f64)>,
+    pub(crate) count: Count,
+}
+
+/// What is counted between two reports.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    pub(crate) frames: u32,
+    pub(crate) bytes: u64,
+    pub(crate) encode: Vec<f32>,
+    pub(crate) loss: f32,
+    pub(crate) rtt: Duration,
+}
+
+impl std::fmt::Debug for Player {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Player").field("id", &self.id).field("connected", &self.connected).finish_non_exhaustive()
+    }
+}
+
+impl Player {
+    /// Takes an offer; the answer is for the player.
+    pub(crate) fn accept(id: u64, sdp: &str, addresses: &[SocketAddr]) -> Result<(Self, String), Refusal> {
+        let bad = |why: String| Refusal { code: "bad_offer", why: format!("the offer cannot be taken: {why}") };
+        let offer = SdpOffer::from_sdp_string(sdp).map_err(|e| bad(e.to_string()))?;
+        let now = Instant::now();
+        let mut config = RtcConfig::new()
+            .set_ice_lite(true)
+            .clear_codecs()
+            .enable_h264(true)
+            .enable_opus(true, false)
+            .set_stats_interval(Some(Duration::from_secs(1)))
+            .enable_bwe(Some(Bitrate::bps(u64::from(START_BPS))));
+        config.extension_map().set(5, Extension::PlayoutDelay);
+        let mut rtc = config.build(now);
+        for address in addresses {
+            let candidate = Candidate::host(*address, "udp").map_err(|e| bad(e.to_string()))?;
+            rtc.add_local_candidate(candidate);
+        }
+        let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| bad(e.to_string()))?.to_sdp_string();
+        rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(u64::from(BPS_MAX)));
+        let player = Self {
+            id,
+            rtc,
+            connected: false,
+            since: now,
+            needs_key: true,
+            limit: BPS_MAX,
+            estimate: START_BPS,
+            clip_wanted: false,
+            video: None,
+            sound: None,
+            input: None,
+            control: None,
+            times: Vec::new(),
+            count: Count::default(),
+        };
+        Ok((player, answer))
+    }
+
+    /// What an event of the connection means here.
+    pub(crate) fn event(&mut self, event: Event) -> Option<Brought> {
+        match event {
+            Event::Connected => {
+                self.connected = true;
+                Some(Brought::Connected)
+            }
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected) | Event::Closed => Some(Brought::Gone),
+            Event::MediaAdded(added) => {
+                let codec = match added.kind {
+                    MediaKind::Video => Codec::H264,
+                    MediaKind::Audio => Codec::Opus,
+                };
+                let chosen = self.payload(added.mid, codec).map(|pt| (added.mid, pt));
+                match added.kind {
+                    MediaKind::Video => self.video = self.video.or(chosen),
+                    MediaKind::Audio => self.sound = self.sound.or(chosen),
+                }
+                None
+            }
+            Event::ChannelOpen(id, label) => {
+                match label.as_str() {
+                    "input" => self.input = Some(id),
+                    "control" => self.control = Some(id),
+                    _ => {}
+                }
+                None
+            }
+            Event::ChannelData(data) if Some(data.id) == self.input => input(&data.data).map(Brought::Input),
+            Event::ChannelData(data) if Some(data.id) == self.control => ask(&data.data).map(Brought::Ask),
+            Event::KeyframeRequest(_) => Some(Brought::KeyWanted),
+            Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. } | BweKind::Remb { estimate, .. }) => {
+                let left = estimate.as_u64().saturating_sub(ASIDE_BPS) * 9 / 10;
+                self.estimate = u32::try_from(left).unwrap_or(u32::MAX);
+                Some(Brought::Rate)
+            }
+            Event::MediaEgressStats(stats) if self.video.is_some_and(|(mid, _)| mid == stats.mid) => {
+                self.count.loss = stats.loss.unwrap_or(self.count.loss);
+                self.count.rtt = stats.rtt.unwrap_or(self.count.rtt);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The payload type to send with: of H.264 one that takes slices in pieces, baseline where there is one.
+    fn payload(&mut self, mid: Mid, codec: Codec) -> Option<Pt> {
+        let writer = self.rtc.writer(mid)?;
+        writer
+            .payload_params()
+            .filter(|params| params.spec().codec == codec)
+            .filter(|params| codec != Codec::H264 || params.spec().format.packetization_mode == Some(1))
+            .min_by_key(|params| {
+                let profile = params.spec().format.profile_level_id.unwrap_or_default() >> 8;
+                [0x42e0, 0x4200].iter().position(|known| *known == profile).unwrap_or(usize::MAX)
+            })
+            .map(str0m::format::PayloadParams::pt)
+    }
+
+    /// Sends a frame. What the network does with it comes back as a rate.
+    pub(crate) fn send_frame(&mut self, frame: &Frame, bytes: &std::sync::Arc<[u8]>, begin: Instant) {
+        let Some((mid, pt)) = self.video else { return };
+        if !self.connected || (self.needs_key && !frame.key) {
+            return;
+        }
+        let since = frame.captured.saturating_duration_since(begin);
+        let time = MediaTime::from_90khz(u64::try_from(since.as_micros() * 9 / 100).unwrap_or(u64::MAX));
+        let Some(writer) = self.rtc.writer(mid) else { return };
+        let written = writer.playout_delay(MediaTime::ZERO, MediaTime::ZERO).write(
+            pt,
+            frame.captured,
+            time,
+            std::sync::Arc::clone(bytes),
+        );
+        if let Err(error) = written {
+            tracing::debug!(player = self.id, %error, "a frame is not sent");
+            return;
+        }
+        self.needs_key = false;
+        self.count.frames += 1;
+        self.count.bytes += u64::try_from(bytes.len()).unwrap_or(0);
+        self.count.encode.push(frame.encode.as_secs_f32() * 1_000.0);
+        if self.times.len() < TIMES_MAX {
+            self.times.push((u32::try_from(time.numer() & u64::from(u32::MAX)).unwrap_or(0), frame.captured_ms));
+        }
+    }
+
+    /// Tells when frames were captured, where any wait to be told.
+    pub(crate) fn tell_times(&mut self) {
+        if !self.times.is_empty() && self.control.is_some() {
+            let f = std::mem::take(&mut self.times);
+            self.tell(&Tell::Frames { f });
+        }
+    }
+
+    /// Whether messages can be sent, and have not been before.
+    pub(crate) fn is_open(&self) -> bool {
+        self.control.is_some()
+    }
+
+    pub(crate) fn tell(&mut self, tell: &Tell) {
+        let Some(id) = self.control else { return };
+        let Ok(text) = serde_json::to_vec(tell) else { return };
+        let Some(mut channel) = self.rtc.channel(id) else { return };
+        // A page that takes nothing is told nothing; its connection ends by itself.
+        match channel.write(false, &text) {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!(player = self.id, "a message is left out: the player takes none"),
+            Err(error) => tracing::debug!(player = self.id, %error, "a message is not sent"),
+        }
+    }
+}

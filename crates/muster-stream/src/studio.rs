@@ -1,0 +1,303 @@
+//! The thread that turns what a program draws into frames: woken by the display, never by a clock.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::code::Shown;
+use crate::display::{Display, DisplayError};
+use crate::h264::{EncodeError, H264};
+use crate::pace::Pace;
+use crate::picture::Picture;
+use crate::wake::{Receiver, Sender, wait};
+
+/// What it sends in a second before it knows better.
+pub(crate) const START_BPS: u32 = 6_000_000;
+/// Below this a picture falls apart; what is left is then said in smaller ones.
+pub(crate) const BPS_MIN: u32 = 500_000;
+/// More than this shows no difference.
+pub(crate) const BPS_MAX: u32 = 20_000_000;
+
+/// Two key frames asked for closer than this are one.
+const KEY_GAP: Duration = Duration::from_millis(250);
+/// A picture that has stood still so long is sent again, finer, and so often.
+const REFINE_AFTER: Duration = Duration::from_millis(120);
+const REFINE_TIMES: u8 = 3;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// A frame that needs none before it; `true` for one that just joined, and is not made to wait.
+    Key(bool),
+    /// Bits a second.
+    Rate(u32),
+    /// Draw this code.
+    Code(u32),
+    /// Whether anybody looks on.
+    Watched(bool),
+}
+
+/// What the thread has made.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// The program has drawn something.
+    Drawing,
+    /// A frame.
+    Frame(Frame),
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// A frame on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) key: bool,
+    pub(crate) captured: Instant,
+    /// Milliseconds since 1970.
+    pub(crate) captured_ms: f64,
+    pub(crate) encode: Duration,
+    pub(crate) width: u16,
+    pub(crate) height: u16,
+}
+
+/// Why the thread ends.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Display(#[from] DisplayError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error("cannot wait for the display: {0}")]
+    Wait(#[from] std::io::Error),
+}
+
+/// Sizes that a picture is sent in, from all of it down: numerator and denominator, and the bits a second for each
+/// megapixel a second below which the next smaller one looks better.
+const SCALES: [(usize, usize); 3] = [(1, 1), (2, 3), (1, 2)];
+/// Bits for each pixel and second under which a size is left for a smaller one.
+const BITS_PER_PIXEL_MIN: f64 = 0.9;
+
+pub(crate) struct Studio {
+    display: Box<dyn Display>,
+    orders: Receiver<Order>,
+    out: Sender<Made>,
+    encoder: H264,
+    full: Picture,
+    small: Option<Picture>,
+    marked: Option<Picture>,
+    pace: Pace,
+    fps: u8,
+    shown: Shown,
+    watched: bool,
+    drawing: bool,
+    key_wanted: bool,
+    last_key: Option<Instant>,
+    /// Something has changed that was not sent.
+    stale: bool,
+    last_sent: Instant,
+    refinements: u8,
+}
+
+impl Studio {
+    pub(crate) fn new(
+        display: Box<dyn Display>,
+        fps: u8,
+        orders: Receiver<Order>,
+        out: Sender<Made>,
+    ) -> Result<Self, EncodeError> {
+        let (width, height) = display.size();
+        let now = Instant::now();
+        Ok(Self {
+            display,
+            orders,
+            out,
+            encoder: H264::new(fps, START_BPS)?,
+            full: Picture::new(usize::from(width), usize::from(height)),
+            small: None,
+            marked: None,
+            pace: Pace::new(f64::from(fps), now),
+            fps,
+            shown: Shown::default(),
+            watched: false,
+            drawing: false,
+            key_wanted: true,
+            last_key: None,
+            stale: true,
+            last_sent: now,
+            refinements: 0,
+        })
+    }
+
+    /// Works until nobody takes its frames any more.
+    pub(crate) fn run(mut self) {
+        if let Err(trouble) = self.work() {
+            let _ = self.out.send(Made::Failed(trouble.to_string()));
+        }
+    }
+
+    fn work(&mut self) -> Result<(), Trouble> {
+        // What stands on the display already; an empty one is no picture.
+        self.look()?;
+        loop {
+            if !self.take_orders() {
+                return Ok(());
+            }
+            let changed = self.display.changed()?;
+            if changed && !self.drawing {
+                self.look()?;
+            }
+            let now = Instant::now();
+            let pause = if self.wants_frame(changed, now) {
+                match self.pace.wait(now) {
+                    None => {
+                        self.frame(now)?;
+                        continue;
+                    }
+                    pause => pause,
+                }
+            } else {
+                self.next_look(now)
+            };
+            // While nobody looks on, damage needs no answer once the program draws; it is read when somebody comes.
+            if self.watched || !self.drawing {
+                wait([self.display.as_fd(), std::os::fd::AsFd::as_fd(&self.orders)], pause)?;
+            } else {
+                wait([std::os::fd::AsFd::as_fd(&self.orders)], Some(Duration::from_millis(500)))?;
+            }
+        }
+    }
+
+    /// Looks whether the program has drawn anything: a picture of one colour is none yet.
+    fn look(&mut self) -> Result<(), Trouble> {
+        let mut colours = false;
+        let full = &mut self.full;
+        self.display.read(true, &mut |area, pixels| {
+            let first = pixels.get(..3);
+            colours |= pixels.chunks_exact(crate::display::PIXEL_BYTES).any(|pixel| pixel.get(..3) != first);
+            full.put(area, pixels);
+        })?;
+        if colours && !self.drawing {
+            self.drawing = true;
+            self.stale = true;
+            let _ = self.out.send(Made::Drawing);
+        }
+        Ok(())
+    }
+
+    /// `false` once nobody gives orders any more.
+    fn take_orders(&mut self) -> bool {
+        self.orders.quiet();
+        loop {
+            match self.orders.next() {
+                Ok(Order::Key(at_once)) => {
+                    self.key_wanted = true;
+                    if at_once {
+                        self.last_key = None;
+                    }
+                }
+                Ok(Order::Rate(bps)) => self.set_rate(bps),
+                Ok(Order::Code(code)) => self.shown.ask(code),
+                Ok(Order::Watched(watched)) => {
+                    self.stale |= watched && !self.watched;
+                    self.watched = watched;
+                }
+                Err(std::sync::mpsc::TryRecvError::Empty) => return true,
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn set_rate(&mut self, bps: u32) {
+        let bps = bps.clamp(BPS_MIN, BPS_MAX);
+        // A rate that is refused leaves the old one, which is no reason to end.
+        if let Err(error) = self.encoder.set_bitrate(bps) {
+            tracing::warn!(%error, bps, "the encoder keeps its rate");
+        }
+        let fits = |(over, under): &(usize, usize)| {
+            let pixels = self.full.width * over / under * (self.full.height * over / under);
+            f64::from(bps) / f64::from(u32::try_from(pixels).unwrap_or(u32::MAX)) >= BITS_PER_PIXEL_MIN
+        };
+        let (over, under) = SCALES.iter().copied().find(fits).unwrap_or((1, 2));
+        let size = ((self.full.width * over / under) & !1, (self.full.height * over / under) & !1);
+        let now_small = self.small.as_ref().map_or((self.full.width, self.full.height), |p| (p.width, p.height));
+        if size != now_small {
+            self.small = (over != under).then(|| Picture::new(size.0, size.1));
+            self.stale = true;
+        }
+        // The smallest picture at the lowest rates is also shown less often.
+        let fps = if bps < BPS_MIN * 3 / 2 { f64::from(self.fps).min(30.0) } else { f64::from(self.fps) };
+        self.pace.set_fps(fps, Instant::now());
+    }
+
+    fn wants_frame(&self, changed: bool, now: Instant) -> bool {
+        if !self.watched || !self.drawing {
+            return false;
+        }
+        let key = self.key_wanted && self.last_key.is_none_or(|last| now >= last + KEY_GAP);
+        changed || self.stale || key || self.shown.is_active() || self.wants_refinement(now)
+    }
+
+    fn wants_refinement(&self, now: Instant) -> bool {
+        self.refinements > 0 && now >= self.last_sent + REFINE_AFTER
+    }
+
+    /// How long nothing needs to be looked at, if nothing changes.
+    fn next_look(&self, now: Instant) -> Option<Duration> {
+        if !self.watched {
+            return None;
+        }
+        let key = self.key_wanted.then(|| self.last_key.map_or(now, |last| last + KEY_GAP));
+        let refine = (self.refinements > 0).then(|| self.last_sent + REFINE_AFTER);
+        [key, refine].into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
+    }
+
+    fn frame(&mut self, now: Instant) -> Result<(), Trouble> {
+        self.pace.taken(now);
+        let refinement = self.wants_refinement(now) && !self.stale && !self.display.changed()?;
+        let full = &mut self.full;
+        self.display.read(false, &mut |area, pixels| full.put(area, pixels))?;
+        let (captured, captured_ms) = (Instant::now(), wall_ms());
+        let key = self.key_wanted && self.last_key.is_none_or(|last| now >= last + KEY_GAP);
+        let picture = match &mut self.small {
+            Some(small) => {
+                self.full.shrink_into(small);
+                small
+            }
+            None => &mut self.full,
+        };
+        let encoded = if self.shown.is_active() {
+            let marked = self.marked.insert(picture.clone());
+            self.shown.draw(marked, now);
+            self.encoder.encode(marked, key)?
+        } else {
+            self.marked = None;
+            self.encoder.encode(picture, key)?
+        };
+        let (width, height) = (side(picture.width), side(picture.height));
+        self.stale = encoded.bytes.is_empty();
+        self.last_sent = now;
+        self.refinements = if refinement { self.refinements - 1 } else { REFINE_TIMES };
+        if encoded.bytes.is_empty() {
+            return Ok(());
+        }
+        if encoded.key {
+            self.key_wanted = false;
+            self.last_key = Some(now);
+        }
+        let encode = captured.elapsed();
+        let frame = Frame { bytes: encoded.bytes, key: encoded.key, captured, captured_ms, encode, width, height };
+        if self.out.send(Made::Frame(frame)) == Err(crate::wake::Unsent::Full) {
+            // A frame that is left out would break those after it.
+            self.key_wanted = true;
+        }
+        Ok(())
+    }
+}
+
+fn side(pixels: usize) -> u16 {
+    u16::try_from(pixels).unwrap_or(u16::MAX)
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn wall_ms() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1_000.0
+}
