@@ -18,9 +18,9 @@ target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 packages() {
   case $1 in
   base) echo gcc g++ libc6-dev make pkg-config ca-certificates git ;;
-  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg ;;
+  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg xvfb libgl1-mesa-dri pulseaudio ;;
   test)
-    echo python3 python3-venv iptables procps chromium
+    echo python3 python3-venv iptables procps chromium mesa-utils
     # Where Debian has it: a kernel in a process, for what only another kernel shows (scripts/cgroup2.sh).
     [[ $(uname -m) != x86_64 ]] || echo user-mode-linux
     ;;

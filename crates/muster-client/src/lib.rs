@@ -3,7 +3,8 @@
 //! [`Network`] is what a machine must know to take part; [`Renter`] is what all leases of a process share; [`seek`]
 //! finds a Container; [`Rental`](rental::Rental) drives one lease from the deposit to the refund, and
 //! [`store`] keeps its record so that any later process can go on with it. Above them: [`job`] runs a command or an
-//! array of tasks, [`agent`] drives what commands leave behind, [`leases`] lists, stops, tops up and shows logs.
+//! array of tasks, [`agent`] drives what commands leave behind, [`leases`] lists, stops, tops up and shows logs,
+//! [`live`] runs a job whose display is streamed.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 pub mod agent;
@@ -13,6 +14,7 @@ pub mod files;
 pub mod job;
 pub mod leases;
 pub mod ledger;
+pub mod live;
 pub mod network;
 pub mod rental;
 mod renter;

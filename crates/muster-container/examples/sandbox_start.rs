@@ -45,6 +45,7 @@ async fn measure(sandbox: &Sandbox, runs: usize) -> Result<[Vec<Duration>; 5], B
         limits,
         stdin: false,
         devices: Vec::new(),
+        display: None,
     };
     let mut steps: [Vec<Duration>; 5] = Default::default();
     for run in 0..runs.max(1) {

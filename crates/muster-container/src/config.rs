@@ -1,6 +1,6 @@
 //! What an owner says about a Container: part of `container.toml`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use muster_core::demand::Region;
@@ -53,6 +53,20 @@ pub struct ContainerConfig {
     /// Bounds of each job beside what it rents.
     #[serde(default)]
     pub job: JobBounds,
+    /// How players reach live sessions.
+    #[serde(default)]
+    pub sessions: SessionsOffer,
+}
+
+/// How players reach live sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionsOffer {
+    /// Where sessions listen for players, each on a port of its own when the port is 0; the address that consumers reach
+    /// and any port if not said.
+    pub bind: Option<SocketAddr>,
+    /// The address that players are told, where it is not the one that sessions listen on.
+    pub public: Option<IpAddr>,
 }
 
 /// The share of the machine that is offered.
@@ -117,6 +131,9 @@ impl ContainerConfig {
         if self.announce.iter().any(|addr| addr.port() == 0 || addr.ip().is_unspecified()) {
             return bad("announce", "an address that others shall dial needs a port and cannot be 0.0.0.0");
         }
+        if self.sessions.public.is_some_and(|ip| ip.is_unspecified()) {
+            return bad("sessions.public", "players cannot reach 0.0.0.0: name the address that your router forwards");
+        }
         if self.data_dir.as_os_str().is_empty() {
             return bad("data_dir", "name a folder");
         }
@@ -133,6 +150,17 @@ impl ContainerConfig {
             disk: self.offer.disk,
             gpus: self.offer.gpus.iter().map(|gpu| gpu.card.clone()).collect(),
         }
+    }
+
+    /// How sessions listen, and the address that players are told; `found` are addresses of this machine.
+    #[must_use]
+    pub fn sessions(&self, found: impl IntoIterator<Item = IpAddr>) -> (SocketAddr, Option<IpAddr>) {
+        let bind = self.sessions.bind.unwrap_or(SocketAddr::new(self.listen.ip(), 0));
+        let announced = self.announce.iter().map(SocketAddr::ip).next();
+        let reachable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback() && ip.is_ipv4() == bind.is_ipv4();
+        // Somebody who listens on every address must still be told one.
+        let own = || found.into_iter().find(reachable).filter(|_| bind.ip().is_unspecified());
+        (bind, self.sessions.public.or(announced).or_else(own))
     }
 
     /// The file of records.
@@ -213,6 +241,23 @@ mod tests {
         assert!(!config.egress && !config.allow_empty);
         let again: ContainerConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn players_are_told_an_address_that_they_can_reach() {
+        let mut config: ContainerConfig = serde_json::from_str(FULL).unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let found = [ip("127.0.0.1"), ip("::1"), ip("192.0.2.7")];
+        assert_eq!(config.sessions(found), (any_loopback_port(), None));
+        config.listen = "0.0.0.0:4400".parse().unwrap();
+        assert_eq!(config.sessions(found), ("0.0.0.0:0".parse().unwrap(), Some(ip("192.0.2.7"))));
+        config.announce.push("198.51.100.1:4400".parse().unwrap());
+        assert_eq!(config.sessions(found).1, Some(ip("198.51.100.1")));
+        config.sessions.public = Some(ip("203.0.113.5"));
+        config.sessions.bind = Some("192.0.2.7:9000".parse().unwrap());
+        assert_eq!(config.sessions(found), ("192.0.2.7:9000".parse().unwrap(), Some(ip("203.0.113.5"))));
+        config.sessions.public = Some(ip("0.0.0.0"));
+        assert_eq!(config.check().unwrap_err().field, "sessions.public");
     }
 
     #[test]

@@ -13,7 +13,8 @@ pub(crate) fn end_of(job: JobEnd) -> (End, Option<String>) {
         JobEnd::Signaled { signal } => (End::Signaled(signal), None),
         JobEnd::OutOfMemory { .. } => (End::OutOfMemory, Some(text)),
         JobEnd::DiskFull { .. } => (End::DiskFull, Some(text)),
-        JobEnd::ProcessLimit { .. } => (End::Exited(job.exit_code()), Some(text)),
+        // The job can end its own display; that it did must not be the provider's loss.
+        JobEnd::ProcessLimit { .. } | JobEnd::CompanionEnded { .. } => (End::Exited(job.exit_code()), Some(text)),
         // The brain knows why it had the job killed, and puts that in the place of this.
         JobEnd::Killed { reason } => (End::Interrupted(clip_sentence(&reason)), None),
         JobEnd::FailedToStart { reason } => (End::FailedToStart(clip_sentence(&reason)), None),

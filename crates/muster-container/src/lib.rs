@@ -43,7 +43,7 @@ mod streams;
 pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
 pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
-pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, socket_path};
+pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer, socket_path};
 pub use error::ContainerError;
 pub use ledger::{Earnings, Ledger, LedgerError, Settled, Standing};
 pub use node::{ContainerNode, Joining, Ready};

@@ -30,10 +30,10 @@ use crate::config::ContainerConfig;
 use crate::control::Control;
 use crate::desk::Desk;
 use crate::error::ContainerError;
-use crate::jobs::{Jobs, Shop};
+use crate::jobs::{Jobs, Shop, Stage};
 use crate::ledger::{Ledger, LedgerError};
 use crate::presence::{Face, Pending, Presence};
-use crate::sandbox::{Sandbox, SandboxConfig};
+use crate::sandbox::{Sandbox, SandboxConfig, SandboxError};
 use crate::sessions::Sessions;
 use crate::store::{Intent, Store, StoreError};
 use crate::streams::House;
@@ -77,6 +77,7 @@ pub struct ContainerNode {
     secret: NodeSecret,
     ledger: Arc<dyn Ledger>,
     init_exe: Option<PathBuf>,
+    streaming: Option<Vec<PathBuf>>,
     provers: Arc<dyn Provers>,
     ready: Option<oneshot::Sender<Ready>>,
     watcher: Option<Arc<dyn WatchSteps>>,
@@ -100,6 +101,7 @@ impl ContainerNode {
             secret,
             ledger,
             init_exe: None,
+            streaming: None,
             provers: Arc::new(Processor),
             ready: None,
             watcher: None,
@@ -110,6 +112,13 @@ impl ContainerNode {
     #[must_use]
     pub fn with_init_exe(mut self, exe: PathBuf) -> Self {
         self.init_exe = Some(exe);
+        self
+    }
+
+    /// The program that streams live sessions and its arguments, where it is not this very program.
+    #[must_use]
+    pub fn with_streaming(mut self, program: Vec<PathBuf>) -> Self {
+        self.streaming = Some(program);
         self
     }
 
@@ -150,11 +159,12 @@ impl ContainerNode {
     }
 
     async fn assemble(self) -> Result<Parts, ContainerError> {
-        let Self { config, joining, secret, ledger, init_exe, provers, watcher, .. } = self;
+        let Self { config, joining, secret, ledger, init_exe, streaming, provers, watcher, .. } = self;
         make_private_dir(&config)?;
         let (clock, node) = (Clock::new(), secret.id());
         let store = Store::open(&config.store_path(), node)?;
         let sandbox = open_sandbox(&config, init_exe)?;
+        let capabilities = sandbox.capabilities().clone();
         let records = store.leases()?;
         let intent = store.intent()?;
         let brain_config = Config {
@@ -168,6 +178,8 @@ impl ContainerNode {
         let relay = (!joining.relays.is_empty()).then(|| RelayConfig { urls: joining.relays.clone() });
         let peer = Peer::bind(PeerConfig { relay, ..PeerConfig::new(secret.clone(), config.listen) }).await?;
         let (keeper, handle, inbox) = brain::queue();
+        let (bind, public) = config.sessions(peer.addr().direct.into_iter().map(|addr| addr.ip()));
+        let program = streaming.map_or_else(streaming_program, Ok)?;
         let jobs = Jobs::new(Shop {
             sandbox,
             brain: handle.clone(),
@@ -176,6 +188,7 @@ impl ContainerNode {
             gpus: config.offer.gpus.clone(),
             bounds: config.job,
             allow_empty: config.allow_empty,
+            stage: Stage { program, bind, public },
             // As much again as is offered: what runs and what waits to be fetched never take more than twice the offer.
             keep_bytes_max: config.offer.disk.0,
         });
@@ -186,6 +199,7 @@ impl ContainerNode {
             total: config.capacity(),
             ask: config.ask,
             egress: config.egress,
+            sessions: capabilities.xvfb.is_some(),
             region: config.region.clone(),
             announce: config.announce.clone(),
         };
@@ -459,6 +473,13 @@ fn make_private_dir(config: &ContainerConfig) -> Result<(), ContainerError> {
         .mode(0o700)
         .create(&config.data_dir)
         .map_err(|source| ContainerError::DataDir { path: config.data_dir.clone(), source })
+}
+
+/// This very program streams, unless another one is named.
+fn streaming_program() -> Result<Vec<PathBuf>, ContainerError> {
+    let failed = SandboxError::Setup { step: "find the running program", detail: "it has no path".to_owned() };
+    let exe = std::env::current_exe().map_err(|_| failed)?;
+    Ok(vec![exe, muster_stream::STREAM.into()])
 }
 
 fn open_sandbox(config: &ContainerConfig, init_exe: Option<PathBuf>) -> Result<Sandbox, ContainerError> {

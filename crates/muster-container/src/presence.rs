@@ -37,6 +37,7 @@ pub(crate) struct Face {
     pub(crate) total: Capacity,
     pub(crate) ask: Ask,
     pub(crate) egress: bool,
+    pub(crate) sessions: bool,
     pub(crate) region: Option<Region>,
     /// Addresses told to others, if the owner names some.
     pub(crate) announce: Vec<std::net::SocketAddr>,
@@ -256,6 +257,7 @@ impl Presence {
             // One that may not work offers none: nobody's demand is sent to it in vain.
             draining: now.draining || now.problem.is_some(),
             egress: self.face.egress,
+            sessions: self.face.sessions,
             region: self.face.region.clone(),
             leases: u32::try_from(now.busy).unwrap_or(u32::MAX),
         }

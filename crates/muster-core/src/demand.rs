@@ -114,8 +114,10 @@ pub enum WorkloadKind {
     /// A command with its arguments, in a Sandbox.
     #[default]
     Process,
+    /// A command whose private display is streamed to players.
+    Session,
 }
-words!(WorkloadKind, "a kind of workload", "process", "process" => Process);
+words!(WorkloadKind, "a kind of workload", "process, session", "process" => Process, "session" => Session);
 
 /// A set of kinds of work: what a Container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -153,6 +155,7 @@ impl WorkloadKinds {
     const fn bit(kind: WorkloadKind) -> u16 {
         match kind {
             WorkloadKind::Process => 1,
+            WorkloadKind::Session => 2,
         }
     }
 }

@@ -81,6 +81,8 @@ pub enum End {
     Interrupted(String),
     /// The consumer never came to start it.
     NeverStarted,
+    /// Nobody used the session any more.
+    Idle,
 }
 
 impl End {
@@ -117,6 +119,7 @@ impl fmt::Display for End {
                 write!(f, "interrupted by the Container: {why}; the interrupted interval is not billed")
             }
             Self::NeverStarted => f.write_str("the job was never started by the consumer"),
+            Self::Idle => f.write_str("the session ended because nobody used it any more; start another one"),
         }
     }
 }

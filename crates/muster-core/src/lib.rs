@@ -13,6 +13,7 @@ pub mod epoch;
 pub mod hardware;
 pub mod ids;
 pub mod lease;
+pub mod live;
 pub mod matching;
 pub mod params;
 pub mod pricing;

@@ -10,6 +10,7 @@ use crate::demand::{Demand, Region};
 use crate::hardware::{Capacity, Free};
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
 use crate::lease::{End, LeaseTerms, Phase};
+use crate::live::SessionSpec;
 use crate::pricing::Ask;
 use crate::units::TokenAmount;
 use crate::voucher::{CompactSignature, SignedVoucher};
@@ -120,6 +121,8 @@ pub struct Heartbeat {
     pub draining: bool,
     /// Whether jobs may have the network.
     pub egress: bool,
+    /// Whether jobs may have a display that is streamed.
+    pub sessions: bool,
     /// A place, as the owner names it: `ca-east`.
     pub region: Option<Region>,
     /// Leases that hold capacity.
@@ -245,6 +248,9 @@ pub struct JobSpec {
     pub env: Vec<(String, String)>,
     /// Whether the consumer will feed standard input; otherwise it is empty.
     pub stdin: bool,
+    /// A private display that is streamed; none for a job that only computes.
+    #[serde(default)]
+    pub session: Option<SessionSpec>,
 }
 
 /// Container to consumer, on the control stream of one lease.

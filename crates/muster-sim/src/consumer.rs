@@ -237,7 +237,7 @@ impl World {
                 }
             }
             Effect::Go => {
-                let job = JobSpec { command: vec!["true".to_owned()], env: Vec::new(), stdin: false };
+                let job = JobSpec { command: vec!["true".to_owned()], env: Vec::new(), stdin: false, session: None };
                 self.up_if(session, ToContainer::Go(job));
             }
             Effect::Sign(amount) => self.sign(i, lease, amount, now),

@@ -146,6 +146,7 @@ impl ContainerNode {
             ask: self.config.ask,
             draining: self.brain.draining(),
             egress: true,
+            sessions: false,
             region: None,
             leases: u32::try_from(self.brain.busy()).unwrap_or(u32::MAX),
         }

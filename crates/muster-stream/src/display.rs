@@ -13,6 +13,7 @@ use x11rb::protocol::Event;
 use x11rb::protocol::damage::{self, ConnectionExt as _};
 use x11rb::protocol::shm::{self, ConnectionExt as _};
 use x11rb::protocol::xfixes::ConnectionExt as _;
+use x11rb::protocol::xfixes::ConnectionExt as _;
 use x11rb::protocol::xproto::{ImageFormat, ImageOrder};
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 
@@ -194,6 +195,8 @@ impl XDisplay {
         connection.shm_query_version().map_err(lost(extension))?.reply().map_err(ask(extension))?;
         connection.damage_query_version(1, 1).map_err(lost(extension))?.reply().map_err(ask(extension))?;
         connection.xfixes_query_version(5, 0).map_err(lost(extension))?.reply().map_err(ask(extension))?;
+        // The page draws the pointer. Drawn here it would be taken off and put back for each picture, which counts as change.
+        connection.xfixes_hide_cursor(root).map_err(lost("hide its pointer"))?;
         let bytes = usize::from(width) * usize::from(height) * PIXEL_BYTES;
         let (segment, pixels) = share(&connection, bytes)?;
         let damage_id = connection.generate_id().map_err(|e| DisplayError::protocol("give a name", e))?;

@@ -22,6 +22,9 @@ const KEY_GAP: Duration = Duration::from_millis(250);
 const REFINE_AFTER: Duration = Duration::from_millis(120);
 const REFINE_TIMES: u8 = 3;
 
+/// Looks at the display for one frame, after the first.
+const STEPS_MAX: u8 = 3;
+
 /// What the thread is told.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -255,6 +258,15 @@ impl Studio {
         let refinement = self.wants_refinement(now) && !self.stale && !self.display.changed()?;
         let full = &mut self.full;
         self.display.read(false, &mut |area, pixels| full.put(area, pixels))?;
+        // A server often tells of the first step of a frame while it draws the others: they are a moment away, and taken
+        // along they spare a frame of their own.
+        for _ in 0..STEPS_MAX {
+            if !self.display.changed()? {
+                break;
+            }
+            let full = &mut self.full;
+            self.display.read(false, &mut |area, pixels| full.put(area, pixels))?;
+        }
         let (captured, captured_ms) = (Instant::now(), wall_ms());
         let key = self.key_wanted && self.last_key.is_none_or(|last| now >= last + KEY_GAP);
         let picture = match &mut self.small {

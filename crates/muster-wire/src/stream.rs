@@ -29,6 +29,8 @@ pub enum StreamKind {
     Checkers = 10,
     /// Anybody to a Checker: bytes by their hash, and a Checker to another: the proof that it set.
     Evidence = 11,
+    /// A consumer to a Container: a live session's offers, answers and figures.
+    Session = 12,
 }
 
 /// A first byte that names no protocol of this build.
@@ -38,7 +40,7 @@ pub struct UnknownStream(pub u8);
 
 impl StreamKind {
     /// All kinds, in order of their bytes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Echo,
         Self::Presence,
         Self::Demand,
@@ -51,6 +53,7 @@ impl StreamKind {
         Self::Liveness,
         Self::Checkers,
         Self::Evidence,
+        Self::Session,
     ];
 
     /// Whether it carries a job's data, as much as the path takes: a fast sender is then slowed down, where on other

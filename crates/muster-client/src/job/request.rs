@@ -1,13 +1,15 @@
 //! What is asked for, and what became of it.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use muster_core::demand::{COUNT_MAX, Demand, DemandError, Grouping};
+use muster_core::demand::{COUNT_MAX, Demand, DemandError, Grouping, WorkloadKind};
 use muster_core::hardware::Allocation;
 use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::lease::{End, Phase};
+use muster_core::live::SessionSpec;
 use muster_core::protocol::JobSpec;
 use muster_core::units::{TimeMs, TokenAmount};
 use muster_wire::message::check_job;
@@ -55,6 +57,8 @@ pub struct JobRequest {
     pub busy_patience: Duration,
     /// Let go as soon as it runs: the agent goes on.
     pub detach: bool,
+    /// A private display that is streamed; none for a job that only computes.
+    pub session: Option<SessionSpec>,
 }
 
 impl JobRequest {
@@ -76,7 +80,16 @@ impl JobRequest {
             keep_logs: true,
             busy_patience: Duration::from_secs(60),
             detach: false,
+            session: None,
         }
+    }
+
+    /// The same with a display that is streamed, by a Container that can do so.
+    #[must_use]
+    pub fn with_session(mut self, session: SessionSpec) -> Self {
+        self.demand.kind = WorkloadKind::Session;
+        self.session = Some(session);
+        self
     }
 
     /// Refuses what cannot work before anything is asked of anybody.
@@ -103,6 +116,9 @@ impl JobRequest {
             if self.stdin {
                 return wrong("the tasks of an array cannot share standard input; use --input for a file");
             }
+        }
+        if self.session.is_some() != (self.demand.kind == WorkloadKind::Session) {
+            return wrong("a session needs a demand of the kind session, and only a session does");
         }
         if self.stdin && self.detach {
             return wrong("a detached job has nobody to read standard input from; use --input for a file");
@@ -134,7 +150,7 @@ impl JobRequest {
             env.push(("MUSTER_TASK_INDEX".to_owned(), index.to_string()));
             env.push(("MUSTER_TASK_COUNT".to_owned(), count.to_string()));
         }
-        JobSpec { command: self.command.clone(), env, stdin: self.stdin }
+        JobSpec { command: self.command.clone(), env, stdin: self.stdin, session: self.session.clone() }
     }
 }
 
@@ -359,6 +375,19 @@ pub enum TaskOutcome {
     Stopped,
     /// It could not be done.
     Failed(JobError),
+}
+
+impl fmt::Display for TaskOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(end) => end.fmt(f),
+            Self::OutputsMissing { end, why } => write!(f, "{end}, but its outputs are not all here: {why}"),
+            Self::InputsFailed { why } => write!(f, "its inputs could not be sent: {why}"),
+            Self::Detached => f.write_str("it goes on without this process"),
+            Self::Stopped => f.write_str("stopped on request"),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
 }
 
 /// What became of one task.

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::request::{AttemptReport, JobError, JobEvent, JobReport, JobRequest, JobStep, TaskOutcome, TaskReport};
 use super::slots::{Alive, Slots, Wanted};
 use crate::files::{self, Claims, Placed};
-use crate::rental::{Command, Rental, RentalEnd, RentalError, RentalEvent, Stdio};
+use crate::rental::{Command, LeaseLine, Rental, RentalEnd, RentalError, RentalEvent, Stdio};
 use crate::renter::Renter;
 use crate::seek::SeekError;
 use crate::session::SessionKey;
@@ -67,6 +67,7 @@ struct Inner {
     control: JobControl,
     claims: Claims,
     slots: Slots,
+    shown_line: Option<watch::Sender<Option<LeaseLine>>>,
 }
 
 impl Job {
@@ -97,7 +98,8 @@ impl Job {
             (Some(_), Some(_)) => Claims::shared(&renter.dir().claims_path(&name))?,
             _ => Claims::alone(),
         };
-        let inner = Inner { name, renter, request, stdio, events, control, claims, slots: Slots::default() };
+        let inner =
+            Inner { name, renter, request, stdio, events, control, claims, slots: Slots::default(), shown_line: None };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -105,6 +107,16 @@ impl Job {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Shows the connection to the Container while it stands; of a job of one task.
+    #[must_use]
+    pub fn with_shown_line(mut self, shown: watch::Sender<Option<LeaseLine>>) -> Self {
+        // Nobody else has it before it runs.
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.shown_line = Some(shown);
+        }
+        self
     }
 
     /// For stopping it, or letting it go.
@@ -257,7 +269,7 @@ impl Task {
             }
         }
         let last = u32::try_from(report.attempts.len()).unwrap_or(u32::MAX);
-        self.tell(last, JobStep::Over { how: sentence(&report.outcome) });
+        self.tell(last, JobStep::Over { how: report.outcome.to_string() });
         (report, self.settling)
     }
 
@@ -305,7 +317,8 @@ impl Task {
             .with_stdio((self.job.stdio)(self.place.map(|p| p.index), attempt))
             .with_claims(self.job.claims.clone())
             .with_top_up(request.top_up)
-            .with_work_over(told);
+            .with_work_over(told)
+            .with_shown_line(self.job.shown_line.clone());
         let driving = AbortOnDropHandle::new(tokio::spawn(rental.run()));
         let mut watch = Watch {
             task: self,
@@ -523,16 +536,5 @@ fn judge(end: RentalEnd, record: &LeaseRecord, stuck: Option<String>, stopping: 
             debug_assert!(rented.lease.phase == Phase::Void, "a lease that opened has an end");
             Tried::Failed { why }
         }
-    }
-}
-
-fn sentence(outcome: &TaskOutcome) -> String {
-    match outcome {
-        TaskOutcome::Ended(end) => end.to_string(),
-        TaskOutcome::OutputsMissing { end, why } => format!("{end}, but its outputs are not all here: {why}"),
-        TaskOutcome::InputsFailed { why } => format!("its inputs could not be sent: {why}"),
-        TaskOutcome::Detached => "it goes on without this process".to_owned(),
-        TaskOutcome::Stopped => "stopped on request".to_owned(),
-        TaskOutcome::Failed(error) => error.to_string(),
     }
 }

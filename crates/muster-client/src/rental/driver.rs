@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::line::{Line, LineNote};
+use super::line::{LeaseLine, Line, LineNote};
 use super::notes::{NOTES_MAX, Note, Notes};
 use super::onchain::ChainState;
 use super::stdio::{Pipes, Watcher};
@@ -50,6 +50,7 @@ pub struct Rental {
     claims: Claims,
     top_up: Option<TopUp>,
     work_over: watch::Sender<Option<End>>,
+    shown_line: Option<watch::Sender<Option<LeaseLine>>>,
     events: mpsc::Sender<RentalEvent>,
     commands: mpsc::Receiver<Command>,
 }
@@ -70,6 +71,7 @@ impl Rental {
             claims: Claims::alone(),
             top_up: None,
             work_over: watch::channel(None).0,
+            shown_line: None,
             events,
             commands,
         }
@@ -101,6 +103,13 @@ impl Rental {
     #[must_use]
     pub fn with_work_over(mut self, told: watch::Sender<Option<End>>) -> Self {
         self.work_over = told;
+        self
+    }
+
+    /// Shows on which connection the lease was proved, while the line stands: for streams of one's own.
+    #[must_use]
+    pub fn with_shown_line(mut self, shown: Option<watch::Sender<Option<LeaseLine>>>) -> Self {
+        self.shown_line = shown;
         self
     }
 
@@ -137,6 +146,7 @@ impl Rental {
             chain: ChainState::default(),
             top_up: self.top_up,
             work_over: self.work_over,
+            shown_line: self.shown_line,
             dirty: false,
             pending: Vec::new(),
             finished: false,
@@ -213,6 +223,7 @@ pub(super) struct Driver {
     pub(super) transfers: Transfers,
     pub(super) top_up: Option<TopUp>,
     work_over: watch::Sender<Option<End>>,
+    shown_line: Option<watch::Sender<Option<LeaseLine>>>,
     /// The record changed since it was written.
     dirty: bool,
     /// Decided, and to be performed once the record is written.
@@ -542,6 +553,7 @@ impl Driver {
         match what {
             LineNote::Up { connection, to } => {
                 self.line.to = Some(to);
+                self.show_line(Some(connection.clone()));
                 self.line.connection = Some(connection);
                 self.tell(RentalEvent::Connected { container: self.brain.rented().container.id });
                 self.feed(Event::Connected);
@@ -557,11 +569,26 @@ impl Driver {
             LineNote::Down { why, stale } => {
                 self.line.to = None;
                 self.line.connection = None;
+                self.show_line(None);
                 self.line.stale = stale;
                 self.tell(RentalEvent::Lost { why: why.clone() });
                 self.feed(Event::Lost { why });
             }
         }
+    }
+
+    fn show_line(&self, connection: Option<muster_net::Connection>) {
+        let Some(shown) = &self.shown_line else { return };
+        let working = self.lease_now().end.is_none();
+        // A lease whose work another one has taken over may still be settling: it must not take that one's place.
+        shown.send_if_modified(|line| match connection {
+            Some(connection) if working => {
+                *line = Some(LeaseLine { lease: self.lease, connection });
+                true
+            }
+            Some(_) => false,
+            None => line.take_if(|line| line.lease == self.lease).is_some(),
+        });
     }
 
     fn watch_stdio(&mut self) {

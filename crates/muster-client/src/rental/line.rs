@@ -31,6 +31,15 @@ pub(crate) enum LineNote {
     },
 }
 
+/// The connection on which this process has proved itself the consumer of a lease.
+#[derive(Clone, Debug)]
+pub struct LeaseLine {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// Streams of this lease may be opened on it.
+    pub connection: Connection,
+}
+
 pub(crate) struct Line {
     pub(crate) renter: Renter,
     pub(crate) lease: LeaseId,

@@ -10,6 +10,7 @@ mod transfers;
 
 pub use driver::{Rental, TopUp};
 pub use events::{Command, RentalEnd, RentalEvent};
+pub use line::LeaseLine;
 pub use stdio::{LOG_BYTES_MAX, Stdio};
 
 use crate::session::NotASessionKey;

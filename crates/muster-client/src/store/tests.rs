@@ -39,7 +39,7 @@ pub(crate) fn record(first_byte: u8) -> LeaseRecord {
         created_at: TimeMs(1),
         network: "0123456789abcdef".to_owned(),
         session_key: SessionSecret([9; 32]),
-        spec: JobSpec { command: vec!["true".to_owned()], env: Vec::new(), stdin: false },
+        spec: JobSpec { command: vec!["true".to_owned()], env: Vec::new(), stdin: false, session: None },
         inputs: vec!["/tmp/x y".into()],
         output: Some("/tmp/out".into()),
         keep_logs: true,

@@ -1,7 +1,10 @@
 //! Workplaces: what each lease has on this machine: a work folder, a job in the Sandbox, its streams.
 
 mod intake;
+mod live;
 mod outtake;
+mod play;
+mod streamer;
 mod workplace;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -11,16 +14,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use muster_core::brain::container::Held;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::LeaseTerms;
+use muster_core::live::SessionSpec;
 use muster_core::protocol::JobSpec as Wanted;
 use tracing::warn;
 
 pub(crate) use intake::{Intake, IntakeError};
 pub(crate) use outtake::Outtake;
+pub(crate) use streamer::Stage;
 pub(crate) use workplace::Workplace;
 
 use crate::brain::BrainHandle;
 use crate::config::{GpuOffer, JobBounds};
-use crate::sandbox::{JobId, JobSpec, RecoveredJob, Sandbox, SandboxError, SandboxLimits};
+use crate::sandbox::{Display, JobId, JobSpec, RecoveredJob, Sandbox, SandboxError, SandboxLimits};
 
 /// The command of a job that runs nothing, where the configuration allows it.
 const EMPTY_COMMAND: &str = "muster:empty";
@@ -39,6 +44,8 @@ pub(crate) struct Shop {
     pub(crate) gpus: Vec<GpuOffer>,
     pub(crate) bounds: JobBounds,
     pub(crate) allow_empty: bool,
+    /// What live sessions are streamed with.
+    pub(crate) stage: Stage,
     /// Bytes of disk that leases which are over may take, until their consumers have fetched what they want.
     pub(crate) keep_bytes_max: u64,
 }
@@ -210,6 +217,7 @@ impl Shop {
             limits: self.limits(terms),
             stdin: wanted.stdin,
             devices: devices.flat_map(|gpu| gpu.devices.iter().cloned()).collect(),
+            display: wanted.session.as_ref().map(display),
         }
     }
 
@@ -226,6 +234,17 @@ impl Shop {
 
     fn is_empty(&self, wanted: &Wanted) -> bool {
         self.allow_empty && wanted.command == [EMPTY_COMMAND]
+    }
+}
+
+/// The display that a session asks for.
+fn display(session: &SessionSpec) -> Display {
+    Display {
+        width: session.width,
+        height: session.height,
+        layout: session.layout.clone(),
+        sound: session.sound,
+        microphone: session.microphone,
     }
 }
 

@@ -17,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::intake::Manifest;
+use super::live::Live;
+use super::play::Tail;
 use super::{Shop, job_id, lease_dir, remove_dir};
 use crate::ends::end_of;
-use crate::sandbox::{JobHandle, JobUsage, RunningJob, SandboxError, StdinWriter, StdoutReader, WorkDir};
+use crate::sandbox::{JobEnd, JobHandle, JobUsage, RunningJob, SandboxError, StdinWriter, StdoutReader, WorkDir};
 use crate::spool::Spool;
 
 /// How long transfers that were told to stop may take to let go of the folder.
@@ -27,7 +29,7 @@ const LET_GO_MAX: Duration = Duration::from_secs(30);
 
 /// Where a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub(super) enum Stage {
     /// Not told to begin.
     Waiting,
     /// Told to begin.
@@ -49,7 +51,7 @@ pub(crate) enum Feed {
 /// One lease's place.
 #[derive(Debug)]
 pub(crate) struct Workplace {
-    shop: Arc<Shop>,
+    pub(super) shop: Arc<Shop>,
     terms: LeaseTerms,
     /// Made once, by whoever needs it first; taken out at the removal.
     folder: OnceCell<Mutex<Option<Arc<WorkDir>>>>,
@@ -61,9 +63,13 @@ pub(crate) struct Workplace {
     err: Arc<Spool>,
     wanted: Mutex<Option<Wanted>>,
     stage: watch::Sender<Stage>,
-    kill: CancellationToken,
+    pub(super) kill: CancellationToken,
     gone: CancellationToken,
     handle: Mutex<Option<JobHandle>>,
+    /// The job's display, as it is watched from outside.
+    pub(super) live: Live,
+    /// The last of what the job wrote.
+    pub(super) tail: Tail,
     /// `None` before the start and after the end of input.
     stdin: tokio::sync::Mutex<Option<StdinWriter>>,
     /// What inputs have brought; locked while a transfer runs, so that there is one at a time.
@@ -129,6 +135,8 @@ impl Workplace {
             kill: CancellationToken::new(),
             gone: CancellationToken::new(),
             handle: Mutex::default(),
+            live: Live::new(),
+            tail: Tail::default(),
             stdin: tokio::sync::Mutex::default(),
             inputs: tokio::sync::Mutex::default(),
         }
@@ -148,6 +156,11 @@ impl Workplace {
             Stream::Out => &self.out,
             Stream::Err => &self.err,
         }
+    }
+
+    /// The live session of the job; of a job without one it is over as soon as it begins.
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
     }
 
     /// Resolves when everything here is removed: whoever uses the folder must let go.
@@ -213,6 +226,7 @@ impl Workplace {
         }
         let (last_words, words) = oneshot::channel();
         let (end, line) = self.execute(words).await;
+        self.live.close(&end.to_string());
         info!(lease = %self.terms.lease, %end, "job ended");
         metrics::counter!("muster_container_jobs_total", "end" => label(&end)).increment(1);
         if let Some(line) = line.map(|line| format!("muster: {line}\n"))
@@ -235,6 +249,10 @@ impl Workplace {
             self.report_started().await;
             return (End::Exited(0), None);
         }
+        let session = wanted.session.clone();
+        if session.is_none() {
+            self.live.close("this job has no session: nothing of it can be seen");
+        }
         let begun = tokio::select! {
             biased;
             () = self.kill.cancelled() => return killed(),
@@ -247,17 +265,27 @@ impl Workplace {
         *guard(&self.handle) = Some(job.handle());
         *self.stdin.lock().await = job.stdin.take();
         self.stage.send_replace(Stage::Running);
-        self.report_started().await;
         self.pump(&mut job, words);
-        let end = tokio::select! {
+        let end = match session {
+            Some(session) => self.play(job, &session).await,
+            None => {
+                self.report_started().await;
+                end_of(self.until_over(&job).await)
+            }
+        };
+        *self.stdin.lock().await = None;
+        end
+    }
+
+    /// Waits for the job, and ends it when the lease ends.
+    async fn until_over(&self, job: &RunningJob) -> JobEnd {
+        tokio::select! {
             end = job.wait() => end,
             () = self.kill.cancelled() => {
                 job.kill("the lease ended");
                 job.wait().await
             }
-        };
-        *self.stdin.lock().await = None;
-        end_of(end)
+        }
     }
 
     async fn begin(&self, wanted: Wanted) -> Result<RunningJob, (End, Option<String>)> {
@@ -270,14 +298,14 @@ impl Workplace {
         let spec = self.shop.spec(&self.terms, wanted);
         self.shop.sandbox.start(&folder, spec).await.map_err(|error| match error {
             // What the job asked for cannot be done anywhere, or not here by the provider's choice.
-            SandboxError::Invalid { .. } | SandboxError::EgressRefused { .. } => {
+            SandboxError::Invalid { .. } | SandboxError::EgressRefused { .. } | SandboxError::DisplayRefused { .. } => {
                 (End::FailedToStart(clip_sentence(&sentence(&error))), None)
             }
             other => end_of(other.into_job_end()),
         })
     }
 
-    async fn report_started(&self) {
+    pub(super) async fn report_started(&self) {
         info!(lease = %self.terms.lease, "job runs");
         // The node going down ends the job anyway.
         self.shop.brain.note(Event::JobStarted { lease: self.terms.lease }).await;
@@ -289,10 +317,13 @@ impl Workplace {
         let streams = [(job.stdout.take(), &self.out, None), (job.stderr.take(), &self.err, Some(words))];
         for (pipe, spool, words) in streams {
             let (spool, gone) = (Arc::clone(spool), self.gone.clone());
+            let (place, from) = (Arc::clone(self), if words.is_some() { Stream::Err } else { Stream::Out });
             let all = async move {
                 if let Some(pipe) = pipe {
-                    pump_one(pipe, &spool).await;
+                    pump_one(pipe, &spool, |bytes| place.tail.take(from, bytes)).await;
                 }
+                place.tail.end(from);
+                drop(place);
                 if let Some(words) = words
                     && let Ok(line) = words.await
                 {
@@ -318,6 +349,7 @@ impl Workplace {
     /// the first time.
     pub(super) fn over(&self) -> bool {
         let first = self.stage.send_if_modified(|stage| std::mem::replace(stage, Stage::Over) != Stage::Over);
+        self.live.close("the lease is over");
         if guard(&self.handle).is_none() {
             self.out.finish();
             self.err.finish();
@@ -418,12 +450,16 @@ async fn remove_folder(mut folder: Arc<WorkDir>, lease: LeaseId) {
     }
 }
 
-async fn pump_one(mut pipe: StdoutReader, spool: &Arc<Spool>) {
+async fn pump_one(mut pipe: StdoutReader, spool: &Arc<Spool>, look: impl Fn(&[u8])) {
     let mut buffer = vec![0; STDIO_LEN_MAX];
     loop {
         match pipe.read(&mut buffer).await {
             Ok(0) => return,
-            Ok(count) => spool.write(buffer.get(..count).unwrap_or_default()).await,
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                look(bytes);
+                spool.write(bytes).await;
+            }
             Err(error) => {
                 warn!(%error, "a job's output cannot be read");
                 return;
@@ -442,6 +478,7 @@ const fn label(end: &End) -> &'static str {
         End::DiskFull => "disk_full",
         End::FailedToStart(_) => "failed_to_start",
         End::Interrupted(_) => "killed",
+        End::Idle => "idle",
         // The brain's own words; a job never ends with them.
         End::StoppedByConsumer | End::TimeLimit | End::DepositUsedUp | End::Unpaid | End::NeverStarted => "other",
     }
@@ -452,7 +489,7 @@ fn killed() -> (End, Option<String>) {
 }
 
 /// An error and its causes in one sentence.
-fn sentence(error: &SandboxError) -> String {
+pub(super) fn sentence(error: &SandboxError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {

@@ -67,6 +67,10 @@ pub struct Capabilities {
     pub landlock_abi: u32,
     /// Path of slirp4netns where jobs can get the internet through it.
     pub slirp4netns: Option<PathBuf>,
+    /// Path of the X server, where jobs can have a display.
+    pub xvfb: Option<PathBuf>,
+    /// Path of the sound server, where jobs with a display can have sound.
+    pub pulseaudio: Option<PathBuf>,
     /// Every layer and its state, most important first.
     pub findings: Vec<Finding>,
 }
@@ -83,7 +87,8 @@ impl Capabilities {
         let landlock_abi = landlock::kernel_abi();
         findings.push(landlock_finding(landlock_abi));
         let slirp4netns = egress(&mut findings, root);
-        Self { bwrap, root, disk_limit, landlock_abi, slirp4netns, findings }
+        let (xvfb, pulseaudio) = display(&mut findings);
+        Self { bwrap, root, disk_limit, landlock_abi, slirp4netns, xvfb, pulseaudio, findings }
     }
 
     /// The mandatory layers that are missing.
@@ -240,4 +245,22 @@ fn egress(findings: &mut Vec<Finding>, root: bool) -> Option<PathBuf> {
     }
     findings.push(finding("egress", Severity::Fine, "slirp4netns is installed", ""));
     system::find_program("slirp4netns")
+}
+
+/// Live sessions need an X server; sound and software rendering beside it are a matter of what is installed.
+fn display(findings: &mut Vec<Finding>) -> (Option<PathBuf>, Option<PathBuf>) {
+    let layer = "live sessions";
+    let (xvfb, pulseaudio) = (system::find_program("Xvfb"), system::find_program("pulseaudio"));
+    findings.push(match (&xvfb, &pulseaudio) {
+        (None, _) => {
+            let found = "jobs that ask for a display are refused: the X server is not installed";
+            finding(layer, Severity::Degraded, found, "run: apt-get install xvfb libgl1-mesa-dri pulseaudio")
+        }
+        (Some(_), None) => {
+            let found = "jobs can have a display, without sound: PulseAudio is not installed";
+            finding(layer, Severity::Degraded, found, "run: apt-get install pulseaudio")
+        }
+        (Some(_), Some(_)) => finding(layer, Severity::Fine, "jobs can have a display and sound", ""),
+    });
+    (xvfb, pulseaudio)
 }

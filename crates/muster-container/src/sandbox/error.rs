@@ -51,6 +51,12 @@ pub enum SandboxError {
         /// Why not, and what would help.
         why: String,
     },
+    /// The job wants a display and cannot have one.
+    #[error("the job asks for a display, but {why}")]
+    DisplayRefused {
+        /// Why not, and what would help.
+        why: String,
+    },
     /// A program or step that builds the Sandbox failed.
     #[error("the sandbox could not be set up: {step}: {detail}")]
     Setup {

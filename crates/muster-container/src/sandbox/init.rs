@@ -19,6 +19,7 @@ use rustix::thread::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::companion::{Companion, Staying, start_all};
 use super::error::chain;
 use super::landlock::{self, Rules};
 use super::seccomp;
@@ -43,6 +44,8 @@ pub(super) struct Orders {
     pub(super) env: Vec<(String, String)>,
     /// User and group to change to; `None` when the namespace has settled that.
     pub(super) uid: Option<u32>,
+    /// What is there before the command is, in order.
+    pub(super) companions: Vec<Companion>,
     /// Groups that own the devices the job may use.
     pub(super) device_groups: Vec<u32>,
     pub(super) open_files_max: u64,
@@ -74,6 +77,10 @@ pub(super) enum Report {
     },
     Signaled {
         signal: i32,
+    },
+    /// One of the companions ended, and the job with it.
+    CompanionEnded {
+        reason: String,
     },
 }
 
@@ -135,12 +142,14 @@ fn run(orders: File, report: &mut File) -> Result<i32, Report> {
         seccompiler::apply_filter(&program).map_err(|error| broken("apply the system call filter", &error))?;
     }
     keep_capabilities(&orders).map_err(|error| broken("renounce capabilities", &error))?;
+    let user = orders.uid.map(|uid| (uid, orders.device_groups.as_slice()));
+    let companions = start_all(&orders.companions, user).map_err(|reason| Report::SetupFailed { reason })?;
     let pid = start(&orders)?;
     set_capabilities(None, NO_CAPABILITIES).map_err(|error| broken("renounce capabilities", &error))?;
     if !tell(report, &Report::Running) {
         return Err(Report::SetupFailed { reason: "the Container is gone".into() });
     }
-    Ok(supervise(pid, report))
+    Ok(supervise(pid, companions, report))
 }
 
 fn read_orders(mut file: File) -> io::Result<Orders> {
@@ -207,7 +216,7 @@ fn start(orders: &Orders) -> Result<i32, Report> {
 
 /// Has the command run as a user of its own. The helper itself stays what bubblewrap is, root without power: the job can
 /// neither signal nor trace it, and bubblewrap's end can end it, which the kernel refuses across users.
-fn become_user(command: &mut Command, id: u32, device_groups: &[u32]) {
+pub(super) fn become_user(command: &mut Command, id: u32, device_groups: &[u32]) {
     let groups: Vec<Gid> = device_groups.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     let change = move || {
@@ -268,8 +277,8 @@ fn explain(program: &str, error: &io::Error, env: &[(String, String)]) -> String
     }
 }
 
-/// Reaps until the command itself has ended; the rest of the namespace ends with this process.
-fn supervise(command: i32, report: &mut File) -> i32 {
+/// Reaps until the command itself or a companion of it has ended; the rest of the namespace ends with this process.
+fn supervise(command: i32, mut companions: Vec<Staying>, report: &mut File) -> i32 {
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == command => {
@@ -282,7 +291,19 @@ fn supervise(command: i32, report: &mut File) -> i32 {
                     return 128 + signal;
                 }
             }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(Some((pid, status))) => {
+                let pid = pid.as_raw_nonzero().get();
+                let Some(companion) = companions.iter_mut().find(|one| one.pid == pid) else { continue };
+                let how = match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => format!("code {code}"),
+                    (None, Some(signal)) => format!("signal {signal}"),
+                    // Stopped, not ended.
+                    (None, None) => continue,
+                };
+                tell(report, &Report::CompanionEnded { reason: companion.farewell(&how) });
+                return NOT_STARTED;
+            }
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 tell(report, &broken("wait for the command", &error));
                 return NOT_STARTED;

@@ -9,6 +9,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
 
 use super::cgroup::JobCgroup;
+use super::display::DisplayEnds;
 use super::spec::JobId;
 
 /// Writes to the job's standard input; waits while the job does not read. Dropping it is end-of-file.
@@ -49,6 +50,11 @@ pub enum JobEnd {
         /// The command's own exit code, when it ended by itself.
         code: Option<i32>,
     },
+    /// A program that the job needs beside its command ended: its display, its sound. The job could have ended it.
+    CompanionEnded {
+        /// Which, and its last words.
+        reason: String,
+    },
     /// The Container ended the job.
     Killed {
         /// Why: as given to [`JobHandle::kill`].
@@ -77,7 +83,7 @@ impl JobEnd {
             Self::DiskFull { code, .. } | Self::ProcessLimit { code, .. } => code.unwrap_or(137),
             Self::OutOfMemory { .. } | Self::Killed { .. } => 137,
             Self::FailedToStart { .. } => 127,
-            Self::SetupFailed { .. } => 125,
+            Self::SetupFailed { .. } | Self::CompanionEnded { .. } => 125,
         }
     }
 
@@ -111,7 +117,7 @@ impl fmt::Display for JobEnd {
                 "the job was refused another process at its limit of {processes_max}{}: start fewer at a time, or ask for more",
                 code_text(code)
             ),
-            Self::Killed { reason } => write!(f, "the job was ended: {reason}"),
+            Self::Killed { reason } | Self::CompanionEnded { reason } => write!(f, "the job was ended: {reason}"),
             Self::FailedToStart { reason } => write!(f, "the job could not start: {reason}"),
             Self::SetupFailed { reason } => write!(f, "the sandbox failed: {reason}"),
         }
@@ -236,6 +242,8 @@ pub struct RunningJob {
     pub stdout: Option<StdoutReader>,
     /// The job's standard error; take it to use it.
     pub stderr: Option<StdoutReader>,
+    /// The ends of the job's display, when the spec asked for one; take them to use them.
+    pub display: Option<DisplayEnds>,
 }
 
 impl RunningJob {

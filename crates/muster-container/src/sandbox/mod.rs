@@ -19,6 +19,8 @@ mod capabilities;
 mod cgroup;
 mod cgroup_v1;
 mod cgroup_v2;
+mod companion;
+mod display;
 mod egress;
 mod error;
 mod init;
@@ -36,10 +38,12 @@ mod workdir;
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use capabilities::{Capabilities, DiskLimit, Finding, Severity};
+pub use display::{Display, DisplayEnds};
 pub use error::SandboxError;
 pub use init::{SANDBOX_INIT, sandbox_init_main};
 pub use job::{JobEnd, JobHandle, JobUsage, RunningJob, StdinWriter, StdoutReader};
@@ -47,6 +51,8 @@ pub use outputs::{Output, OutputLimits, Outputs, SkippedOutput};
 pub use recover::RecoveredJob;
 pub use spec::{JobId, JobSpec, SandboxConfig, SandboxLimits};
 pub use workdir::WorkDir;
+
+use tokio::process::{Child, Command};
 
 use cgroup::Hierarchy;
 use launch::Launcher;
@@ -139,6 +145,15 @@ impl Sandbox {
     /// for which no job exists afterwards; [`SandboxError::into_job_end`] turns any of them into a [`JobEnd`].
     pub async fn start(&self, work: &WorkDir, spec: JobSpec) -> Result<RunningJob, SandboxError> {
         start::start(&self.inner, work, spec).await
+    }
+
+    /// Starts a program outside that uses a job's display; it inherits the descriptors under the numbers they have here.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Setup`] when it cannot be started.
+    pub(crate) async fn start_beside(&self, command: Command, inherited: Vec<OwnedFd>) -> Result<Child, SandboxError> {
+        self.inner.launcher.start(command, inherited).await
     }
 
     /// Takes over the work folder of a job of an earlier process: ends what is left of its processes, and keeps its files.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::display::Display;
 use super::error::SandboxError;
 
 /// Smallest memory limit: below it not even the helper that applies the limits runs reliably.
@@ -135,6 +136,8 @@ pub struct JobSpec {
     pub stdin: bool,
     /// Device files the job may use (`/dev/dri/renderD128`, `/dev/nvidia0`): the Container names them, never a consumer.
     pub devices: Vec<PathBuf>,
+    /// A private display, up before the command begins; its ends come with the running job.
+    pub display: Option<Display>,
 }
 
 impl JobSpec {
@@ -161,6 +164,7 @@ impl JobSpec {
                 "command and environment take {bytes} bytes, the most is {ARGUMENT_BYTES_MAX}: put long data into an input file"
             )));
         }
+        self.display.as_ref().map_or(Ok(()), Display::check)?;
         for device in &self.devices {
             if !device.starts_with("/dev") {
                 return Err(SandboxError::invalid(format!("{} is not a device file under /dev", device.display())));
@@ -223,6 +227,7 @@ mod tests {
             },
             stdin: false,
             devices: Vec::new(),
+            display: None,
         }
     }
 

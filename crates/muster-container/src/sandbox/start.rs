@@ -23,6 +23,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::cgroup::{Controller, JobCgroup};
+use super::companion::Companion;
+use super::display::Place;
 use super::egress::Uplink;
 use super::error::SandboxError;
 use super::init::{Orders, Report, SANDBOX_INIT};
@@ -79,14 +81,21 @@ pub(super) async fn start(inner: &Arc<Inner>, work: &WorkDir, spec: JobSpec) -> 
     if spec.egress {
         egress::check(inner)?;
     }
+    let companions = match &spec.display {
+        Some(display) => display.companions(&inner.capabilities)?,
+        None => Vec::new(),
+    };
+    let display = spec.display.as_ref().map(|display| display.make(work, &inner.capabilities)).transpose()?;
     work.hand_over().await?;
     let name = inner.cgroup_name(work.id());
     let cgroup = JobCgroup::create(&inner.hierarchy, &name, &spec.limits)?;
     let mut guard = Guard(Some(cgroup.clone()));
-    let (mut child, mut ours) = launch(inner, work, &spec).await?;
+    let (mut child, mut ours) = launch(inner, work, &spec, companions).await?;
     let begun = begin(inner, work, &spec, &cgroup, &mut ours).await;
-    let uplink = match begun {
-        Ok(uplink) => uplink,
+    // The command may run already, so what it has made of its display is looked at with care.
+    let begun = begun.and_then(|uplink| Ok((uplink, display.map(Place::ends).transpose()?)));
+    let (uplink, display) = match begun {
+        Ok(begun) => begun,
         Err(error) => return Err(explain(error, &mut child, &mut ours, &cgroup, &spec).await),
     };
     let (ended, _) = watch::channel(None);
@@ -112,11 +121,16 @@ pub(super) async fn start(inner: &Arc<Inner>, work: &WorkDir, spec: JobSpec) -> 
         watch_disk: !work.mounted(),
     };
     tokio::spawn(supervisor.run());
-    Ok(RunningJob { handle: JobHandle { shared }, stdin, stdout: Some(stdout), stderr: Some(stderr) })
+    Ok(RunningJob { handle: JobHandle { shared }, stdin, stdout: Some(stdout), stderr: Some(stderr), display })
 }
 
 /// Starts bubblewrap, which waits before it runs anything.
-async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child, Ours), SandboxError> {
+async fn launch(
+    inner: &Inner,
+    work: &WorkDir,
+    spec: &JobSpec,
+    companions: Vec<Companion>,
+) -> Result<(Child, Ours), SandboxError> {
     let failed = |error: rustix::io::Errno| SandboxError::setup("make pipes", error);
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(failed);
     let (info_read, info_write) = pipe()?;
@@ -131,7 +145,7 @@ async fn launch(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Result<(Child,
             fchown(end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(failed)?;
         }
     }
-    let orders = serde_json::to_vec(&orders(inner, work, spec))
+    let orders = serde_json::to_vec(&orders(inner, work, spec, companions))
         .map_err(|error| SandboxError::setup("encode the orders", error))?;
     let orders = memory_file("muster-orders", &orders)?;
     let mut inherited = vec![info_write, block_read, report_write, orders];
@@ -273,7 +287,7 @@ fn memory_file(name: &str, content: &[u8]) -> Result<OwnedFd, SandboxError> {
     Ok(file.into())
 }
 
-fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Orders {
+fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec, companions: Vec<Companion>) -> Orders {
     let text = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<String>>();
     let mut env: Vec<(String, String)> =
         [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp"), ("USER", "job")]
@@ -281,7 +295,10 @@ fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Orders {
             .filter(|(name, _)| !spec.env.contains_key(*name))
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-    env.extend(spec.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let screen = spec.display.as_ref().map(|display| display.env(&inner.capabilities)).unwrap_or_default();
+    let own = spec.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+    env.extend(own.filter(|(name, _)| !screen.iter().any(|(known, _)| known == name)));
+    env.extend(screen);
     let mut read = text(&bwrap::SYSTEM_DIRS);
     read.extend(text(&["/etc", "/sys", "/.muster"]));
     // The control group is the limit, and counts refusals; the system's own only stands behind it, or in for it.
@@ -291,6 +308,7 @@ fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec) -> Orders {
         command: spec.command.clone(),
         env,
         uid: work.uid(),
+        companions,
         device_groups: device_groups.filter(|group| *group != 0).collect(),
         open_files_max: u64::from(spec.limits.open_files_max),
         processes_max: work.uid().map(|_| u64::from(spec.limits.processes_max) + spare),

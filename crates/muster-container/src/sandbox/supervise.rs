@@ -200,6 +200,7 @@ impl Supervisor {
         match report {
             Some(Report::Exited { code }) => JobEnd::Exited { code },
             Some(Report::Signaled { signal }) => JobEnd::Signaled { signal },
+            Some(Report::CompanionEnded { reason }) => JobEnd::CompanionEnded { reason },
             Some(Report::NotStarted { reason }) => JobEnd::FailedToStart { reason },
             Some(Report::SetupFailed { reason }) => JobEnd::SetupFailed { reason },
             Some(Report::Running) | None => {

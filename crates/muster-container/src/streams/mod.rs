@@ -5,6 +5,7 @@ mod files;
 mod job;
 mod lease;
 mod offer;
+mod session;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -165,6 +166,7 @@ impl House {
             StreamKind::Lease => self.lease(&guest, stream).await,
             StreamKind::Job => self.job(&guest, stream).await,
             StreamKind::Files => self.files(&guest, stream).await,
+            StreamKind::Session => self.session(&guest, stream).await,
             StreamKind::Audit => self.audit(&guest, stream).await,
             StreamKind::Liveness => self.liveness(&guest, stream).await,
             StreamKind::Echo => echo(stream).await,

@@ -73,6 +73,7 @@ pub(crate) fn spec(command: &[&str]) -> JobSpec {
         limits: limits(),
         stdin: false,
         devices: Vec::new(),
+        display: None,
     }
 }
 

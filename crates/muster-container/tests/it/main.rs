@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod audits;
+mod display;
 mod escape;
 mod escape_files;
 mod escape_limits;
 mod escape_network;
 mod harness;
 mod leases;
+mod live;
 mod renter;
 mod sandbox;
 mod strangers;

@@ -85,7 +85,13 @@ impl Renter {
 
     pub(crate) async fn go_with(&mut self, command: &[&str], stdin: bool) {
         let command = command.iter().map(ToString::to_string).collect();
-        self.say(ToContainer::Go(JobSpec { command, env: vec![("GREETING".into(), "hello".into())], stdin })).await;
+        self.say(ToContainer::Go(JobSpec {
+            command,
+            env: vec![("GREETING".into(), "hello".into())],
+            stdin,
+            session: None,
+        }))
+        .await;
     }
 
     pub(crate) fn voucher(&self, world: &World, amount: TokenAmount) -> SignedVoucher {

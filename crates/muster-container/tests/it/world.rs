@@ -13,7 +13,7 @@ use muster_chain::settle::{ChainClient, OpenLease, SenderConfig, Settlement, TxS
 use muster_container::sandbox::SandboxError;
 use muster_container::{
     ChainLedger, ChainLedgerConfig, ContainerConfig, ContainerError, ContainerNode, JobBounds, Joining, OfferConfig,
-    StoreError,
+    SessionsOffer, StoreError,
 };
 use muster_core::hardware::{Allocation, GpuSet};
 use muster_core::ids::{LeaseId, NodeId, RequestId};
@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) indexer: Indexer,
     /// What computes proofs, where that is not the processor.
     pub(crate) provers: std::sync::Mutex<Option<Arc<dyn muster_container::Provers>>>,
+    /// What streams live sessions, where the test needs some.
+    pub(crate) streaming: std::sync::Mutex<Option<Vec<PathBuf>>>,
 }
 
 /// A crash that a test plays leaves mounts behind, as a real one does until the next start.
@@ -144,8 +146,8 @@ impl World {
         }
         let consumer = settlement(&dir.path().join("consumer"), consumer, client.clone()).await;
         let indexer = Indexer::new().await;
-        let provers = std::sync::Mutex::new(None);
-        Self { dir, chain, rpc, contracts, params, client, consumer, owner, indexer, provers }
+        let (provers, streaming) = (std::sync::Mutex::new(None), std::sync::Mutex::new(None));
+        Self { dir, chain, rpc, contracts, params, client, consumer, owner, indexer, provers, streaming }
     }
 
     /// The faucet's wallet with the contracts known.
@@ -171,6 +173,7 @@ impl World {
             },
             ask: ask(),
             job: JobBounds::default(),
+            sessions: SessionsOffer::default(),
         }
     }
 
@@ -193,6 +196,10 @@ impl World {
         let node = ContainerNode::new(config, joining, secret.clone(), ledger)
             .unwrap()
             .with_init_exe(PathBuf::from(env!("CARGO_BIN_EXE_muster-sandbox-init")));
+        let node = match self.streaming.lock().unwrap().clone() {
+            Some(program) => node.with_streaming(program),
+            None => node,
+        };
         match self.provers.lock().unwrap().clone() {
             Some(provers) => node.with_provers(provers),
             None => node,

@@ -566,7 +566,7 @@ fn provider(beat: &Heartbeat, stake: TokenAmount, quality_bps: u16) -> Provider 
         origin: Origin::default(),
         site: None,
         bandwidth_mbps: 0,
-        kinds: WorkloadKinds::NONE.with(WorkloadKind::Process),
+        kinds: if beat.sessions { WorkloadKinds::PROCESS.with(WorkloadKind::Session) } else { WorkloadKinds::PROCESS },
         egress: beat.egress,
         compliance: ComplianceTier::default(),
         time_limit_s_max: u32::try_from(TIME_LIMIT_S_MAX).unwrap_or(u32::MAX),

@@ -8,6 +8,7 @@
 //! | `Lease` | consumer | [`ToContainer::Attach`] | both ways until the lease is over |
 //! | `Job` | consumer, after `Attach` on the same connection | [`stdio::Watch`] | [`stdio::Output`] back; [`stdio::Input`] forth |
 //! | `Files` | consumer, after `Attach` on the same connection | [`files::Transfer`] | [`files::Piece`]s one way, a [`files::Outcome`] back |
+//! | `Session` | consumer, after `Attach` on the same connection | [`session::SessionOpen`] | [`session::ToSession`] forth, [`session::FromSession`] back |
 //! | `Audit` | Checker | [`CheckerSays::Challenge`] | [`ProverSays`] back and [`CheckerSays`] forth, as the proof goes |
 //! | `Liveness` | Checker | [`audit::Question`] | one [`audit::Alive`] back |
 //! | `Checkers` | Checker | [`audit::Gossip`] | further ones; nothing comes back |
@@ -27,6 +28,7 @@ pub mod audit;
 pub mod files;
 mod proof;
 mod protocol;
+pub mod session;
 pub mod stdio;
 
 pub use protocol::{

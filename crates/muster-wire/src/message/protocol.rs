@@ -95,7 +95,8 @@ fn check_end(end: &End) -> Result<(), WireError> {
         | End::TimeLimit
         | End::DepositUsedUp
         | End::Unpaid
-        | End::NeverStarted => Ok(()),
+        | End::NeverStarted
+        | End::Idle => Ok(()),
     }
 }
 
@@ -222,6 +223,9 @@ pub fn check_job(job: &JobSpec) -> Result<(), WireError> {
     if job.command.iter().any(|arg| arg.contains('\0')) {
         return Err(WireError::field("command", "an argument holds a zero byte"));
     }
+    if let Some(session) = &job.session {
+        session.check().map_err(|why| WireError::field("session", why.to_string()))?;
+    }
     let good_name = |name: &str| {
         !name.is_empty()
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -310,6 +314,7 @@ pub fn attach_bytes(lease: LeaseId, container: NodeId, peer: NodeId) -> Vec<u8> 
 mod tests {
     use super::*;
     use crate::frame;
+    use muster_core::live::SessionSpec;
 
     #[test]
     fn sentences_are_clipped_at_characters() {
@@ -325,6 +330,7 @@ mod tests {
             command: command.iter().map(ToString::to_string).collect(),
             env: env.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
             stdin: false,
+            session: None,
         };
         assert!(check_job(&job(&["true"], &[("A_1", "x")])).is_ok());
         assert!(check_job(&job(&[], &[])).is_err());
@@ -333,6 +339,13 @@ mod tests {
         assert!(check_job(&job(&["true"], &[("1A", "x")])).is_err());
         assert!(check_job(&job(&["true"], &[("A=B", "x")])).is_err());
         assert!(check_job(&job(&[&"x".repeat(ARGS_LEN_MAX + 1)], &[])).is_err());
+        let session =
+            |width| JobSpec { session: Some(SessionSpec { width, ..SessionSpec::default() }), ..job(&["x"], &[]) };
+        assert!(check_job(&session(640)).is_ok());
+        let why = check_job(&session(641)).unwrap_err().to_string();
+        assert!(why.contains("session") && why.contains("641"), "{why}");
+        let go = ToContainer::Go(session(640));
+        assert_eq!(frame::decode::<ToContainer>(&frame::encode(&go).unwrap()).unwrap(), go);
     }
 
     #[test]

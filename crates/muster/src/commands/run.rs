@@ -236,6 +236,8 @@ fn end_code(end: &End) -> u8 {
         End::StoppedByConsumer => Code::Stopped as u8,
         End::TimeLimit => Code::TimeLimit as u8,
         End::DepositUsedUp | End::Unpaid => Code::Unpaid as u8,
+        // Nobody was there: that is no failure of anybody.
+        End::Idle => 0,
         End::Interrupted(_) | End::NeverStarted => Code::Interrupted as u8,
     }
 }

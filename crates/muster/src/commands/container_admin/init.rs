@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_client::Network;
 use muster_container::sandbox::{Sandbox, SandboxConfig};
-use muster_container::{ContainerConfig, GpuOffer, JobBounds, OfferConfig};
+use muster_container::{ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer};
 use muster_core::calibration::Table;
 use muster_core::hardware::{Cores, Gpu, GpuModel};
 use muster_core::ids::{Address, NodeId};
@@ -156,6 +156,7 @@ fn configure(
         },
         ask: default_ask(),
         job: JobBounds::default(),
+        sessions: SessionsOffer::default(),
     };
     config.check().code(Code::Config)?;
     Ok(config)
