@@ -1,7 +1,7 @@
 //! A job's private display and sound.
 //!
 //! The X server runs inside the job's Sandbox, under its user, limits and fences; nothing of it is shared with another
-//! job. Its sockets and pipes lie in `/tmp/.X11-unix`, which on the host is below the job's own folder, that only the
+//! job. Its sockets and pipes lie in `/tmp/.X11-unix`, which on the host is below the folder of jobs, that only the
 //! Container can enter. The network namespace keeps its abstract socket private as well.
 //! Whoever reaches the socket may use the display (`-ac`): the program that streams it runs outside, as another user,
 //! whom the server's own list would not know; the folder is the fence.

@@ -62,8 +62,8 @@ async fn a_display_is_up_before_the_command_and_reached_by_the_container_alone()
     assert!(ends.sound.is_none() && ends.microphone.is_none());
     assert_eq!(screen_size(&ends.socket), (640, 480));
     let data = work.path().with_file_name("tmp").join(".X11-unix/X0");
-    assert!(data.exists(), "the socket lies below the job's own folder, which only the Container can enter");
-    let folder = work.path().join("../..");
+    assert!(data.exists(), "the socket lies below the folder of all jobs, which only the Container can enter");
+    let folder = work.path().join("../../..");
     let mode = std::os::unix::fs::PermissionsExt::mode(&folder.metadata().unwrap().permissions());
     assert_eq!(mode & 0o077, 0, "{mode:o}");
     let ran = finish(job).await;
