@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::aside::Aside;
 use crate::control::{FromStream, LINE_BYTES_MAX, StreamConfig, ToStream};
 use crate::desk::{Desk, Lines};
 use crate::display::{Display, DisplayError, XDisplay};
@@ -19,6 +20,9 @@ const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// Frames that may wait for the network; more, and the encoder begins anew.
 const FRAMES_MAX: usize = 16;
 const ORDERS_MAX: usize = 256;
+/// Clipboards that wait to be put there, and pointers and clipboards that wait to be told: the bound of their memory.
+const WISHES_MAX: usize = 16;
+const SEEN_MAX: usize = 16;
 
 /// Body of the child: reads its configuration from standard input, streams until its input ends.
 ///
@@ -49,13 +53,17 @@ fn stream(config: StreamConfig) -> Result<(), String> {
     let (order, orders) = wake::channel(ORDERS_MAX).map_err(|e| sentence(&e))?;
     let (make, made) = wake::channel(FRAMES_MAX).map_err(|e| sentence(&e))?;
     let (from_parent, parent_in) = wake::channel(ORDERS_MAX).map_err(|e| sentence(&e))?;
+    let (wish, wishes) = wake::channel(WISHES_MAX).map_err(|e| sentence(&e))?;
+    let (see, seen) = wake::channel(SEEN_MAX).map_err(|e| sentence(&e))?;
+    let aside = Aside::open(&config.display_socket, wishes, see).map_err(|e| sentence(&e))?;
+    thread::Builder::new().name("muster-aside".into()).spawn(|| aside.run()).map_err(|e| sentence(&e))?;
     let studio = Studio::new(Box::new(display), config.fps, orders, make).map_err(|e| sentence(&e))?;
     thread::Builder::new().name("muster-studio".into()).spawn(|| studio.run()).map_err(|e| sentence(&e))?;
     thread::Builder::new()
         .name("muster-parent".into())
         .spawn(move || listen(&from_parent))
         .map_err(|e| sentence(&e))?;
-    let lines = Lines { made, orders: order, parent_in, parent: Box::new(tell) };
+    let lines = Lines { made, orders: order, seen, wishes: wish, parent_in, parent: Box::new(tell) };
     let mut desk = Desk::new(config, socket, hands, lines).map_err(|e| sentence(&e))?;
     tell(FromStream::Ready { listens }).map_err(|e| sentence(&e))?;
     desk.run().map_err(|e| sentence(&e))

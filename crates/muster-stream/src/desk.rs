@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use str0m::net::{Protocol, Receive};
 use str0m::{Input, Output};
 
+use crate::aside::{Seen, Wish};
 use crate::control::{FromStream, StreamConfig, StreamStats, ToStream};
 use crate::display::DisplayError;
 use crate::input::Hands;
@@ -52,6 +53,10 @@ pub(crate) struct Desk {
     hands: Hands,
     made: Receiver<Made>,
     orders: Sender<Order>,
+    seen: Receiver<Seen>,
+    wishes: Sender<Wish>,
+    /// What the pointer looks like, for players to come.
+    pointer: Option<Tell>,
     parent_in: Receiver<Option<ToStream>>,
     parent: Parent,
     players: Vec<Player>,
@@ -70,6 +75,8 @@ pub(crate) struct Desk {
 pub(crate) struct Lines {
     pub(crate) made: Receiver<Made>,
     pub(crate) orders: Sender<Order>,
+    pub(crate) seen: Receiver<Seen>,
+    pub(crate) wishes: Sender<Wish>,
     pub(crate) parent_in: Receiver<Option<ToStream>>,
     pub(crate) parent: Parent,
 }
@@ -79,7 +86,7 @@ impl Desk {
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
         let shown = config.public.map_or(local, |ip| SocketAddr::new(ip, local.port()));
-        let Lines { made, orders, parent_in, parent } = lines;
+        let Lines { made, orders, seen, wishes, parent_in, parent } = lines;
         let now = Instant::now();
         Ok(Self {
             last_size: (config.width, config.height),
@@ -90,6 +97,9 @@ impl Desk {
             hands,
             made,
             orders,
+            seen,
+            wishes,
+            pointer: None,
             parent_in,
             parent,
             players: Vec::new(),
@@ -117,9 +127,11 @@ impl Desk {
                 return Ok(());
             }
             let most = next.saturating_duration_since(Instant::now());
-            wait([self.socket.as_fd(), self.made.as_fd(), self.parent_in.as_fd()], Some(most))?;
+            let fds = [self.socket.as_fd(), self.made.as_fd(), self.seen.as_fd(), self.parent_in.as_fd()];
+            wait(fds, Some(most))?;
             self.packets(&mut packet)?;
             self.frames()?;
+            self.sights();
             if !self.orders_of_parent()? {
                 return Ok(());
             }
@@ -176,6 +188,9 @@ impl Desk {
                     if !before && player.is_open() {
                         let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);
                         player.tell(&Tell::Hello { width, height, fps, codec: "h264" });
+                        if let Some(pointer) = &self.pointer {
+                            player.tell(pointer);
+                        }
                     }
                     if let Some(brought) = brought {
                         self.brought(at, brought)?;
@@ -226,10 +241,11 @@ impl Desk {
                 player.limit = if bps == 0 { BPS_MAX } else { bps.max(BPS_MIN) };
                 self.apply_rate();
             }
-            Ask::ClipWanted { on } => player.clip_wanted = on,
-            Ask::Clip { .. } => {
-                tracing::debug!(player = player.id, "the clipboard is not connected");
+            Ask::ClipWanted { on } => {
+                player.clip_wanted = on;
+                self.want_clip();
             }
+            Ask::Clip { text } => self.wish(Wish::Clip(text)),
         }
     }
 
@@ -250,6 +266,38 @@ impl Desk {
         if watched != self.watched {
             self.watched = watched;
             self.order(Order::Watched(watched));
+        }
+    }
+
+    fn wish(&self, wish: Wish) {
+        if self.wishes.send(wish).is_err() {
+            tracing::debug!("the clipboard takes no more wishes");
+        }
+    }
+
+    /// Has the program's clipboard read where any player agreed to it, and only there.
+    fn want_clip(&self) {
+        self.wish(Wish::ClipWanted(self.players.iter().any(|player| player.clip_wanted)));
+    }
+
+    /// Tells what was seen of the pointer and the clipboard.
+    fn sights(&mut self) {
+        self.seen.quiet();
+        while let Ok(seen) = self.seen.next() {
+            let tell = match seen {
+                Seen::Pointer(shape) => {
+                    let pointer = Tell::Cursor { hidden: shape.is_none().then_some(true), shape };
+                    self.players.iter_mut().for_each(|player| player.tell(&pointer));
+                    self.pointer = Some(pointer);
+                    continue;
+                }
+                Seen::Clip(text) => Tell::Clip { text },
+                Seen::ClipTooLong => {
+                    let text = "The program's clipboard holds more than 60 KiB of text, so it is not brought here; copy less at once.";
+                    Tell::Note { code: "clip".to_owned(), text: text.to_owned(), seconds: None }
+                }
+            };
+            self.players.iter_mut().filter(|player| player.clip_wanted).for_each(|player| player.tell(&tell));
         }
     }
 
@@ -298,7 +346,7 @@ impl Desk {
     fn order_of_parent(&mut self, order: ToStream) -> Result<(), Trouble> {
         match order {
             ToStream::Offer { request, player, sdp } => {
-                let answer = match self.let_in(player, &sdp) {
+                let answer = match self.let_in(player, &sdp)? {
                     Ok(sdp) => FromStream::Answer { request, sdp },
                     Err(Refusal { code, why }) => FromStream::Refused { request, code: code.to_owned(), why },
                 };
@@ -323,23 +371,26 @@ impl Desk {
         Ok(())
     }
 
-    fn let_in(&mut self, id: u64, sdp: &str) -> Result<String, Refusal> {
+    fn let_in(&mut self, id: u64, sdp: &str) -> Result<Result<String, Refusal>, Trouble> {
         if !sdp.contains("H264/90000") {
             let why = "the browser offers no H.264, and this Container sends nothing else; use another browser, or install its codecs";
-            return Err(Refusal { code: "no_codec", why: why.to_owned() });
+            return Ok(Err(Refusal { code: "no_codec", why: why.to_owned() }));
         }
-        let (player, answer) = Player::accept(id, sdp, &self.addresses)?;
-        if let Some(known) = self.players.iter_mut().find(|known| known.id == id) {
-            // The same player from another place: the old connection is dead, or soon will be.
-            known.rtc.disconnect();
-            *known = player;
-        } else if self.players.len() < PLAYERS_MAX {
-            self.players.push(player);
-        } else {
+        let known = self.players.iter().position(|known| known.id == id);
+        if known.is_none() && self.players.len() >= PLAYERS_MAX {
             let why = format!("the session has {PLAYERS_MAX} players already; one of them has to leave first");
-            return Err(Refusal { code: "too_many_players", why });
+            return Ok(Err(Refusal { code: "too_many_players", why }));
         }
-        Ok(answer)
+        let (player, answer) = match Player::accept(id, sdp, &self.addresses) {
+            Ok(accepted) => accepted,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Some(at) = known {
+            // The same player from another place: the old connection is dead, or soon will be.
+            self.part(at)?;
+        }
+        self.players.push(player);
+        Ok(Ok(answer))
     }
 
     /// Takes leave of a player.
@@ -354,6 +405,9 @@ impl Desk {
         // Whoever is away holds no keys.
         self.hands.release_all()?;
         self.watch();
+        if player.clip_wanted {
+            self.want_clip();
+        }
         Ok(())
     }
 

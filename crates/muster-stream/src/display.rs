@@ -13,7 +13,6 @@ use x11rb::protocol::Event;
 use x11rb::protocol::damage::{self, ConnectionExt as _};
 use x11rb::protocol::shm::{self, ConnectionExt as _};
 use x11rb::protocol::xfixes::ConnectionExt as _;
-use x11rb::protocol::xfixes::ConnectionExt as _;
 use x11rb::protocol::xproto::{ImageFormat, ImageOrder};
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 

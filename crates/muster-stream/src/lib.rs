@@ -5,6 +5,7 @@
 //! (the encoder) can thus take down one session at the most. Parent and child talk in [`control`]'s lines.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod aside;
 mod child;
 mod code;
 pub mod control;

@@ -79,7 +79,6 @@ pub(crate) enum Ask {
 /// What a page is told.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "t", rename_all = "lowercase")]
-#[allow(dead_code, reason = "the pointer's shape and the clipboard are sent once their thread is there")]
 pub(crate) enum Tell {
     Hello {
         width: u16,
@@ -106,10 +105,8 @@ pub(crate) enum Tell {
     Cursor {
         #[serde(skip_serializing_if = "Option::is_none")]
         hidden: Option<bool>,
-        w: u16,
-        h: u16,
-        hot: (u16, u16),
-        png: String,
+        #[serde(flatten)]
+        shape: Option<Shape>,
     },
     Clip {
         text: String,
@@ -122,6 +119,18 @@ pub(crate) enum Tell {
     End {
         text: String,
     },
+}
+
+/// What the program's pointer looks like, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Shape {
+    pub(crate) x: i16,
+    pub(crate) y: i16,
+    pub(crate) w: u16,
+    pub(crate) h: u16,
+    pub(crate) hot: (u16, u16),
+    /// In base64.
+    pub(crate) png: String,
 }
 
 /// A message from `input`, if it is one: strangers write these.
@@ -160,6 +169,11 @@ mod tests {
         assert_eq!(pong, r#"{"t":"pong","at":1.5,"now":2.0}"#);
         let frames = serde_json::to_string(&Tell::Frames { f: vec![(7, 1.5)] }).unwrap();
         assert_eq!(frames, r#"{"t":"frames","f":[[7,1.5]]}"#);
+        let shape = Shape { x: 1, y: 2, w: 24, h: 23, hot: (3, 4), png: "AA==".into() };
+        let cursor = serde_json::to_string(&Tell::Cursor { hidden: None, shape: Some(shape) }).unwrap();
+        assert_eq!(cursor, r#"{"t":"cursor","x":1,"y":2,"w":24,"h":23,"hot":[3,4],"png":"AA=="}"#);
+        let hidden = serde_json::to_string(&Tell::Cursor { hidden: Some(true), shape: None }).unwrap();
+        assert_eq!(hidden, r#"{"t":"cursor","hidden":true}"#);
     }
 
     #[test]

@@ -208,14 +208,14 @@ mod tests {
     fn every_colour_stays_in_range_and_both_forms_agree() {
         let pixels: Vec<u8> = (0..64 * 2 * 4).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let (upper, lower) = pixels.split_at(64 * 4);
-        let run = |form: &dyn Fn(&mut [u8], &mut [u8], &mut [u8], &mut [u8])| {
-            let (mut a, mut b, mut u, mut v) = (vec![0; 64], vec![0; 64], vec![0; 32], vec![0; 32]);
-            form(&mut a, &mut b, &mut u, &mut v);
-            (a, b, u, v)
-        };
-        let plain = run(&|a, b, u, v| convert_rows(upper, lower, a, b, u, v));
-        assert_eq!(plain, run(&|a, b, u, v| convert(upper, lower, a, b, u, v)));
-        assert!(plain.0.iter().all(|y| (16..=235).contains(y)));
+        let planes = || [vec![0; 64], vec![0; 64], vec![0; 32], vec![0; 32]];
+        let (mut plain, mut wide) = (planes(), planes());
+        let [a, b, u, v] = &mut plain;
+        convert_rows(upper, lower, a, b, u, v);
+        let [a, b, u, v] = &mut wide;
+        convert(upper, lower, a, b, u, v);
+        assert_eq!(plain, wide);
+        assert!(plain[0].iter().all(|y| (16..=235).contains(y)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use str0m::media::{MediaKind, MediaTime, Mid, Pt};
 use str0m::rtp::Extension;
 use str0m::{Candidate, Event, IceConnectionState, Rtc, RtcConfig};
 
-use crate::messages::{Ask, InputMessage, Tell, ask, input};
+use crate::messages::{Ask, CONTROL_BYTES_MAX, InputMessage, Tell, ask, input};
 use crate::studio::{BPS_MAX, Frame, START_BPS};
 
 /// Frames whose times wait to be told.
@@ -216,6 +216,11 @@ impl Player {
     pub(crate) fn tell(&mut self, tell: &Tell) {
         let Some(id) = self.control else { return };
         let Ok(text) = serde_json::to_vec(tell) else { return };
+        // A text of signs that JSON writes in six letters each.
+        if text.len() > CONTROL_BYTES_MAX {
+            tracing::debug!(player = self.id, bytes = text.len(), "a message is left out: it is too long");
+            return;
+        }
         let Some(mut channel) = self.rtc.channel(id) else { return };
         // A page that takes nothing is told nothing; its connection ends by itself.
         match channel.write(false, &text) {
