@@ -2,12 +2,16 @@
 //! high-level ones once.
 
 mod checkers;
+mod live;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 pub(crate) use checkers::{CheckerCommand, CheckerInitArgs, EpochChoice, EpochCommand, LicenceCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use live::{
+    ApiKeyCommand, AppCommand, AtGateway, GatewayCommand, GatewayRunArgs, SessionCommand, SessionStartArgs,
+};
 use muster_core::demand::{Objective, Region};
 use muster_core::hardware::{Cores, GpuModel};
 use muster_core::ids::{Address, LeaseId};
@@ -97,6 +101,18 @@ pub(crate) enum Command {
     /// Epochs: who was drawn and why, and whether the outcome is right.
     #[command(subcommand)]
     Epoch(EpochCommand),
+    /// Play an app that runs on somebody else's machine, in the browser.
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Publish apps that others play.
+    #[command(subcommand)]
+    App(AppCommand),
+    /// Serve customers: pages, the API, live sessions.
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+    /// Keys of a Gateway's API.
+    #[command(subcommand)]
+    ApiKey(ApiKeyCommand),
     /// Keys and tokens.
     #[command(subcommand)]
     Wallet(WalletCommand),
@@ -141,6 +157,9 @@ pub(crate) struct UpArgs {
     /// Port of the chain's JSON-RPC when the folder is new; 0 takes any free one.
     #[arg(long, default_value_t = 8545, value_name = "PORT")]
     pub(crate) rpc_port: u16,
+    /// Port of the Gateway's pages and API; 0 takes any free one.
+    #[arg(long, default_value_t = 8600, value_name = "PORT")]
+    pub(crate) gateway_port: u16,
     /// Width of the first rental's pictures.
     #[arg(long, hide = true, default_value_t = 640)]
     pub(crate) picture_width: u16,

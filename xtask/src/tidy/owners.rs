@@ -14,9 +14,6 @@ const OWNERS: [(&str, &str); 10] = [
     ("str0m", "muster-stream"),
     ("openh264", "muster-stream"),
     ("x11rb", "muster-stream"),
-    ("str0m", "muster-stream"),
-    ("openh264", "muster-stream"),
-    ("x11rb", "muster-stream"),
     ("llama", "muster-engine"),
 ];
 

@@ -8,9 +8,11 @@ mod checkers;
 mod completions;
 mod container_admin;
 mod doctor;
+mod gateway;
 mod gpu;
 mod indexer_claim;
 mod lease;
+mod live;
 mod rental;
 mod roles;
 mod run;
@@ -57,6 +59,7 @@ pub(crate) const fn is_role(command: &Command) -> bool {
             | Command::Relay(_)
             | Command::Beacon(_)
             | Command::Checker(CheckerCommand::Run(_))
+            | Command::Gateway(_)
             | Command::Agent(_)
     )
 }
@@ -80,6 +83,10 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Checker(command) => Box::pin(checkers::run(&cx, command)).await,
         Command::Licence(command) => Box::pin(checkers::licence::run(&cx, command)).await,
         Command::Epoch(command) => Box::pin(checkers::epoch::run(&cx, command)).await,
+        Command::Session(command) => Box::pin(live::session(&cx, command)).await,
+        Command::App(command) => Box::pin(live::app(&cx, command)).await,
+        Command::Gateway(command) => Box::pin(gateway::run(&cx, command)).await,
+        Command::ApiKey(command) => gateway::api_key(&cx, command),
         Command::Wallet(command) => Box::pin(wallet::run(&cx, command)).await,
         Command::Gpu(command) => Box::pin(gpu::run(&cx, command)).await,
         Command::Doctor => Box::pin(doctor::run(&cx)).await,

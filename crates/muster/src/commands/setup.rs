@@ -35,6 +35,8 @@ const WALLET_WEI: u128 = 100_000_000_000_000_000_000;
 /// What the rewards contract of a development network begins with, whole tokens: for the emission, for rewards of
 /// delivery, for those who dispute rightly.
 const REWARD_TOKENS: [u128; 3] = [1_000_000_000, 1_000_000, 100_000];
+/// Account of whoever runs `muster up`.
+const OWNER: &str = "owner";
 /// Seconds between rounds of a development network's beacon, as of drand's quicknet.
 const BEACON_PERIOD_S: u64 = 3;
 
@@ -53,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) allow_empty: bool,
     /// Each Container offers so many thousandths of a core instead of its share of the machine.
     pub(crate) cpu_millis_each: Option<u32>,
+    /// Port of the Gateway; 0 takes any free one.
+    pub(crate) gateway_port: u16,
 }
 
 /// Where a network on this machine listens.
@@ -192,6 +196,26 @@ fn contract_params(params: &Params, began_s: u64) -> Result<EpochParams, Failure
     })
 }
 
+/// Folder of the Gateway.
+fn gateway_dir(cx: &Context) -> Result<PathBuf, Failure> {
+    let dir = cx.dirs.at(super::live::GATEWAY);
+    make_private(&dir)?;
+    Ok(dir)
+}
+
+/// Makes the API key of whoever owns this folder, if it has none.
+pub(crate) fn gateway(cx: &Context) -> Result<(), Failure> {
+    let path = cx.dirs.at(super::live::KEY_FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    let store = muster_gateway::KeyStore::open(&gateway_dir(cx)?.join("api-keys.json")).code(Code::Data)?;
+    // A first start that was cut off between the two may have left a key that nobody knows.
+    store.revoke(OWNER).code(Code::Io)?;
+    let key = store.create(OWNER).code(Code::Config)?;
+    write_private(&path, format!("{key}\n").as_bytes())
+}
+
 /// Folder of an Indexer.
 pub(crate) fn indexer_dir(cx: &Context, index: u16) -> Result<PathBuf, Failure> {
     let dir = cx.dirs.at(format!("indexer-{index}"));
@@ -210,8 +234,15 @@ pub(crate) fn container_names(plan: &Plan) -> Vec<String> {
 
 /// Names of all Containers that were ever made in this folder.
 pub(crate) fn known_containers(cx: &Context) -> Vec<String> {
-    let plan =
-        Plan { containers: 64, checkers: 0, cheat: true, listen: None, allow_empty: false, cpu_millis_each: None };
+    let plan = Plan {
+        containers: 64,
+        checkers: 0,
+        cheat: true,
+        listen: None,
+        allow_empty: false,
+        cpu_millis_each: None,
+        gateway_port: 0,
+    };
     let mut names = container_names(&plan);
     names.retain(|name| cx.dirs.at(name).join("wallet.json").exists());
     names
@@ -245,6 +276,7 @@ pub(crate) async fn fund(cx: &Context, plan: &Plan, network: &Network) -> Result
     for index in 0..plan.checkers {
         addresses.push(checkers::wallet(cx, index)?.address());
     }
+    addresses.push(folder_wallet(cx, &gateway_dir(cx)?)?.address());
     let mut poor = Vec::new();
     for address in addresses {
         let wei = client.eth_balance(address).await.map_err(|e| chain_failure(&e))?;

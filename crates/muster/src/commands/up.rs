@@ -12,7 +12,7 @@ use muster_client::network::{Beacon, BeaconKind};
 
 use super::roles::HEALTH_NOTE;
 use super::setup::{self, Plan, wait_for};
-use super::{Context, audited, chain_failure, rental, stop_on_signals};
+use super::{Context, audited, chain_failure, live, rental, stop_on_signals};
 use crate::cli::UpArgs;
 use crate::dirs::{Lock, make_private, write_private};
 use crate::failure::{Because, Code, Failure};
@@ -147,11 +147,15 @@ async fn bring_up(
     for index in 0..plan.checkers {
         start_role(cx, running, &format!("checker-{index}"), &["checker", "run"])?;
     }
+    setup::gateway(cx)?;
+    let listen = SocketAddr::new(setup::address(plan.listen), plan.gateway_port).to_string();
+    start_role(cx, running, live::GATEWAY, &["gateway", "run", "--listen", &listen])?;
     let wanted = free_containers(cx, &network, &names).await?;
     running.ready("indexer-0", client, |h| h.peers >= wanted).await?;
     for index in 0..plan.checkers {
         running.ready(&format!("checker-{index}"), client, |_| true).await?;
     }
+    running.ready(live::GATEWAY, client, |_| true).await?;
     Ok(())
 }
 
@@ -308,6 +312,7 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
         listen: args.listen,
         allow_empty: false,
         cpu_millis_each: None,
+        gateway_port: args.gateway_port,
     };
     let fresh = !cx.dirs.network().exists();
     cx.output.note(&format!("starting a network in {} …", cx.dirs.root().display()));

@@ -41,8 +41,15 @@ pub(super) async fn run(cx: &Context, jobs: u32) -> Result<Measured, Failure> {
     if jobs == 0 {
         return Err(Failure::new(Code::Config, "--jobs must be above zero"));
     }
-    let plan =
-        Plan { containers: 1, checkers: 0, cheat: false, listen: None, allow_empty: false, cpu_millis_each: None };
+    let plan = Plan {
+        containers: 1,
+        checkers: 0,
+        cheat: false,
+        listen: None,
+        allow_empty: false,
+        cpu_millis_each: None,
+        gateway_port: 0,
+    };
     let network = Box::pin(OwnNetwork::start(cx, &plan)).await?;
     cx.output.note(&format!("running {jobs} jobs, one after the other …"));
     let measured = measure(&network.renter, jobs).await;

@@ -41,6 +41,7 @@ pub(super) async fn run(cx: &Context, leases: u32, concurrency: u32) -> Result<M
         listen: None,
         allow_empty: true,
         cpu_millis_each: Some(CPU_MILLIS_EACH),
+        gateway_port: 0,
     };
     let network = Box::pin(OwnNetwork::start(cx, &plan)).await?;
     cx.output.note(&format!("renting {leases} times, {concurrency} at a time …"));

@@ -1,0 +1,72 @@
+//! Errors as a client sees them: a status, a code for programs, a sentence for people.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    error: ErrorDetail,
+}
+
+/// What was wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorDetail {
+    /// For programs, for example `token_used`.
+    code: String,
+    /// For people: what was wrong and what to do.
+    message: String,
+}
+
+/// A request that is not met.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    code: String,
+    message: String,
+    retry_after_s: Option<u64>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into(), retry_after_s: None }
+    }
+
+    pub(crate) fn bad(code: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub(crate) fn unauthorised() -> Self {
+        let message = "this needs an API key: send it as `Authorization: Bearer mk_…`; `muster api-key new` makes one";
+        Self::new(StatusCode::UNAUTHORIZED, "no_key", message)
+    }
+
+    pub(crate) fn unknown_session() -> Self {
+        let message = "there is no such session here, or it is not yours; `muster session ls` lists yours";
+        Self::new(StatusCode::NOT_FOUND, "unknown_session", message)
+    }
+
+    pub(crate) fn too_many(message: impl Into<String>, retry_after_s: u64) -> Self {
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
+        Self { retry_after_s: Some(retry_after_s), ..refusal }
+    }
+
+    /// The same under another code, for what is limited otherwise than by time.
+    pub(crate) fn coded(self, code: &str) -> Self {
+        Self { code: code.to_owned(), ..self }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { error: ErrorDetail { code: self.code, message: self.message } };
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

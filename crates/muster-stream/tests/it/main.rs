@@ -1,0 +1,16 @@
+//! Live sessions from end to end: a display without a screen, the streaming child, a program that draws, and players that
+//! speak WebRTC, all on this machine. Needs `Xvfb` (Debian: `xvfb`).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod child;
+mod rig;
+mod session;
+mod stranger;
+
+/// Not a test: the process that the others start as the child.
+#[test]
+fn streams_for_the_other_tests() {
+    if std::env::var_os(rig::CHILD).is_some() {
+        muster_stream::stream_main().unwrap();
+    }
+}

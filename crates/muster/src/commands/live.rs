@@ -1,0 +1,250 @@
+//! `muster app` and `muster session`: the Gateway's API from the command line.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::cli::{AppCommand, AtGateway, SessionCommand, SessionStartArgs};
+use crate::failure::{Because, Code, Failure};
+use crate::output::table;
+use crate::serve;
+
+/// Folder of the Gateway of `muster up`.
+pub(crate) const GATEWAY: &str = "gateway-0";
+/// The API key of whoever owns the folder.
+pub(crate) const KEY_FILE: &str = "gateway.key";
+/// How long the Gateway may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(40);
+/// How long to wait for a session to run before the link is printed all the same.
+const RUNS_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A Gateway, as its customer sees it.
+#[derive(Debug)]
+pub(crate) struct Customer {
+    client: reqwest::Client,
+    url: String,
+    key: String,
+}
+
+impl Customer {
+    /// Finds the Gateway and the key: by flags, variables, or in the folder of `muster up`.
+    pub(crate) async fn find(cx: &Context, at: &AtGateway) -> Result<Self, Failure> {
+        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_WITHIN).build().code(Code::Internal)?;
+        let url = match &at.gateway {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => {
+                let note = cx.dirs.at(GATEWAY).join(super::roles::HEALTH_NOTE);
+                let health = serve::ask(&note, &client).await;
+                let listen = health.and_then(|health| health.listen).ok_or_else(|| {
+                    let why = "no Gateway runs in this folder: start the network with `muster up`, or name one with --gateway";
+                    Failure::new(Code::Unreachable, why)
+                })?;
+                format!("http://{listen}")
+            }
+        };
+        let key = match (&at.key_file, std::env::var("MUSTER_API_KEY")) {
+            (Some(file), _) => read_key(file)?,
+            (None, Ok(key)) if !key.is_empty() => key,
+            _ => read_key(&cx.dirs.at(KEY_FILE))?,
+        };
+        Ok(Self { client, url, key })
+    }
+
+    /// One call; an error of the Gateway comes back as its sentence.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let why = || format!("the Gateway {} does not answer; is it running?", self.url);
+        let response = request.send().await.because(Code::Unreachable, why())?;
+        let status = response.status();
+        let bytes = response.bytes().await.because(Code::Unreachable, why())?;
+        let value: Value =
+            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
+        if status.is_success() {
+            return Ok(value);
+        }
+        let code = match status.as_u16() {
+            400 | 413 | 422 => Code::Config,
+            401 | 403 => Code::Wallet,
+            404 | 410 => Code::NotFound,
+            409 => Code::InUse,
+            429 => Code::Busy,
+            _ => Code::Unreachable,
+        };
+        let sentence = value.pointer("/error/message").and_then(Value::as_str).map(str::to_owned);
+        let plain = || String::from_utf8_lossy(&bytes).trim().chars().take(400).collect::<String>();
+        Err(Failure::new(code, sentence.unwrap_or_else(|| format!("the Gateway answers {status}: {}", plain()))))
+    }
+}
+
+fn read_key(path: &std::path::Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let why = format!(
+            "cannot read the API key {}: {e}; name another file with --key-file, or set MUSTER_API_KEY",
+            path.display()
+        );
+        Failure::new(Code::Wallet, why)
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+fn text(value: &Value, pointer: &str) -> String {
+    match value.pointer(pointer) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".to_owned(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// `muster app`.
+pub(super) async fn app(cx: &Context, command: AppCommand) -> Result<u8, Failure> {
+    match command {
+        AppCommand::Publish { file, at } => {
+            let source = std::fs::read_to_string(&file).because(Code::Io, format!("cannot read {}", file.display()))?;
+            let app = muster_gateway::App::parse(&source)
+                .map_err(|e| Failure::new(Code::Config, format!("{}: {e}", file.display())))?;
+            let body = serde_json::to_value(&app).code(Code::Internal)?;
+            let customer = Customer::find(cx, &at).await?;
+            let value = customer.call(Method::POST, "/api/v1/apps", Some(&body)).await?;
+            cx.output.result(&value, || {
+                format!("published {} {}; play it with `muster session start {}`", app.name, app.version, app.name)
+            });
+        }
+        AppCommand::Ls { at } => {
+            let value = Customer::find(cx, &at).await?.call(Method::GET, "/api/v1/apps", None).await?;
+            cx.output.result(&value, || {
+                let rows = value.as_array().into_iter().flatten().map(|one| {
+                    let sizes = one.pointer("/app/resolutions/0").and_then(Value::as_str).unwrap_or("-").to_owned();
+                    let by = one.pointer("/account").and_then(Value::as_str).unwrap_or("muster").to_owned();
+                    vec![text(one, "/app/name"), text(one, "/app/version"), text(one, "/app/title"), sizes, by]
+                });
+                table(&["name", "version", "title", "size", "publisher"], rows.collect())
+            });
+        }
+        AppCommand::Show { name, at } => {
+            let value = Customer::find(cx, &at).await?.call(Method::GET, &format!("/api/v1/apps/{name}"), None).await?;
+            cx.output.result(&value, || serde_json::to_string_pretty(&value).unwrap_or_default());
+        }
+        AppCommand::Withdraw { name, at } => {
+            Customer::find(cx, &at).await?.call(Method::DELETE, &format!("/api/v1/apps/{name}"), None).await?;
+            cx.output.result(&json!({ "withdrawn": name }), || format!("{name} is withdrawn"));
+        }
+    }
+    Ok(0)
+}
+
+/// `muster session`.
+pub(super) async fn session(cx: &Context, command: SessionCommand) -> Result<u8, Failure> {
+    match command {
+        SessionCommand::Start(args) => {
+            let customer = Customer::find(cx, &args.at).await?;
+            let value = start(cx, &customer, &args).await?;
+            if args.open {
+                open(&text(&value, "/link"));
+            }
+            cx.output.result(&value, || started_text(&value));
+        }
+        SessionCommand::Ls { at } => {
+            let value = Customer::find(cx, &at).await?.call(Method::GET, "/api/v1/sessions", None).await?;
+            cx.output.result(&value, || {
+                let rows = value.as_array().into_iter().flatten().map(|one| {
+                    ["/id", "/app/name", "/state", "/container", "/ran_ms", "/cost"].map(|p| text(one, p)).to_vec()
+                });
+                table(&["session", "app", "state", "container", "ran ms", "cost"], rows.collect())
+            });
+        }
+        SessionCommand::Show { id, at } => {
+            let path = format!("/api/v1/sessions/{id}");
+            let value = Customer::find(cx, &at).await?.call(Method::GET, &path, None).await?;
+            cx.output.result(&value, || serde_json::to_string_pretty(&value).unwrap_or_default());
+        }
+        SessionCommand::Link { id, at } => {
+            let path = format!("/api/v1/sessions/{id}/link");
+            let value = Customer::find(cx, &at).await?.call(Method::POST, &path, None).await?;
+            cx.output.result(&value, || text(&value, "/link"));
+        }
+        SessionCommand::Stop { id, at } => {
+            let path = format!("/api/v1/sessions/{id}/stop");
+            let value = Customer::find(cx, &at).await?.call(Method::POST, &path, None).await?;
+            cx.output.result(&value, || {
+                format!("stopping {id}: what has run is billed, the rest of the deposit comes back")
+            });
+        }
+    }
+    Ok(0)
+}
+
+/// Starts a session and waits until it runs, so that what goes wrong is told here and not only on the page.
+pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStartArgs) -> Result<Value, Failure> {
+    let size = args.resolution.as_deref().map(resolution).transpose()?;
+    let body = json!({
+        "app": args.app, "width": size.map(|s| s.0), "height": size.map(|s| s.1), "fps": args.fps,
+        "region": args.region.as_ref().map(ToString::to_string), "max_latency_ms": args.max_latency,
+        "time_limit_s": args.time.0, "layout": args.layout,
+    });
+    let mut value = customer.call(Method::POST, "/api/v1/sessions", Some(&body)).await?;
+    let path = format!("/api/v1/sessions/{}", text(&value, "/id"));
+    let until = tokio::time::Instant::now() + RUNS_WITHIN;
+    let mut told = String::new();
+    while tokio::time::Instant::now() < until {
+        let state = customer.call(Method::GET, &path, None).await?;
+        let step = text(&state, "/state");
+        if step == "ended" {
+            return Err(Failure::new(Code::Interrupted, format!("the session has ended: {}", text(&state, "/why"))));
+        }
+        if step != told {
+            cx.output.note(&format!("{step} …"));
+            told.clone_from(&step);
+        }
+        if let (Some(all), Some(new)) = (value.as_object_mut(), state.as_object()) {
+            all.extend(new.clone());
+        }
+        if step == "running" {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(value)
+}
+
+fn resolution(text: &str) -> Result<(u16, u16), Failure> {
+    let parsed = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    parsed.ok_or_else(|| Failure::new(Code::Config, format!("--resolution {text}: write for example 1280x720")))
+}
+
+fn started_text(value: &Value) -> String {
+    let mut all = text(value, "/link");
+    // Writing into a string cannot fail.
+    let _ = write!(
+        all,
+        "\n{} on Container {}, {} an hour. The link is good once, for two minutes; `muster session stop {}` ends it.",
+        text(value, "/app/title"),
+        text(value, "/container"),
+        text(value, "/rate_must_per_hour"),
+        text(value, "/id"),
+    );
+    all
+}
+
+/// Opens a link in the browser of whoever sits here; nothing happens where nobody does.
+pub(crate) fn open(link: &str) {
+    let display = std::env::var_os("DISPLAY").is_some() || std::env::var_os("WAYLAND_DISPLAY").is_some();
+    if !display {
+        return;
+    }
+    let opened = std::process::Command::new("xdg-open")
+        .arg(link)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    if let Err(error) = opened {
+        tracing::info!(%error, "no browser was opened");
+    }
+}
