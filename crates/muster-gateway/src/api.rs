@@ -374,6 +374,8 @@ async fn start_session(
         ..Demand::default()
     };
     let mut env: Vec<(String, String)> = app.env.clone().into_iter().collect();
+    env.push(("MUSTER_WIDTH".to_owned(), spec.width.to_string()));
+    env.push(("MUSTER_HEIGHT".to_owned(), spec.height.to_string()));
     // What a program can make again is not worth carrying to the player and back.
     env.push(("XDG_CACHE_HOME".to_owned(), "/tmp/cache".to_owned()));
     let request =

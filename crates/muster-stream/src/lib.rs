@@ -15,6 +15,7 @@ mod h264;
 mod input;
 mod keys;
 mod messages;
+mod meter;
 mod pace;
 mod picture;
 mod player;
@@ -23,6 +24,7 @@ mod wake;
 
 pub use child::stream_main;
 pub use display::{Area, Display, DisplayError};
+pub use meter::{METER, meter_main};
 
 /// First argument with which the streaming program must call [`stream_main`].
 pub const STREAM: &str = "__stream";

@@ -37,5 +37,14 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             Err(_) => ExitCode::FAILURE,
         });
     }
+    if first == muster_stream::METER {
+        return Some(match muster_stream::meter_main(args.map(|arg| arg.to_string_lossy().into_owned())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("muster: the latency meter ends: {e}");
+                ExitCode::FAILURE
+            }
+        });
+    }
     None
 }

@@ -9,11 +9,11 @@ use muster_client::{ClientDir, Renter, agent, leases};
 use muster_gateway::{Gateway, GatewayConfig, IceServer, KeyStore};
 use tokio::net::TcpListener;
 
-use super::live::GATEWAY;
+use super::live::{GATEWAY, ORIGIN};
 use super::roles::{await_chain, begin};
 use super::{Context, chain_failure};
 use crate::cli::{ApiKeyCommand, GatewayCommand, GatewayRunArgs};
-use crate::dirs::make_private;
+use crate::dirs::{make_private, write_private};
 use crate::failure::{Because, Code, Failure};
 use crate::output::table;
 
@@ -38,9 +38,11 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
         .await
         .because(Code::InUse, format!("cannot listen on {}; name another address with --listen", args.listen))?;
     let bound = listener.local_addr().because(Code::Internal, "the listener has no address")?;
+    let origin = args.origin.clone().unwrap_or_else(|| format!("http://{bound}"));
+    write_private(&dir.join(ORIGIN), format!("{origin}\n").as_bytes())?;
     let config = GatewayConfig {
         dir: dir.clone(),
-        origin: args.origin.clone().unwrap_or_else(|| format!("http://{bound}")),
+        origin,
         ice_servers: ice_servers(&args)?,
         sessions_max: args.sessions_max,
         loopback_only: bound.ip().is_loopback() && args.origin.is_none(),

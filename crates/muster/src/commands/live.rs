@@ -7,13 +7,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::cli::{AppCommand, AtGateway, SessionCommand, SessionStartArgs};
+use crate::cli::{AppCommand, AtGateway, SessionCommand, SessionStartArgs, TimeLimit};
 use crate::failure::{Because, Code, Failure};
 use crate::output::table;
 use crate::serve;
 
 /// Folder of the Gateway of `muster up`.
 pub(crate) const GATEWAY: &str = "gateway-0";
+/// Where a Gateway leaves the address of its pages.
+pub(crate) const ORIGIN: &str = "origin";
 /// The API key of whoever owns the folder.
 pub(crate) const KEY_FILE: &str = "gateway.key";
 /// How long the Gateway may take to answer.
@@ -230,6 +232,48 @@ fn started_text(value: &Value) -> String {
         text(value, "/id"),
     );
     all
+}
+
+/// The app of the first session: a game where it is installed, else the meter that comes with Muster.
+pub(crate) fn first_app() -> &'static str {
+    let game = ["/usr/games/neverball", "/usr/bin/neverball"].iter().any(|path| std::path::Path::new(path).exists());
+    if game { "neverball" } else { "latency" }
+}
+
+/// Starts a first session and gives what to say about it. With `once` it is stopped again, as the network ends.
+pub(super) async fn first(cx: &Context, once: bool) -> Result<String, Failure> {
+    let at = AtGateway { gateway: None, key_file: None };
+    let customer = Customer::find(cx, &at).await?;
+    let args = SessionStartArgs {
+        app: first_app().to_owned(),
+        region: None,
+        max_latency: None,
+        resolution: None,
+        fps: None,
+        time: TimeLimit(3_600),
+        layout: "us".to_owned(),
+        open: false,
+        at,
+    };
+    let begun = std::time::Instant::now();
+    let value = start(cx, &customer, &args).await?;
+    let took = begun.elapsed().as_secs_f64();
+    if !once {
+        let link = text(&value, "/link");
+        open(&link);
+        return Ok(format!("\nA live session runs after {took:.1} s; play it in a browser:\n{}", started_text(&value)));
+    }
+    let path = format!("/api/v1/sessions/{}", text(&value, "/id"));
+    customer.call(Method::POST, &format!("{path}/stop"), None).await?;
+    let until = tokio::time::Instant::now() + RUNS_WITHIN;
+    loop {
+        let state = customer.call(Method::GET, &path, None).await?;
+        if text(&state, "/state") == "ended" || tokio::time::Instant::now() >= until {
+            let (title, cost) = (text(&state, "/app/title"), text(&state, "/cost"));
+            return Ok(format!("\nA live session of {title} ran after {took:.1} s, was stopped, and cost {cost}."));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Opens a link in the browser of whoever sits here; nothing happens where nobody does.

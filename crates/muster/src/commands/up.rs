@@ -338,6 +338,7 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
                 let text = serde_json::to_string_pretty(&receipt).because(Code::Internal, "the receipt")?;
                 write_private(&mark, text.as_bytes())?;
                 cx.output.result(&receipt, || rental::receipt_text(&receipt));
+                Box::pin(first_session(cx, args.once)).await;
             }
             Err(failure) if args.once || stop.is_cancelled() => {
                 running.stop().await;
@@ -376,6 +377,14 @@ async fn rented(
     Ok(receipt)
 }
 
+/// A live session to look at, right after the first rental. What goes wrong is told and harms nothing.
+async fn first_session(cx: &Context, once: bool) {
+    match Box::pin(live::first(cx, once)).await {
+        Ok(text) => cx.output.note(&text),
+        Err(failure) => cx.output.note(&format!("muster: no live session was started: {failure}")),
+    }
+}
+
 fn ready_text(cx: &Context, running: &Running, took: Duration) -> String {
     let mut text = String::new();
     let dir = default_dir_flag(cx);
@@ -390,6 +399,11 @@ fn ready_text(cx: &Context, running: &Running, took: Duration) -> String {
     );
     let _ = writeln!(text, "  rent:    muster{dir} run -- echo hello");
     let _ = writeln!(text, "  look:    muster{dir} lease ls --all; muster{dir} container status; muster{dir} epoch ls");
+    let _ = writeln!(text, "  play:    muster{dir} session start {}; muster{dir} app ls", live::first_app());
+    let gateway = running.notes.iter().find(|(name, _)| *name == live::GATEWAY).map(|(_, note)| note);
+    if let Some(origin) = gateway.and_then(|note| std::fs::read_to_string(note.with_file_name(live::ORIGIN)).ok()) {
+        let _ = writeln!(text, "  pages:   {}/ (API: {0}/api/openapi.json)", origin.trim());
+    }
     for (name, note) in running.notes.iter().filter(|(name, _)| name.starts_with("checker-")).take(1) {
         if let Ok(addr) = std::fs::read_to_string(note) {
             let _ = writeln!(text, "  page:    http://{}/ ({name}: tests, results, earnings)", addr.trim());
