@@ -12,13 +12,16 @@ fail() {
 # Where cargo puts what it builds: the caller's choice, else the checkout's own folder.
 target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 
-# Debian packages for each purpose. `base` builds, `run` is what a Container and the first rental use,
-# `test` is what only the tests need
-# (chromium carries SwiftShader, the second software driver of Vulkan).
+# Debian packages for each purpose. `base` builds (nasm: the encoder's inner loops), `run` is what a Container, the first
+# rental and the first live session use, `test` is what only the tests need (chromium plays live sessions, and carries
+# SwiftShader, the second software driver of Vulkan).
 packages() {
   case $1 in
-  base) echo gcc g++ libc6-dev make pkg-config ca-certificates git ;;
-  run) echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg xvfb libgl1-mesa-dri pulseaudio ;;
+  base) echo gcc g++ libc6-dev make nasm pkg-config ca-certificates git ;;
+  run)
+    echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg
+    echo xvfb xkb-data x11-xkb-utils libgl1-mesa-dri pulseaudio neverball
+    ;;
   test)
     echo python3 python3-venv iptables procps chromium mesa-utils
     # Where Debian has it: a kernel in a process, for what only another kernel shows (scripts/cgroup2.sh).
@@ -65,12 +68,13 @@ need_toolchains() {
   command -v cargo >/dev/null 2>&1 ||
     fail "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer (rustup.rs), then run this again"
   command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 ||
-    fail "Node.js with npm is missing (it compiles the contracts; nothing needs it at run time): apt-get install nodejs npm"
+    fail "Node.js with npm is missing (it builds the contracts and the pages; nothing needs it at run time): install version 20.19 or newer (nodejs.org)"
 }
 
-# build_release: the one binary, from contracts to link.
+# build_release: the one binary, from contracts and pages to link.
 build_release() {
   contracts/build.sh
+  scripts/console.sh
   # The features of the whole workspace, as every other command resolves them: nothing is compiled twice.
   cargo build --release --locked --workspace --bin muster
 }

@@ -5,6 +5,7 @@
 need_toolchains
 need base
 contracts/build.sh
+scripts/console.sh
 
 say "format"
 cargo fmt --all --check

@@ -7,6 +7,8 @@ need_toolchains
 need base run test
 # Without their artefacts no crate that settles compiles: no use in going on.
 contracts/build.sh
+# Without the pages no test of a whole session passes: the Gateway serves them from inside the binary.
+scripts/console.sh
 
 passed=()
 failed=()
@@ -31,7 +33,12 @@ workspace_tests() {
   fi
 }
 
+console_tests() {
+  (cd console && npm run --silent check && npm run --silent test && npm run --silent test:page)
+}
+
 step "contracts: forge, slither, halmos" contracts/test.sh
+step "console: types, unit tests, pages in a browser" console_tests
 step "workspace: unit, property, simulator, integration and end-to-end tests, tidy" workspace_tests "$@"
 step "Sandbox: control groups version 2, in a kernel of its own" scripts/cgroup2.sh
 step "decoders: a short fuzzing run" fuzz/run.sh
