@@ -1,6 +1,6 @@
 //! What the tests play with: a display, a program, the child, a player.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,17 @@ use serde_json::{Value, json};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::ChannelId;
 use str0m::format::Codec;
-use str0m::media::{Direction, MediaKind, MediaTime, Mid};
+use str0m::media::{Direction, MediaKind, Mid};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
 use x11rb::connection::Connection;
 use x11rb::protocol::Event as XEvent;
 use x11rb::protocol::xproto::{
-    ChangeGCAux, ConnectionExt as _, CreateGCAux, CreateWindowAux, EventMask, InputFocus, Rectangle, WindowClass,
+    AtomEnum, ChangeGCAux, ConnectionExt as _, CreateGCAux, CreateWindowAux, EventMask, InputFocus, PropMode,
+    Rectangle, SELECTION_NOTIFY_EVENT, SelectionNotifyEvent, WindowClass,
 };
 use x11rb::rust_connection::{DefaultStream, RustConnection};
+use x11rb::wrapper::ConnectionExt as _;
 
 /// Says to this very program that it is the child.
 pub(crate) const CHILD: &str = "MUSTER_STREAM_TEST_CHILD";
@@ -113,6 +115,54 @@ impl Program {
     /// What has happened to the window.
     pub(crate) fn events(&self) -> Vec<XEvent> {
         std::iter::from_fn(|| self.connection.poll_for_event().unwrap()).collect()
+    }
+
+    /// Gives a name of the server its number.
+    pub(crate) fn atom(&self, name: &str) -> u32 {
+        self.connection.intern_atom(false, name.as_bytes()).unwrap().reply().unwrap().atom
+    }
+
+    /// Takes the clipboard, as after a copy.
+    pub(crate) fn copy(&self) {
+        let clipboard = self.atom("CLIPBOARD");
+        self.connection.set_selection_owner(self.window, clipboard, x11rb::CURRENT_TIME).unwrap().check().unwrap();
+    }
+
+    /// Gives what was copied to who asks for it; what it was asked for.
+    pub(crate) fn give(&self, event: &XEvent, text: &[u8]) -> Option<u32> {
+        let XEvent::SelectionRequest(request) = event else { return None };
+        let (to, property, target) = (request.requestor, request.property, request.target);
+        let known = target == self.atom("UTF8_STRING");
+        if known {
+            self.connection.change_property8(PropMode::REPLACE, to, property, target, text).unwrap();
+        }
+        let answer = SelectionNotifyEvent {
+            response_type: SELECTION_NOTIFY_EVENT,
+            sequence: 0,
+            time: request.time,
+            requestor: to,
+            selection: request.selection,
+            target,
+            property: if known { property } else { 0 },
+        };
+        self.connection.send_event(false, to, EventMask::NO_EVENT, answer).unwrap().check().unwrap();
+        Some(target)
+    }
+
+    /// What the clipboard (or another selection) holds in a form, as a program that pastes gets it.
+    pub(crate) fn paste(&self, selection: &str, form: &str) -> Option<Vec<u8>> {
+        let (selection, target, property) = (self.atom(selection), self.atom(form), self.atom("PASTED"));
+        self.connection
+            .convert_selection(self.window, selection, target, property, x11rb::CURRENT_TIME)
+            .unwrap()
+            .check()
+            .unwrap();
+        loop {
+            if let XEvent::SelectionNotify(came) = self.connection.wait_for_event().unwrap() {
+                let read = || self.connection.get_property(true, self.window, property, AtomEnum::ANY, 0, 1 << 20);
+                return (came.property != 0).then(|| read().unwrap().reply().unwrap().value);
+            }
+        }
     }
 
     /// What a key writes without others.
@@ -463,15 +513,6 @@ impl Player {
         self.ask(json!({"t": "ping", "at": 1.5}));
         assert_eq!(self.told("pong")["at"], 1.5);
     }
-
-    /// Sends sound that is encoded already.
-    pub(crate) fn speak(&mut self, samples: u64, opus: &[u8]) {
-        let writer = self.rtc.writer(self.audio).unwrap();
-        let pt = writer.payload_params().find(|params| params.spec().codec == Codec::Opus).unwrap().pt();
-        let frequency = str0m::media::Frequency::FORTY_EIGHT_KHZ;
-        writer.write(pt, Instant::now(), MediaTime::new(samples, frequency), opus.to_vec()).unwrap();
-        self.step();
-    }
 }
 
 /// Everything at once: display, program that has drawn, child that is ready.
@@ -494,14 +535,5 @@ impl Rig {
         let listens = stream.ready();
         stream.hear("drawing", |said| (*said == FromStream::Drawing).then_some(()));
         Self { stream, program, display, listens }
-    }
-}
-
-/// Reads what there is at most, without waiting for more.
-pub(crate) fn read_some(from: &mut impl Read) -> Vec<u8> {
-    let mut bytes = vec![0; 1 << 16];
-    match from.read(&mut bytes) {
-        Ok(length) => bytes[..length].to_vec(),
-        Err(_) => Vec::new(),
     }
 }

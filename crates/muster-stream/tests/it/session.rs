@@ -218,3 +218,65 @@ fn the_page_draws_the_programs_pointer() {
     let mut later = Player::join(&mut rig.stream, 2, Can::H264);
     assert_eq!(later.told("cursor"), json!({"t": "cursor", "hidden": true}));
 }
+
+#[test]
+fn the_clipboard_goes_both_ways_for_who_agreed() {
+    let mut rig = Rig::start(|_| {});
+    let mut player = Player::join(&mut rig.stream, 1, Can::H264);
+    let mut other = Player::join(&mut rig.stream, 2, Can::H264);
+    player.ask(json!({"t": "clip", "text": "Käse, 5 €"}));
+    // The pong says that the clip was read, and not yet that the display has it.
+    player.ping();
+    let pasted = loop {
+        if let Some(pasted) = rig.program.paste("CLIPBOARD", "UTF8_STRING") {
+            break pasted;
+        }
+    };
+    assert_eq!(pasted, "Käse, 5 €".as_bytes());
+    assert_eq!(rig.program.paste("PRIMARY", "UTF8_STRING").unwrap(), "Käse, 5 €".as_bytes());
+    assert_eq!(rig.program.paste("CLIPBOARD", "STRING").unwrap(), b"K\xe4se, 5 ?");
+    assert_eq!(rig.program.paste("CLIPBOARD", "image/png"), None);
+    assert!(rig.program.paste("CLIPBOARD", "TARGETS").unwrap().len() >= 8);
+
+    // Nobody agreed yet: the program is not even asked.
+    rig.program.copy();
+    player.ping();
+    other.ping();
+    assert!(!rig.program.events().iter().any(|event| matches!(event, XEvent::SelectionRequest(_))));
+    player.ask(json!({"t": "clipwanted", "on": true}));
+    let gives = |text: &'static str| {
+        move |rig: &Rig| {
+            for event in rig.program.events() {
+                rig.program.give(&event, text.as_bytes());
+            }
+        }
+    };
+    let has = |player: &Player, text: &str| player.told.contains(&json!({"t": "clip", "text": text}));
+    player.until("what was copied", |player| {
+        gives("ß from the program")(&rig);
+        has(player, "ß from the program")
+    });
+    // A change is told, to who agreed and to nobody else.
+    rig.program.copy();
+    player.until("what was copied after it", |player| {
+        gives("another")(&rig);
+        has(player, "another")
+    });
+    other.ping();
+    assert!(!other.told.iter().any(|message| message["t"] == "clip"));
+    // Too much is a note.
+    let long = "x".repeat(60 * 1024 + 1);
+    rig.program.copy();
+    player.told.clear();
+    player.until("a note", |player| {
+        for event in rig.program.events() {
+            rig.program.give(&event, long.as_bytes());
+        }
+        player.told.iter().any(|message| message["t"] == "note" && message["code"] == "clip")
+    });
+    player.ask(json!({"t": "clipwanted", "on": false}));
+    player.ping();
+    rig.program.copy();
+    player.ping();
+    assert!(!rig.program.events().iter().any(|event| matches!(event, XEvent::SelectionRequest(_))));
+}
