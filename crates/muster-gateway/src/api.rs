@@ -178,6 +178,8 @@ struct StartSession {
     time_limit_s: Option<u64>,
     /// The keyboard's layout, as XKB names it.
     layout: Option<String>,
+    /// Thousandths of a core to rent, where that shall be more than the app needs at least.
+    cpu_millis: Option<u32>,
 }
 
 /// A session that begins.
@@ -268,7 +270,9 @@ fn step(state: &LiveState) -> &'static str {
 }
 
 fn must(amount: TokenAmount) -> String {
-    format!("{amount} MUST")
+    // People read this; the lease's record has it to the last digit. Rounded down, to a millionth of a token.
+    let micro = amount.0 / (TokenAmount::ONE.0 / 1_000_000);
+    format!("{}.{:06} MUST", micro / 1_000_000, micro % 1_000_000)
 }
 
 fn shown(gateway: &Gateway, session: &Session) -> SessionState {
@@ -362,7 +366,7 @@ async fn start_session(
     let region = wanted.region.as_deref().map(str::parse::<Region>).transpose();
     let region = region.map_err(|e| Refusal::bad("bad_request", e.to_string()))?;
     let demand = Demand {
-        cpu_millis: app.needs.cpu_millis,
+        cpu_millis: wanted.cpu_millis.unwrap_or(0).max(app.needs.cpu_millis),
         memory: app.memory(),
         disk: app.disk(),
         ob: Ob::points(app.needs.ob),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use muster_core::demand::Region;
+use muster_core::hardware::Cores;
 
 use super::{RoleArgs, TimeLimit};
 
@@ -148,6 +149,9 @@ pub(crate) struct SessionStartArgs {
     /// Frames a second [default: the app's usual one].
     #[arg(long, value_name = "N")]
     pub(crate) fps: Option<u8>,
+    /// Cores to rent, where that shall be more than the app needs at least.
+    #[arg(long, value_name = "N", value_parser = super::parse_cores)]
+    pub(crate) cpus: Option<Cores>,
     /// The longest that it may last: `30m`, `2h`.
     #[arg(long, default_value = "1h", value_name = "LIMIT")]
     pub(crate) time: TimeLimit,
