@@ -526,6 +526,21 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 10_000)]
         licences: u32,
     },
+    /// Live sessions in a real browser: how old the picture is, how fast input shows, what a frame costs.
+    Stream {
+        /// Seconds of each run.
+        #[arg(long, default_value_t = 8, value_name = "N")]
+        seconds: u32,
+        /// Clicks of each run.
+        #[arg(long, default_value_t = 24, value_name = "N")]
+        clicks: u32,
+        /// Sessions that are started to measure the first frame.
+        #[arg(long, default_value_t = 10, value_name = "N")]
+        starts: u32,
+        /// Folder that holds playwright-core, which drives the browser.
+        #[arg(long, default_value = "console/node_modules", value_name = "DIR")]
+        modules: PathBuf,
+    },
     /// `true` from request to exit, on a network of its own.
     Job {
         /// How many jobs.

@@ -9,6 +9,7 @@ mod lease;
 mod matching;
 mod own;
 mod proof;
+mod stream;
 
 use std::time::Duration;
 
@@ -62,6 +63,10 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
             BenchCommand::Gpu { quick } => gpu::run(cx, quick).await,
             BenchCommand::Proof { proofs } => proof::run(proofs).await,
             BenchCommand::Idle { containers } => idle::run(cx, containers).await,
+            BenchCommand::Stream { seconds, clicks, starts, modules } => {
+                let choice = stream::Choice { seconds, clicks, starts, modules };
+                Box::pin(stream::run(cx, choice)).await
+            }
         }
     };
     // Whichever way it ends, processes and folders of the measurement go with what is dropped here.

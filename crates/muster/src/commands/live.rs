@@ -56,6 +56,16 @@ impl Customer {
         Ok(Self { client, url, key })
     }
 
+    /// Where the Gateway is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The key that opens it.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// One call; an error of the Gateway comes back as its sentence.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key);

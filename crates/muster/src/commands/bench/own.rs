@@ -69,6 +69,7 @@ impl Scratch {
 /// A network that runs in a scratch folder, and a consumer in it.
 pub(super) struct OwnNetwork {
     scratch: Scratch,
+    own: Context,
     running: Running,
     /// Rents with the network's own wallet.
     pub(super) renter: Renter,
@@ -81,7 +82,7 @@ impl OwnNetwork {
         cx.output.note("starting a network for the measurement …");
         let running = Box::pin(up::start(&own, plan, 0)).await?;
         match Self::renter(&own).await {
-            Ok(renter) => Ok(Self { scratch, running, renter }),
+            Ok(renter) => Ok(Self { scratch, own, running, renter }),
             Err(failure) => {
                 running.stop().await;
                 Err(failure)
@@ -92,6 +93,16 @@ impl OwnNetwork {
     async fn renter(own: &Context) -> Result<Renter, Failure> {
         let (_, wallet) = wallets::own(&own.dirs, "consumer")?;
         own.renter(Some(wallet)).await
+    }
+
+    /// The flags of a command of this network alone.
+    pub(super) fn context(&self) -> Context {
+        self.own.clone()
+    }
+
+    /// Its folder.
+    pub(super) fn path(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// What each process has spent on a core so far, this one (`consumer`) and those of the network by name.
