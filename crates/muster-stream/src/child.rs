@@ -3,6 +3,8 @@
 use std::io::{self, BufRead, Write};
 use std::net::UdpSocket;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use crate::control::{FromStream, LINE_BYTES_MAX, StreamConfig, ToStream};
 use crate::desk::{Desk, Lines};
 use crate::display::{Display, DisplayError, XDisplay};
 use crate::input::Hands;
+use crate::sound::{Ear, Mouth};
 use crate::studio::Studio;
 use crate::wake::{self, Sender};
 
@@ -23,6 +26,8 @@ const ORDERS_MAX: usize = 256;
 /// Clipboards that wait to be put there, and pointers and clipboards that wait to be told: the bound of their memory.
 const WISHES_MAX: usize = 16;
 const SEEN_MAX: usize = 16;
+/// Packets of sound that may wait, each way; 10 or 20 ms are in each.
+const SOUND_MAX: usize = 16;
 
 /// Body of the child: reads its configuration from standard input, streams until its input ends.
 ///
@@ -57,13 +62,29 @@ fn stream(config: StreamConfig) -> Result<(), String> {
     let (see, seen) = wake::channel(SEEN_MAX).map_err(|e| sentence(&e))?;
     let aside = Aside::open(&config.display_socket, wishes, see).map_err(|e| sentence(&e))?;
     thread::Builder::new().name("muster-aside".into()).spawn(|| aside.run()).map_err(|e| sentence(&e))?;
+    let listened = Arc::new(AtomicBool::new(false));
+    let (hear, heard) = wake::channel(SOUND_MAX).map_err(|e| sentence(&e))?;
+    if let Some(path) = config.sound_pipe.clone() {
+        let ear = Ear::new(path, Arc::clone(&listened), hear).map_err(|e| format!("cannot encode sound: {e}"))?;
+        thread::Builder::new().name("muster-ear".into()).spawn(|| ear.run()).map_err(|e| sentence(&e))?;
+    }
+    let voices = match config.microphone_pipe.clone() {
+        Some(path) => {
+            let (speak, voices) = wake::channel(SOUND_MAX).map_err(|e| sentence(&e))?;
+            let mouth = Mouth::new(path, voices);
+            thread::Builder::new().name("muster-mouth".into()).spawn(|| mouth.run()).map_err(|e| sentence(&e))?;
+            Some(speak)
+        }
+        None => None,
+    };
     let studio = Studio::new(Box::new(display), config.fps, orders, make).map_err(|e| sentence(&e))?;
     thread::Builder::new().name("muster-studio".into()).spawn(|| studio.run()).map_err(|e| sentence(&e))?;
     thread::Builder::new()
         .name("muster-parent".into())
         .spawn(move || listen(&from_parent))
         .map_err(|e| sentence(&e))?;
-    let lines = Lines { made, orders: order, seen, wishes: wish, parent_in, parent: Box::new(tell) };
+    let lines =
+        Lines { made, orders: order, seen, wishes: wish, heard, listened, voices, parent_in, parent: Box::new(tell) };
     let mut desk = Desk::new(config, socket, hands, lines).map_err(|e| sentence(&e))?;
     tell(FromStream::Ready { listens }).map_err(|e| sentence(&e))?;
     desk.run().map_err(|e| sentence(&e))

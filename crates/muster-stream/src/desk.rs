@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use str0m::net::{Protocol, Receive};
@@ -15,6 +16,7 @@ use crate::display::DisplayError;
 use crate::input::Hands;
 use crate::messages::{Ask, Tell};
 use crate::player::{Brought, Player, Refusal};
+use crate::sound::{Packet, Voice};
 use crate::studio::{BPS_MAX, BPS_MIN, Frame, Made, Order, wall_ms};
 use crate::wake::{Receiver, Sender, wait};
 
@@ -55,6 +57,10 @@ pub(crate) struct Desk {
     orders: Sender<Order>,
     seen: Receiver<Seen>,
     wishes: Sender<Wish>,
+    heard: Receiver<Packet>,
+    /// Whether sound is encoded.
+    listened: Arc<AtomicBool>,
+    voices: Option<Sender<Voice>>,
     /// What the pointer looks like, for players to come.
     pointer: Option<Tell>,
     parent_in: Receiver<Option<ToStream>>,
@@ -77,6 +83,9 @@ pub(crate) struct Lines {
     pub(crate) orders: Sender<Order>,
     pub(crate) seen: Receiver<Seen>,
     pub(crate) wishes: Sender<Wish>,
+    pub(crate) heard: Receiver<Packet>,
+    pub(crate) listened: Arc<AtomicBool>,
+    pub(crate) voices: Option<Sender<Voice>>,
     pub(crate) parent_in: Receiver<Option<ToStream>>,
     pub(crate) parent: Parent,
 }
@@ -86,7 +95,7 @@ impl Desk {
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
         let shown = config.public.map_or(local, |ip| SocketAddr::new(ip, local.port()));
-        let Lines { made, orders, seen, wishes, parent_in, parent } = lines;
+        let Lines { made, orders, seen, wishes, heard, listened, voices, parent_in, parent } = lines;
         let now = Instant::now();
         Ok(Self {
             last_size: (config.width, config.height),
@@ -99,6 +108,9 @@ impl Desk {
             orders,
             seen,
             wishes,
+            heard,
+            listened,
+            voices,
             pointer: None,
             parent_in,
             parent,
@@ -127,10 +139,11 @@ impl Desk {
                 return Ok(());
             }
             let most = next.saturating_duration_since(Instant::now());
-            let fds = [self.socket.as_fd(), self.made.as_fd(), self.seen.as_fd(), self.parent_in.as_fd()];
-            wait(fds, Some(most))?;
+            let (made, seen, heard) = (self.made.as_fd(), self.seen.as_fd(), self.heard.as_fd());
+            wait([self.socket.as_fd(), made, seen, heard, self.parent_in.as_fd()], Some(most))?;
             self.packets(&mut packet)?;
             self.frames()?;
+            self.sound()?;
             self.sights();
             if !self.orders_of_parent()? {
                 return Ok(());
@@ -225,6 +238,11 @@ impl Desk {
                 }
             }
             Brought::Ask(asked) => self.asked(at, asked),
+            Brought::Voice(bytes) => {
+                let player = player.id;
+                // A voice that nobody takes in time is not worth keeping.
+                let _ = self.voices.as_ref().map(|voices| voices.send(Voice { player, bytes }));
+            }
             Brought::KeyWanted => self.order(Order::Key(false)),
             Brought::Rate => self.apply_rate(),
         }
@@ -265,6 +283,7 @@ impl Desk {
         let watched = self.players.iter().any(|player| player.connected);
         if watched != self.watched {
             self.watched = watched;
+            self.listened.store(watched, Ordering::Relaxed);
             self.order(Order::Watched(watched));
         }
     }
@@ -327,6 +346,19 @@ impl Desk {
                 player.send_frame(frame, &bytes, self.begin);
             }
             self.drain(at)?;
+        }
+        Ok(())
+    }
+
+    fn sound(&mut self) -> Result<(), Trouble> {
+        self.heard.quiet();
+        while let Ok(packet) = self.heard.next() {
+            for at in 0..self.players.len() {
+                if let Some(player) = self.players.get_mut(at) {
+                    player.send_sound(&packet, self.begin);
+                }
+                self.drain(at)?;
+            }
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod meter;
 mod pace;
 mod picture;
 mod player;
+mod sound;
 mod studio;
 mod wake;
 

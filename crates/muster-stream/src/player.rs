@@ -1,17 +1,19 @@
 //! One player's connection.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use str0m::bwe::{Bitrate, BweKind};
 use str0m::change::SdpOffer;
 use str0m::channel::ChannelId;
 use str0m::format::Codec;
-use str0m::media::{MediaKind, MediaTime, Mid, Pt};
+use str0m::media::{Frequency, MediaKind, MediaTime, Mid, Pt};
 use str0m::rtp::Extension;
 use str0m::{Candidate, Event, IceConnectionState, Rtc, RtcConfig};
 
 use crate::messages::{Ask, CONTROL_BYTES_MAX, InputMessage, Tell, ask, input};
+use crate::sound::Packet;
 use crate::studio::{BPS_MAX, Frame, START_BPS};
 
 /// Frames whose times wait to be told.
@@ -34,6 +36,8 @@ pub(crate) enum Brought {
     Input(InputMessage),
     Ask(Ask),
     KeyWanted,
+    /// Opus from the player's microphone.
+    Voice(Arc<[u8]>),
     /// The way carries more or less than before: see [`Player::estimate`].
     Rate,
 }
@@ -84,6 +88,8 @@ impl Player {
             .clear_codecs()
             .enable_h264(true)
             .enable_opus(true, false)
+            // A word that is lost is not waited for.
+            .set_reordering_size_audio(3)
             .set_stats_interval(Some(Duration::from_secs(1)))
             .enable_bwe(Some(Bitrate::bps(u64::from(START_BPS))));
         config.extension_map().set(5, Extension::PlayoutDelay);
@@ -143,6 +149,9 @@ impl Player {
             }
             Event::ChannelData(data) if Some(data.id) == self.input => input(&data.data).map(Brought::Input),
             Event::ChannelData(data) if Some(data.id) == self.control => ask(&data.data).map(Brought::Ask),
+            Event::MediaData(data) if self.sound.is_some_and(|(mid, _)| mid == data.mid) => {
+                Some(Brought::Voice(data.data))
+            }
             Event::KeyframeRequest(_) => Some(Brought::KeyWanted),
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. } | BweKind::Remb { estimate, .. }) => {
                 let left = estimate.as_u64().saturating_sub(ASIDE_BPS) * 9 / 10;
@@ -173,7 +182,7 @@ impl Player {
     }
 
     /// Sends a frame. What the network does with it comes back as a rate.
-    pub(crate) fn send_frame(&mut self, frame: &Frame, bytes: &std::sync::Arc<[u8]>, begin: Instant) {
+    pub(crate) fn send_frame(&mut self, frame: &Frame, bytes: &Arc<[u8]>, begin: Instant) {
         let Some((mid, pt)) = self.video else { return };
         if !self.connected || (self.needs_key && !frame.key) {
             return;
@@ -181,12 +190,8 @@ impl Player {
         let since = frame.captured.saturating_duration_since(begin);
         let time = MediaTime::from_90khz(u64::try_from(since.as_micros() * 9 / 100).unwrap_or(u64::MAX));
         let Some(writer) = self.rtc.writer(mid) else { return };
-        let written = writer.playout_delay(MediaTime::ZERO, MediaTime::ZERO).write(
-            pt,
-            frame.captured,
-            time,
-            std::sync::Arc::clone(bytes),
-        );
+        let written =
+            writer.playout_delay(MediaTime::ZERO, MediaTime::ZERO).write(pt, frame.captured, time, Arc::clone(bytes));
         if let Err(error) = written {
             tracing::debug!(player = self.id, %error, "a frame is not sent");
             return;
@@ -197,6 +202,19 @@ impl Player {
         self.count.encode.push(frame.encode.as_secs_f32() * 1_000.0);
         if self.times.len() < TIMES_MAX {
             self.times.push((u32::try_from(time.numer() & u64::from(u32::MAX)).unwrap_or(0), frame.captured_ms));
+        }
+    }
+
+    /// Sends ten milliseconds of sound, with a time of the same beginning as the pictures'.
+    pub(crate) fn send_sound(&mut self, packet: &Packet, begin: Instant) {
+        let Some((mid, pt)) = self.sound.filter(|_| self.connected) else { return };
+        let since = packet.at.saturating_duration_since(begin);
+        let samples = u64::try_from(since.as_micros() * 48 / 1_000).unwrap_or(u64::MAX);
+        let time = MediaTime::new(samples, Frequency::FORTY_EIGHT_KHZ);
+        let Some(writer) = self.rtc.writer(mid) else { return };
+        let written = writer.start_of_talkspurt(packet.first).write(pt, packet.at, time, Arc::clone(&packet.bytes));
+        if let Err(error) = written {
+            tracing::debug!(player = self.id, %error, "sound is not sent");
         }
     }
 

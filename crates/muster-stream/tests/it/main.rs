@@ -5,6 +5,7 @@
 mod child;
 mod rig;
 mod session;
+mod sound;
 mod stranger;
 
 /// Not a test: the process that the others start as the child.

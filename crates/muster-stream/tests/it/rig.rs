@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::ChannelId;
 use str0m::format::Codec;
-use str0m::media::{Direction, MediaKind, Mid};
+use str0m::media::{Direction, Frequency, MediaKind, MediaTime, Mid};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
 use x11rb::connection::Connection;
@@ -512,6 +512,15 @@ impl Player {
         self.told.retain(|message| message["t"] != "pong");
         self.ask(json!({"t": "ping", "at": 1.5}));
         assert_eq!(self.told("pong")["at"], 1.5);
+    }
+
+    /// Sends sound that is encoded already.
+    pub(crate) fn speak(&mut self, samples: u64, opus: &[u8]) {
+        let writer = self.rtc.writer(self.audio).unwrap();
+        let pt = writer.payload_params().find(|params| params.spec().codec == Codec::Opus).unwrap().pt();
+        let time = MediaTime::new(samples, Frequency::FORTY_EIGHT_KHZ);
+        writer.write(pt, Instant::now(), time, opus.to_vec()).unwrap();
+        self.step();
     }
 }
 
