@@ -13,6 +13,7 @@ use str0m::{Input, Output};
 use crate::aside::{Seen, Wish};
 use crate::control::{FromStream, StreamConfig, StreamStats, ToStream};
 use crate::display::DisplayError;
+use crate::encode::VideoCodec;
 use crate::input::Hands;
 use crate::messages::{Ask, Tell};
 use crate::player::{Brought, Player, Refusal};
@@ -66,6 +67,8 @@ pub(crate) struct Desk {
     parent_in: Receiver<Option<ToStream>>,
     parent: Parent,
     players: Vec<Player>,
+    /// One picture goes to all, in this form; the first player's browser decides.
+    codec: VideoCodec,
     begin: Instant,
     rate: u32,
     watched: bool,
@@ -115,6 +118,7 @@ impl Desk {
             parent_in,
             parent,
             players: Vec::new(),
+            codec: VideoCodec::H264,
             begin: now,
             rate: 0,
             watched: false,
@@ -200,7 +204,7 @@ impl Desk {
                     let brought = player.event(event);
                     if !before && player.is_open() {
                         let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);
-                        player.tell(&Tell::Hello { width, height, fps, codec: "h264" });
+                        player.tell(&Tell::Hello { width, height, fps, codec: player.codec.name() });
                         if let Some(pointer) = &self.pointer {
                             player.tell(pointer);
                         }
@@ -404,16 +408,25 @@ impl Desk {
     }
 
     fn let_in(&mut self, id: u64, sdp: &str) -> Result<Result<String, Refusal>, Trouble> {
-        if !sdp.contains("H264/90000") {
-            let why = "the browser offers no H.264, and this Container sends nothing else; use another browser, or install its codecs";
-            return Ok(Err(Refusal { code: "no_codec", why: why.to_owned() }));
-        }
         let known = self.players.iter().position(|known| known.id == id);
+        let alone = self.players.iter().all(|known| known.id == id);
+        let codec = if alone { VideoCodec::best(sdp) } else { Some(self.codec).filter(|codec| codec.is_in(sdp)) };
+        let Some(codec) = codec else {
+            let why = if alone {
+                "the browser offers neither H.264 (in packets of mode 1) nor VP8, and this Container sends nothing else; use another browser, or install its codecs".to_owned()
+            } else {
+                format!(
+                    "the session is sent as {} to those who are there already, and the browser does not offer it; use another browser, or join when they have left",
+                    self.codec.name()
+                )
+            };
+            return Ok(Err(Refusal { code: "no_codec", why }));
+        };
         if known.is_none() && self.players.len() >= PLAYERS_MAX {
             let why = format!("the session has {PLAYERS_MAX} players already; one of them has to leave first");
             return Ok(Err(Refusal { code: "too_many_players", why }));
         }
-        let (player, answer) = match Player::accept(id, sdp, &self.addresses) {
+        let (player, answer) = match Player::accept(id, sdp, &self.addresses, codec) {
             Ok(accepted) => accepted,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -422,6 +435,10 @@ impl Desk {
             self.part(at)?;
         }
         self.players.push(player);
+        if codec != self.codec {
+            self.codec = codec;
+            self.order(Order::Codec(codec));
+        }
         Ok(Ok(answer))
     }
 

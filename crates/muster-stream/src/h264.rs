@@ -8,26 +8,13 @@ use openh264::encoder::{
 use openh264::formats::YUVSlices;
 use openh264_sys2::{ENCODER_OPTION_BITRATE, SBitrateInfo, SPATIAL_LAYER_ALL};
 
+use crate::encode::{EncodeError, Encoded, VideoCodec, VideoEncoder};
 use crate::picture::Picture;
-
-/// Why a picture is not encoded.
-#[derive(Debug, thiserror::Error)]
-#[error("the H.264 encoder failed: {0}")]
-pub(crate) struct EncodeError(String);
 
 impl From<openh264::Error> for EncodeError {
     fn from(error: openh264::Error) -> Self {
-        Self(error.to_string())
+        Self { codec: "H.264", why: error.to_string() }
     }
-}
-
-/// A picture as it is sent.
-#[derive(Clone, Debug)]
-pub(crate) struct Encoded {
-    /// NAL units with start codes; empty when the encoder left the picture out to keep its rate.
-    pub(crate) bytes: Vec<u8>,
-    /// Whether it needs none before it.
-    pub(crate) key: bool,
 }
 
 pub(crate) struct H264 {
@@ -65,9 +52,14 @@ impl H264 {
         let encoder = Encoder::with_api_config(OpenH264API::from_source(), config)?;
         Ok(Self { encoder, bps, size: None })
     }
+}
 
-    /// What it may send in a second from now on.
-    pub(crate) fn set_bitrate(&mut self, bps: u32) -> Result<(), EncodeError> {
+impl VideoEncoder for H264 {
+    fn codec(&self) -> VideoCodec {
+        VideoCodec::H264
+    }
+
+    fn set_bitrate(&mut self, bps: u32) -> Result<(), EncodeError> {
         self.bps = bps;
         if self.size.is_none() {
             return Ok(());
@@ -78,10 +70,14 @@ impl H264 {
         // lives until the call returns.
         #[allow(unsafe_code, reason = "the library offers this option by pointer only")]
         let code = unsafe { self.encoder.raw_api().set_option(ENCODER_OPTION_BITRATE, (&raw mut info).cast()) };
-        if code == 0 { Ok(()) } else { Err(EncodeError(format!("a rate of {bps} bit/s is refused with {code}"))) }
+        if code == 0 {
+            Ok(())
+        } else {
+            Err(EncodeError { codec: "H.264", why: format!("a rate of {bps} bit/s is refused with {code}") })
+        }
     }
 
-    pub(crate) fn encode(&mut self, picture: &Picture, key: bool) -> Result<Encoded, EncodeError> {
+    fn encode(&mut self, picture: &Picture, key: bool) -> Result<Encoded, EncodeError> {
         let size = (picture.width, picture.height);
         if key && self.size == Some(size) {
             self.encoder.force_intra_frame();

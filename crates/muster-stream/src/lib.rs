@@ -11,6 +11,7 @@ mod code;
 pub mod control;
 mod desk;
 mod display;
+mod encode;
 mod h264;
 mod input;
 mod keys;
@@ -21,6 +22,7 @@ mod picture;
 mod player;
 mod sound;
 mod studio;
+mod vp8;
 mod wake;
 
 pub use child::stream_main;

@@ -12,6 +12,7 @@ use str0m::media::{Frequency, MediaKind, MediaTime, Mid, Pt};
 use str0m::rtp::Extension;
 use str0m::{Candidate, Event, IceConnectionState, Rtc, RtcConfig};
 
+use crate::encode::VideoCodec;
 use crate::messages::{Ask, CONTROL_BYTES_MAX, InputMessage, Tell, ask, input};
 use crate::sound::Packet;
 use crate::studio::{BPS_MAX, Frame, START_BPS};
@@ -45,6 +46,8 @@ pub(crate) enum Brought {
 pub(crate) struct Player {
     pub(crate) id: u64,
     pub(crate) rtc: Rtc,
+    /// How it is sent pictures.
+    pub(crate) codec: VideoCodec,
     pub(crate) connected: bool,
     pub(crate) since: Instant,
     /// Frames are of no use to it before one that needs none before it.
@@ -79,14 +82,20 @@ impl std::fmt::Debug for Player {
 
 impl Player {
     /// Takes an offer; the answer is for the player.
-    pub(crate) fn accept(id: u64, sdp: &str, addresses: &[SocketAddr]) -> Result<(Self, String), Refusal> {
+    pub(crate) fn accept(
+        id: u64,
+        sdp: &str,
+        addresses: &[SocketAddr],
+        codec: VideoCodec,
+    ) -> Result<(Self, String), Refusal> {
         let bad = |why: String| Refusal { code: "bad_offer", why: format!("the offer cannot be taken: {why}") };
         let offer = SdpOffer::from_sdp_string(sdp).map_err(|e| bad(e.to_string()))?;
         let now = Instant::now();
         let mut config = RtcConfig::new()
             .set_ice_lite(true)
             .clear_codecs()
-            .enable_h264(true)
+            .enable_h264(codec == VideoCodec::H264)
+            .enable_vp8(codec == VideoCodec::Vp8)
             .enable_opus(true, false)
             // A word that is lost is not waited for.
             .set_reordering_size_audio(3)
@@ -103,6 +112,7 @@ impl Player {
         let player = Self {
             id,
             rtc,
+            codec,
             connected: false,
             since: now,
             needs_key: true,
@@ -129,7 +139,7 @@ impl Player {
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) | Event::Closed => Some(Brought::Gone),
             Event::MediaAdded(added) => {
                 let codec = match added.kind {
-                    MediaKind::Video => Codec::H264,
+                    MediaKind::Video => self.codec.on_wire(),
                     MediaKind::Audio => Codec::Opus,
                 };
                 let chosen = self.payload(added.mid, codec).map(|pt| (added.mid, pt));
@@ -184,7 +194,8 @@ impl Player {
     /// Sends a frame. What the network does with it comes back as a rate.
     pub(crate) fn send_frame(&mut self, frame: &Frame, bytes: &Arc<[u8]>, begin: Instant) {
         let Some((mid, pt)) = self.video else { return };
-        if !self.connected || (self.needs_key && !frame.key) {
+        // A frame of another form was on its way when the last player left.
+        if !self.connected || (self.needs_key && !frame.key) || frame.codec != self.codec {
             return;
         }
         let since = frame.captured.saturating_duration_since(begin);

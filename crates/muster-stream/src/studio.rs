@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::code::Shown;
 use crate::display::{Display, DisplayError};
-use crate::h264::{EncodeError, H264};
+use crate::encode::{EncodeError, VideoCodec, VideoEncoder};
 use crate::pace::Pace;
 use crate::picture::Picture;
 use crate::wake::{Receiver, Sender, wait};
@@ -32,6 +32,8 @@ pub(crate) enum Order {
     Key(bool),
     /// Bits a second.
     Rate(u32),
+    /// Send pictures in this form.
+    Codec(VideoCodec),
     /// Draw this code.
     Code(u32),
     /// Whether anybody looks on.
@@ -53,6 +55,7 @@ pub(crate) enum Made {
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) bytes: Vec<u8>,
+    pub(crate) codec: VideoCodec,
     pub(crate) key: bool,
     pub(crate) captured: Instant,
     /// Milliseconds since 1970.
@@ -83,7 +86,8 @@ pub(crate) struct Studio {
     display: Box<dyn Display>,
     orders: Receiver<Order>,
     out: Sender<Made>,
-    encoder: H264,
+    encoder: Box<dyn VideoEncoder>,
+    bps: u32,
     full: Picture,
     small: Option<Picture>,
     marked: Option<Picture>,
@@ -113,7 +117,8 @@ impl Studio {
             display,
             orders,
             out,
-            encoder: H264::new(fps, START_BPS)?,
+            encoder: VideoCodec::H264.encoder(fps, START_BPS)?,
+            bps: START_BPS,
             full: Picture::new(usize::from(width), usize::from(height)),
             small: None,
             marked: None,
@@ -141,7 +146,7 @@ impl Studio {
         // What stands on the display already; an empty one is no picture.
         self.look()?;
         loop {
-            if !self.take_orders() {
+            if !self.take_orders()? {
                 return Ok(());
             }
             let changed = self.display.changed()?;
@@ -187,7 +192,7 @@ impl Studio {
     }
 
     /// `false` once nobody gives orders any more.
-    fn take_orders(&mut self) -> bool {
+    fn take_orders(&mut self) -> Result<bool, EncodeError> {
         self.orders.quiet();
         loop {
             match self.orders.next() {
@@ -198,19 +203,31 @@ impl Studio {
                     }
                 }
                 Ok(Order::Rate(bps)) => self.set_rate(bps),
+                Ok(Order::Codec(codec)) => self.set_codec(codec)?,
                 Ok(Order::Code(code)) => self.shown.ask(code),
                 Ok(Order::Watched(watched)) => {
                     self.stale |= watched && !self.watched;
                     self.watched = watched;
                 }
-                Err(std::sync::mpsc::TryRecvError::Empty) => return true,
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
+                Err(std::sync::mpsc::TryRecvError::Empty) => return Ok(true),
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(false),
             }
         }
     }
 
+    fn set_codec(&mut self, codec: VideoCodec) -> Result<(), EncodeError> {
+        if self.encoder.codec() != codec {
+            self.encoder = codec.encoder(self.fps, self.bps)?;
+            self.key_wanted = true;
+            self.last_key = None;
+            self.stale = true;
+        }
+        Ok(())
+    }
+
     fn set_rate(&mut self, bps: u32) {
         let bps = bps.clamp(BPS_MIN, BPS_MAX);
+        self.bps = bps;
         // A rate that is refused leaves the old one, which is no reason to end.
         if let Err(error) = self.encoder.set_bitrate(bps) {
             tracing::warn!(%error, bps, "the encoder keeps its rate");
@@ -296,7 +313,8 @@ impl Studio {
             self.last_key = Some(now);
         }
         let encode = captured.elapsed();
-        let frame = Frame { bytes: encoded.bytes, key: encoded.key, captured, captured_ms, encode, width, height };
+        let (bytes, key, codec) = (encoded.bytes, encoded.key, self.encoder.codec());
+        let frame = Frame { bytes, codec, key, captured, captured_ms, encode, width, height };
         if self.out.send(Made::Frame(frame)) == Err(crate::wake::Unsent::Full) {
             // A frame that is left out would break those after it.
             self.key_wanted = true;

@@ -11,7 +11,10 @@ mod stranger;
 /// Not a test: the process that the others start as the child.
 #[test]
 fn streams_for_the_other_tests() {
-    if std::env::var_os(rig::CHILD).is_some() {
-        muster_stream::stream_main().unwrap();
+    if std::env::var_os(rig::CHILD).is_some()
+        && let Err(error) = muster_stream::stream_main()
+    {
+        eprintln!("{error}");
+        std::process::exit(1);
     }
 }

@@ -190,8 +190,41 @@ fn the_session_has_room_for_eight() {
     assert!(rig.stream.offer(3, Player::offers(Can::H264).2).is_ok());
     let (code, _) = rig.stream.offer(4, "v=0 and nonsense".to_owned()).unwrap_err();
     assert_eq!(code, "no_codec");
-    let (code, _) = rig.stream.offer(4, "m=video nonsense H264/90000".to_owned()).unwrap_err();
+    let nonsense = "m=video\na=rtpmap:5 H264/90000\na=fmtp:5 packetization-mode=1".to_owned();
+    let (code, _) = rig.stream.offer(4, nonsense).unwrap_err();
     assert_eq!(code, "bad_offer");
+}
+
+#[test]
+fn a_browser_without_h264_gets_vp8() {
+    let mut rig = Rig::start(|_| {});
+    let mut first = Player::join(&mut rig.stream, 1, Can::Vp8);
+    assert_eq!(first.told("hello")["codec"], "vp8");
+    first.until("frame", |player| player.frames > 0);
+    assert_eq!(first.codec, Some(str0m::format::Codec::Vp8));
+    // A key frame of VP8 says so in its first bit, and its size after a mark.
+    let bytes = first.raw.take().unwrap();
+    assert_eq!((bytes[0] & 1, &bytes[3..6]), (0, &[0x9d, 0x01, 0x2a][..]));
+    assert_eq!(u16::from_le_bytes([bytes[6], bytes[7]]) & 0x3fff, WIDTH);
+    let before = first.frames;
+    first.until("more frames", |player| {
+        rig.program.draw();
+        player.frames > before + 3
+    });
+    // One picture goes to all: who cannot have it is told so, who can is let in.
+    let (code, why) = rig.stream.offer(2, Player::offers(Can::H264).2).unwrap_err();
+    assert_eq!(code, "no_codec", "{why}");
+    let mut both = Player::join(&mut rig.stream, 3, Can::Both);
+    assert_eq!(both.told("hello")["codec"], "vp8");
+    both.until("frame", |player| player.frames > 0);
+    // Once all have left, the next decides anew.
+    for player in [1, 3] {
+        rig.stream.tell(&ToStream::Drop { player });
+        rig.stream.connected(player, false);
+    }
+    let mut last = Player::join(&mut rig.stream, 4, Can::Both);
+    assert_eq!(last.told("hello")["codec"], "h264");
+    last.until("picture", |player| player.picture.is_some());
 }
 
 #[test]
