@@ -46,6 +46,8 @@ pub(crate) enum Trouble {
     Net(#[from] io::Error),
     #[error("{0}")]
     Studio(String),
+    #[error("the program has drawn nothing within {} s of the display's start; it may not be one with a window", .0.as_secs())]
+    Drawless(Duration),
 }
 
 pub(crate) struct Desk {
@@ -73,6 +75,8 @@ pub(crate) struct Desk {
     rate: u32,
     watched: bool,
     last_size: (u16, u16),
+    /// By when the program must have drawn something, if it has not yet.
+    draw_by: Option<Instant>,
     last_used: Instant,
     idle_warned: bool,
     next_times: Instant,
@@ -100,6 +104,7 @@ impl Desk {
         let shown = config.public.map_or(local, |ip| SocketAddr::new(ip, local.port()));
         let Lines { made, orders, seen, wishes, heard, listened, voices, parent_in, parent } = lines;
         let now = Instant::now();
+        let draw_within = Duration::from_millis(config.draw_within_ms);
         Ok(Self {
             last_size: (config.width, config.height),
             config,
@@ -122,6 +127,7 @@ impl Desk {
             begin: now,
             rate: 0,
             watched: false,
+            draw_by: Some(now + draw_within),
             last_used: now,
             idle_warned: false,
             next_times: now,
@@ -334,7 +340,10 @@ impl Desk {
         self.made.quiet();
         while let Ok(made) = self.made.next() {
             match made {
-                Made::Drawing => (self.parent)(FromStream::Drawing)?,
+                Made::Drawing => {
+                    self.draw_by = None;
+                    (self.parent)(FromStream::Drawing)?;
+                }
                 Made::Failed(why) => return Err(Trouble::Studio(why)),
                 Made::Frame(frame) => self.frame(&frame)?,
             }
@@ -489,7 +498,10 @@ impl Desk {
             self.stats()?;
             self.idle(now)?;
         }
-        let mut next = self.next_stats;
+        if self.draw_by.is_some_and(|by| now >= by) {
+            return Err(Trouble::Drawless(Duration::from_millis(self.config.draw_within_ms)));
+        }
+        let mut next = self.draw_by.map_or(self.next_stats, |by| by.min(self.next_stats));
         if self.watched {
             next = next.min(self.next_times);
         }

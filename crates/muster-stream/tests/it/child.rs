@@ -1,7 +1,5 @@
 //! The child and its parent's lines.
 
-use std::time::Duration;
-
 use muster_stream::control::LINE_BYTES_MAX;
 
 use crate::rig::{Can, Player, Rig, Stream, config};
@@ -35,6 +33,18 @@ fn a_display_that_goes_away_is_said_so() {
     drop(display);
     let why = stream.failed();
     assert!(why.contains("display"), "{why}");
+    assert!(stream.ended());
+}
+
+#[test]
+fn a_program_that_draws_nothing_is_given_up() {
+    let display = crate::rig::Xvfb::start();
+    let mut config = config(&display.socket);
+    config.draw_within_ms = 1_000;
+    let mut stream = Stream::start(&config);
+    stream.ready();
+    let why = stream.failed();
+    assert!(why.starts_with("the program has drawn nothing within 1 s"), "{why}");
     assert!(stream.ended());
 }
 
@@ -73,5 +83,4 @@ fn who_does_nothing_is_warned_and_then_given_up() {
         matches!(said, muster_stream::control::FromStream::Idle { ms } if *ms >= 2_000).then_some(())
     });
     assert!(rig.stream.is_alive());
-    std::thread::sleep(Duration::from_millis(1));
 }
