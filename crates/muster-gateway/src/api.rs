@@ -16,12 +16,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::apps::{App, AppError, Keyboard, Pointer, Published};
-use crate::refusal::{ErrorBody, Refusal};
+use crate::refusal::{Body, ErrorBody, Refusal};
+use crate::saves::{Returning, SaveFolder};
 use crate::sessions::{IceServer, Pass, Receipt, Session, TOKEN_TTL, Wanted, now_ms};
 use crate::{Gateway, assets};
 
 /// Bytes of the longest body.
-const BODY_BYTES_MAX: usize = 128 * 1024;
+pub(crate) const BODY_BYTES_MAX: usize = 128 * 1024;
 /// Requests in hand at once; more wait, which a flood pays itself.
 const AT_ONCE_MAX: usize = 1_024;
 /// How long a session lasts at most when nothing is said.
@@ -45,6 +46,7 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         get_session,
         join_session,
         keep_receipt,
+        list_receipts,
         stop_session,
         link_session
     )
@@ -66,7 +68,8 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/sessions/{id}/join", post(join_session))
         .route("/sessions/{id}/receipts", post(keep_receipt).get(list_receipts))
         .route("/sessions/{id}/stop", post(stop_session))
-        .route("/sessions/{id}/link", post(link_session));
+        .route("/sessions/{id}/link", post(link_session))
+        .method_not_allowed_fallback(wrong_method);
     Router::new()
         .nest("/api/v1", api)
         .route("/api/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], openapi()) }))
@@ -76,10 +79,16 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .fallback(|| async {
             Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here; /api/openapi.json lists what is")
         })
+        .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(gateway.clone(), guard))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(tower::limit::GlobalConcurrencyLimitLayer::new(AT_ONCE_MAX))
         .with_state(gateway)
+}
+
+async fn wrong_method() -> Refusal {
+    let why = "this address does not take that method; /api/openapi.json lists those that each takes";
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", why)
 }
 
 /// What every request passes: the address's bucket, and names of others for this machine; every answer is told strictly
@@ -328,7 +337,7 @@ async fn get_app(State(gateway): State<Gateway>, Path(name): Path<String>) -> Re
 async fn publish_app(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
-    Json(app): Json<App>,
+    Body(app): Body<App>,
 ) -> Result<(StatusCode, Json<App>), Refusal> {
     let account = gateway.account(&headers)?;
     let new = gateway.inner.apps.publish(app.clone(), &account)?;
@@ -353,7 +362,7 @@ async fn withdraw_app(
 async fn start_session(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
-    Json(wanted): Json<StartSession>,
+    Body(wanted): Body<StartSession>,
 ) -> Result<(StatusCode, Json<Started>), Refusal> {
     let account = gateway.account(&headers)?;
     let app = gateway.inner.apps.get(&wanted.app)?.app;
@@ -382,11 +391,13 @@ async fn start_session(
     env.push(("MUSTER_HEIGHT".to_owned(), spec.height.to_string()));
     // What a program can make again is not worth carrying to the player and back.
     env.push(("XDG_CACHE_HOME".to_owned(), "/tmp/cache".to_owned()));
-    let request =
-        JobRequest { env, retries: RETRIES, ..JobRequest::new(demand, app.command.clone()) }.with_session(spec);
+    let (inputs, returning) = saved(&gateway, &account, &app)?;
+    let output = returning.as_ref().map(|returning| returning.path().to_owned());
+    let request = JobRequest { env, inputs, output, retries: RETRIES, ..JobRequest::new(demand, app.command.clone()) }
+        .with_session(spec);
     request.check().map_err(|e| Refusal::bad("bad_request", e.to_string()))?;
     let inner = &gateway.inner;
-    let wanted = Wanted { account, app, request, region: wanted.region };
+    let wanted = Wanted { account, app, request, region: wanted.region, returning };
     let (session, token) = inner.sessions.start(&inner.renter, wanted, inner.config.sessions_max)?;
     let link = link(&gateway, &session, &token);
     let ttl = u64::try_from(TOKEN_TTL.as_millis()).unwrap_or(0);
@@ -418,7 +429,7 @@ async fn get_session(
 async fn join_session(
     State(gateway): State<Gateway>,
     Path(id): Path<String>,
-    Json(join): Json<Join>,
+    Body(join): Body<Join>,
 ) -> Result<Json<Joined>, Refusal> {
     let session = gateway.session(&id)?;
     if join.public_key.as_ref().is_some_and(|key| key.len() > PUBLIC_KEY_BYTES_MAX) {
@@ -439,7 +450,7 @@ async fn keep_receipt(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    Json(receipt): Json<Receipt>,
+    Body(receipt): Body<Receipt>,
 ) -> Result<StatusCode, Refusal> {
     let session = gateway.session_for(&id, &headers, Session::is_player)?;
     if receipt.payload.len() + receipt.signature.len() > RECEIPT_BYTES_MAX {
@@ -450,6 +461,7 @@ async fn keep_receipt(
 }
 
 /// Receipts of a session, for its account.
+#[utoipa::path(get, path = "/api/v1/sessions/{id}/receipts", responses((status = 200, body = Vec<Receipt>), (status = 404, body = ErrorBody)))]
 async fn list_receipts(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
@@ -483,6 +495,19 @@ async fn link_session(
     let ttl = u64::try_from(TOKEN_TTL.as_millis()).unwrap_or(0);
     let started = Started { link, token_expires_at: now_ms().saturating_add(ttl), state: shown(&gateway, &session) };
     Ok((StatusCode::CREATED, Json(started)))
+}
+
+/// What an app kept the last time, and where it comes back to.
+fn saved(gateway: &Gateway, account: &str, app: &App) -> Result<(Vec<std::path::PathBuf>, Option<Returning>), Refusal> {
+    if !app.save {
+        return Ok((Vec::new(), None));
+    }
+    let failed = |error: std::io::Error| {
+        let why = format!("the save folder of {} cannot be used: {error}", app.name);
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "io", why)
+    };
+    let folder = SaveFolder::of(&gateway.inner.config.dir, account, &app.name);
+    Ok((folder.inputs().map_err(failed)?, Some(folder.returning().map_err(failed)?)))
 }
 
 async fn home() -> Response {

@@ -10,6 +10,7 @@ mod assets;
 mod keys;
 mod limits;
 mod refusal;
+mod saves;
 mod sessions;
 
 use std::path::PathBuf;

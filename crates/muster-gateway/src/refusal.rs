@@ -1,9 +1,11 @@
 //! Errors as a client sees them: a status, a code for programs, a sentence for people.
 
 use axum::Json;
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 /// An error.
@@ -57,6 +59,32 @@ impl Refusal {
     /// The same under another code, for what is limited otherwise than by time.
     pub(crate) fn coded(self, code: &str) -> Self {
         Self { code: code.to_owned(), ..self }
+    }
+}
+
+/// A body of JSON; what is wrong with one is told like any other error.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let rejection = match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => return Ok(Self(body)),
+            Err(rejection) => rejection,
+        };
+        Err(match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let why = format!("the body is longer than the {} bytes that are taken", crate::api::BODY_BYTES_MAX);
+                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", why)
+            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                let why = "send the body as JSON, with the header `Content-Type: application/json`";
+                Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_type", why)
+            }
+            _ => Refusal::bad("bad_request", rejection.body_text()),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use muster_client::Renter;
-use muster_client::job::{JobControl, JobRequest};
+use muster_client::job::{JobControl, JobReport, JobRequest, TaskOutcome};
 use muster_client::live::{self, LiveState, LiveStep, SessionLine, SessionRefusal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use crate::apps::App;
 use crate::keys::{hash, secret};
 use crate::refusal::Refusal;
+use crate::saves::Returning;
 use axum::http::StatusCode;
 
 /// How long a link's token is good.
@@ -103,6 +104,8 @@ pub(crate) struct Wanted {
     pub(crate) app: App,
     pub(crate) request: JobRequest,
     pub(crate) region: Option<String>,
+    /// Where its home folder comes back to, if it does.
+    pub(crate) returning: Option<Returning>,
 }
 
 impl Sessions {
@@ -148,7 +151,13 @@ impl Sessions {
         }
         all.push(Arc::clone(&session));
         metrics::counter!("muster_gateway_sessions_total").increment(1);
-        self.running.spawn(async move { drop(live.over().await) });
+        let returning = wanted.returning;
+        self.running.spawn(async move {
+            let report = live.over().await;
+            if let Some(returning) = returning {
+                put_away(report.as_ref(), returning);
+            }
+        });
         Ok((session, token))
     }
 
@@ -168,6 +177,19 @@ impl Sessions {
     pub(crate) async fn settled(&self) {
         self.running.close();
         self.running.wait().await;
+    }
+}
+
+/// Keeps a home folder that came back whole.
+fn put_away(report: Option<&JobReport>, returning: Returning) {
+    let outcome = report.and_then(|report| report.tasks.first()).map(|task| &task.outcome);
+    match outcome {
+        Some(TaskOutcome::Ended(_) | TaskOutcome::Stopped) => {
+            if let Err(error) = returning.keep() {
+                tracing::warn!(%error, "a save folder is not kept; the one before it stays");
+            }
+        }
+        _ => returning.drop_it(),
     }
 }
 

@@ -1,0 +1,120 @@
+//! What a program kept in its home folder: it returns to the account, and is there the next time.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::keys::secret;
+
+/// Entries of a home folder that are sent along at most; a program with more at the top of its home is none we know.
+const ENTRIES_MAX: usize = 256;
+
+/// The folder of one account's app.
+#[derive(Clone, Debug)]
+pub(crate) struct SaveFolder {
+    dir: PathBuf,
+}
+
+/// Where one session's files come back to.
+#[derive(Debug)]
+pub(crate) struct Returning {
+    folder: SaveFolder,
+    path: PathBuf,
+}
+
+impl SaveFolder {
+    /// `account` and `app` are plain names by their own rules.
+    pub(crate) fn of(root: &Path, account: &str, app: &str) -> Self {
+        Self { dir: root.join("saves").join(account).join(app) }
+    }
+
+    fn current(&self) -> PathBuf {
+        self.dir.join("current")
+    }
+
+    /// What is sent along: everything at the top of the last home folder.
+    pub(crate) fn inputs(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(self.current()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut inputs = entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?;
+        inputs.sort();
+        inputs.truncate(ENTRIES_MAX);
+        Ok(inputs)
+    }
+
+    /// A folder for what comes back.
+    pub(crate) fn returning(&self) -> io::Result<Returning> {
+        let path = self.dir.join(format!("returning-{}", secret().get(..16).unwrap_or_default()));
+        fs::create_dir_all(&path)?;
+        Ok(Returning { folder: self.clone(), path })
+    }
+}
+
+impl Returning {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Everything is back: it becomes what the next session finds. The one before it is kept as `previous`.
+    pub(crate) fn keep(self) -> io::Result<()> {
+        let empty = fs::read_dir(&self.path)?.next().is_none();
+        if empty {
+            // A program that kept nothing takes nothing away from what an earlier session kept.
+            return fs::remove_dir(&self.path);
+        }
+        let (current, previous) = (self.folder.current(), self.folder.dir.join("previous"));
+        remove(&previous)?;
+        match fs::rename(&current, &previous) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        fs::rename(&self.path, &current)
+    }
+
+    /// It did not come back whole: what an earlier session kept stays.
+    pub(crate) fn drop_it(self) {
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "an unfinished save folder stays");
+        }
+    }
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_returns_is_found_and_what_does_not_harms_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = SaveFolder::of(dir.path(), "owner", "game");
+        assert!(folder.inputs().unwrap().is_empty());
+        let first = folder.returning().unwrap();
+        fs::create_dir(first.path().join(".game")).unwrap();
+        fs::write(first.path().join(".game/score"), "1").unwrap();
+        first.keep().unwrap();
+        let read = || fs::read_to_string(folder.inputs().unwrap()[0].join("score")).unwrap();
+        assert_eq!(read(), "1");
+        let broken = folder.returning().unwrap();
+        fs::write(broken.path().join("half"), "").unwrap();
+        broken.drop_it();
+        folder.returning().unwrap().keep().unwrap();
+        assert_eq!(read(), "1");
+        let second = folder.returning().unwrap();
+        fs::create_dir(second.path().join(".game")).unwrap();
+        fs::write(second.path().join(".game/score"), "2").unwrap();
+        second.keep().unwrap();
+        assert_eq!(read(), "2");
+        assert_eq!(fs::read_to_string(dir.path().join("saves/owner/game/previous/.game/score")).unwrap(), "1");
+    }
+}
