@@ -29,6 +29,8 @@ const BATCH: usize = 64;
 const PACKET_MAX: usize = 2_000;
 /// A player that has not connected by then never will.
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+/// A player of whom nothing is heard for so long, not even what its browser sends by itself, holds no keys any more.
+const HOLD_WITHIN: Duration = Duration::from_secs(4);
 /// How often the times of frames are told.
 const TIMES_EVERY: Duration = Duration::from_millis(200);
 /// How often numbers are told.
@@ -69,6 +71,8 @@ pub(crate) struct Desk {
     parent_in: Receiver<Option<ToStream>>,
     parent: Parent,
     players: Vec<Player>,
+    /// Who did something last, and so may hold keys.
+    actor: Option<u64>,
     /// One picture goes to all, in this form; the first player's browser decides.
     codec: VideoCodec,
     begin: Instant,
@@ -123,6 +127,7 @@ impl Desk {
             parent_in,
             parent,
             players: Vec::new(),
+            actor: None,
             codec: VideoCodec::H264,
             begin: now,
             rate: 0,
@@ -179,7 +184,10 @@ impl Desk {
             let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
             let input = Input::Receive(Instant::now(), receive);
             if let Some(at) = self.players.iter().position(|player| player.rtc.accepts(&input)) {
-                let broken = self.players.get_mut(at).is_some_and(|player| player.rtc.handle_input(input).is_err());
+                let broken = self.players.get_mut(at).is_some_and(|player| {
+                    player.heard = Instant::now();
+                    player.rtc.handle_input(input).is_err()
+                });
                 if broken {
                     self.part(at)?;
                     continue;
@@ -243,6 +251,7 @@ impl Desk {
             Brought::Input(message) => {
                 self.last_used = Instant::now();
                 self.idle_warned = false;
+                self.actor = Some(player.id);
                 if let Some(text) = self.hands.act(message)? {
                     player.tell(&Tell::Note { code: "pad".to_owned(), text: text.to_owned(), seconds: None });
                 }
@@ -460,13 +469,20 @@ impl Desk {
         if player.connected {
             (self.parent)(FromStream::Player { player: player.id, connected: false })?;
         }
-        // Whoever is away holds no keys.
-        self.hands.release_all()?;
+        if self.actor == Some(player.id) {
+            self.let_go()?;
+        }
         self.watch();
         if player.clip_wanted {
             self.want_clip();
         }
         Ok(())
+    }
+
+    /// Whoever is away holds no keys.
+    fn let_go(&mut self) -> Result<(), Trouble> {
+        self.actor = None;
+        Ok(self.hands.release_all()?)
     }
 
     fn sweep(&mut self) -> Result<(), Trouble> {
@@ -495,6 +511,10 @@ impl Desk {
         }
         if now >= self.next_stats {
             self.next_stats = now + STATS_EVERY;
+            let lost = |player: &Player| Some(player.id) == self.actor && now > player.heard + HOLD_WITHIN;
+            if self.players.iter().any(lost) {
+                self.let_go()?;
+            }
             self.stats()?;
             self.idle(now)?;
         }

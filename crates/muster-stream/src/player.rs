@@ -50,6 +50,8 @@ pub(crate) struct Player {
     pub(crate) codec: VideoCodec,
     pub(crate) connected: bool,
     pub(crate) since: Instant,
+    /// When anything came from it.
+    pub(crate) heard: Instant,
     /// Frames are of no use to it before one that needs none before it.
     pub(crate) needs_key: bool,
     pub(crate) limit: u32,
@@ -115,6 +117,7 @@ impl Player {
             codec,
             connected: false,
             since: now,
+            heard: now,
             needs_key: true,
             limit: BPS_MAX,
             estimate: START_BPS,

@@ -123,6 +123,18 @@ fn what_is_held_is_let_go() {
     rig.stream.connected(1, false);
     let mut other = Player::join(&mut rig.stream, 2, Can::H264);
     assert_eq!(until_got(&rig, &mut other, "release", released), 40);
+    // One who only looked on and leaves takes no keys along.
+    let looker = Player::join(&mut rig.stream, 3, Can::H264);
+    other.act(json!({"t": "key", "code": "KeyS", "key": "s", "down": true}));
+    assert_eq!(until_got(&rig, &mut other, "press", pressed), 39);
+    drop(looker);
+    rig.stream.tell(&ToStream::Drop { player: 3 });
+    rig.stream.connected(3, false);
+    other.ping();
+    assert!(!rig.program.events().iter().any(|event| released(event).is_some()));
+    // One whose network is gone says nothing more, and lets go all the same.
+    let mut third = Player::join(&mut rig.stream, 4, Can::H264);
+    assert_eq!(until_got(&rig, &mut third, "release", released), 39);
 }
 
 #[test]
