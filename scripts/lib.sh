@@ -12,12 +12,12 @@ fail() {
 # Where cargo puts what it builds: the caller's choice, else the checkout's own folder.
 target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 
-# Debian packages for each purpose. `base` builds (nasm: the encoder's inner loops), `run` is what a Container, the first
-# rental and the first live session use, `test` is what only the tests need (chromium plays live sessions, and carries
-# SwiftShader, the second software driver of Vulkan).
+# Debian packages for each purpose. `base` builds (nasm, cmake and libvpx: encoders of pictures and sound), `run` is what a
+# Container, the first rental and the first live session use, `test` is what only the tests need (chromium plays live
+# sessions, and carries SwiftShader, the second software driver of Vulkan).
 packages() {
   case $1 in
-  base) echo gcc g++ libc6-dev make nasm pkg-config ca-certificates git ;;
+  base) echo gcc g++ libc6-dev libvpx-dev make cmake nasm pkg-config ca-certificates git ;;
   run)
     echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg
     echo xvfb xkb-data x11-xkb-utils libgl1-mesa-dri pulseaudio neverball
