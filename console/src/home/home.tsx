@@ -2,7 +2,7 @@ import { useCallback, useEffect, useId, useState, type FormEvent, type ReactNode
 import { ApiError, api } from '../player/api';
 import { store, stored } from '../player/store';
 import type { SessionState } from '../player/wire';
-import { duration } from '../ui/format';
+import { amount, duration, sentence } from '../ui/format';
 
 const KEY = 'muster.api-key';
 const REFRESH_MS = 3000;
@@ -119,14 +119,14 @@ function Session({ session, apiKey, changed }: { session: SessionState; apiKey: 
     session.region,
     session.container,
     session.ran_ms > 0 ? duration(session.ran_ms) : null,
-    session.cost,
+    session.cost === null ? null : amount(session.cost),
   ];
   return (
     <li>
       <div>
         <strong>{session.app.title}</strong> <span className={`state ${session.state}`}>{session.state}</span>
         <p className="quiet">{facts.filter(Boolean).join(' · ')}</p>
-        {session.why !== null && <p className="quiet">{session.why}</p>}
+        {session.why !== null && <p className="quiet">{sentence(session.why)}</p>}
         {trouble !== null && <p className="trouble">{trouble}</p>}
       </div>
       {session.state !== 'ended' && (

@@ -66,6 +66,8 @@ export class Player {
   private heartbeat: Heartbeat | null = null;
   private fresh = false;
   private renewing = false;
+  /** Whoever stops it is told so, and not what the Container says of it. */
+  private stopping = false;
   private askedFrameAt = 0;
   private readonly tabs: BroadcastChannel | null;
 
@@ -164,8 +166,14 @@ export class Player {
   }
 
   async stop(): Promise<void> {
-    await api('POST', `sessions/${this.id}/stop`, { bearer: this.key ?? this.token, body: {} });
-    this.end('You stopped the session.');
+    this.stopping = true;
+    try {
+      await api('POST', `sessions/${this.id}/stop`, { bearer: this.key ?? this.token, body: {} });
+    } catch (error) {
+      this.stopping = false;
+      throw error;
+    }
+    this.end('');
   }
 
   changed(): void {
@@ -391,7 +399,7 @@ export class Player {
   /** The session is over; what never showed a picture has failed. */
   private end(text: string): void {
     if (this.over) return;
-    this.ending = text;
+    this.ending = this.stopping ? 'You stopped the session.' : text;
     if (this.firstFrameMs === null && this.state !== null && this.state.ran_ms === 0) {
       this.fail('session_ended', 'The session could not start', text, 'Start a new session to try again.');
       return;

@@ -11,6 +11,7 @@ export interface SessionState {
   container: string | null;
   region: string | null;
   rate_usd_per_hour: number | null;
+  rate_must_per_hour?: string | null;
   ran_ms: number;
   cost: string | null;
   ice_servers: RTCIceServer[] | null;

@@ -8,6 +8,7 @@ import { More, Speaker } from './icons';
 import { Menu } from './menu';
 import { Overlay } from './overlay';
 import { Confirm, Ended, Failed, Help } from './panels';
+import { sentence } from './format';
 import { TouchControls } from './touch';
 
 export interface Parts {
@@ -128,7 +129,7 @@ function Notes({ player }: { player: Player }): ReactNode {
   if (note === null) return null;
   return (
     <div className="note" role="status">
-      <span>{note.text}</span>
+      <span>{sentence(note.text)}</span>
       {note.until !== null && <span className="count">{Math.max(0, Math.ceil((note.until - now) / 1000))} s</span>}
       <button type="button" className="plain" onClick={() => setNote(null)}>
         Dismiss

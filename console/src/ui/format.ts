@@ -21,6 +21,24 @@ export function percent(share: number): string {
   return `${(share * 100).toFixed(share > 0 && share < 0.1 ? 2 : 1)} %`;
 }
 
-export function dollars(perHour: number | null): string {
-  return perHour === null ? '–' : `$${perHour.toFixed(perHour < 0.1 ? 4 : 2)} per hour`;
+/** What an hour costs: in dollars where that is known. */
+export function hourly(dollars: number | null, tokens: string | null | undefined): string {
+  if (dollars !== null) return `$${dollars.toFixed(dollars < 0.1 ? 4 : 2)} per hour`;
+  return tokens === null || tokens === undefined ? '–' : `${amount(tokens)} per hour`;
+}
+
+/** An amount of the token, `0.00447609425000005 MUST`, to four digits behind the point, or four that count. */
+export function amount(text: string): string {
+  const [number = '', unit = ''] = text.split(' ');
+  const value = Number(number);
+  if (!Number.isFinite(value)) return text;
+  const digits = value >= 1 || value === 0 ? { maximumFractionDigits: 4 } : { maximumSignificantDigits: 4 };
+  return `${value.toLocaleString('en', { ...digits, useGrouping: false })} ${unit}`.trim();
+}
+
+/** A sentence of a program, as people write one. */
+export function sentence(text: string): string {
+  const [first = ''] = text;
+  const whole = first.toUpperCase() + text.slice(first.length);
+  return /[.!?…”)]$/.test(whole) || whole === '' ? whole : `${whole}.`;
 }

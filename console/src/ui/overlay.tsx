@@ -1,6 +1,6 @@
 import type { ReactNode } from 'react';
 import type { Parts } from './app';
-import { dollars, ms, percent, rate } from './format';
+import { amount, hourly, ms, percent, rate } from './format';
 
 /** How the stream does, in numbers. */
 export function Overlay({ player, meter }: Parts): ReactNode {
@@ -15,8 +15,8 @@ export function Overlay({ player, meter }: Parts): ReactNode {
     ['Encode · decode', `${ms(reading?.container?.encode ?? null)} · ${ms(reading?.decodeMs ?? null)}`],
     ['Picture', reading === null ? '–' : `${reading.width} × ${reading.height}${reading.codec === null ? '' : `, ${reading.codec}`}`],
     ['Machine', [state?.region, state?.container].filter(Boolean).join(' · ') || '–'],
-    ['Cost so far', state?.cost ?? '–'],
-    ['Rate', dollars(state?.rate_usd_per_hour ?? null)],
+    ['Cost so far', amount(state?.cost ?? '–')],
+    ['Rate', hourly(state?.rate_usd_per_hour ?? null, state?.rate_must_per_hour)],
   ];
   return (
     <dl className="overlay" aria-label="Quality">

@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState, type ReactNode } from 'react';
 import { MENU_KEYS } from '../player/input';
 import type { Failure, Player } from '../player/player';
-import { duration } from './format';
+import { amount, duration, sentence } from './format';
 
 /** Failures after which a reload may help. */
 const RELOAD: ReadonlySet<string> = new Set(['elsewhere', 'too_many_players']);
@@ -34,7 +34,7 @@ export function Failed({ player, failure }: { player: Player; failure: Failure }
   return (
     <Panel label={failure.title}>
       <h1>{failure.title}</h1>
-      <p className="why">{failure.text}</p>
+      <p className="why">{sentence(failure.text)}</p>
       {failure.advice !== '' && <p>{failure.advice}</p>}
       <details>
         <summary>Details</summary>
@@ -64,7 +64,7 @@ export function Ended({ player }: { player: Player }): ReactNode {
   return (
     <Panel label="The session has ended">
       <h1>{state?.app.title ?? 'Session'} has ended</h1>
-      <p className="why">{player.ending}</p>
+      <p className="why">{sentence(player.ending ?? '')}</p>
       <dl className="summary">
         <div>
           <dt>Time played</dt>
@@ -72,7 +72,7 @@ export function Ended({ player }: { player: Player }): ReactNode {
         </div>
         <div>
           <dt>Cost</dt>
-          <dd>{state?.cost ?? '–'}</dd>
+          <dd>{amount(state?.cost ?? '–')}</dd>
         </div>
         <div>
           <dt>Machine</dt>
