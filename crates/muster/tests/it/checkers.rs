@@ -39,7 +39,7 @@ struct Up(Child);
 impl Up {
     fn start(dir: &Path) -> Self {
         let mut command = muster();
-        command.arg("--dir").arg(dir).args(["up", "--no-rental", "--containers", "2"]);
+        command.arg("--dir").arg(dir).args(["up", "--no-rental", "--gateway-port", "0", "--containers", "2"]);
         let mut up = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = String::new();
         for line in BufReader::new(up.stderr.take().unwrap()).lines() {
@@ -88,10 +88,8 @@ fn page(dir: &Path, path: &str, host: Option<&str>) -> (String, String) {
 fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let first = run(
-        dir,
-        &["--json", "up", "--once", "--with-cheat", "--rpc-port", "0", "--containers", "2", "--picture-width", "96"],
-    );
+    let args = ["--json", "up", "--once", "--with-cheat", "--containers", "2", "--picture-width", "96"];
+    let first = run(dir, &[&args[..], &["--rpc-port", "0", "--gateway-port", "0"]].concat());
     assert_eq!(code(&first), 0, "{}", shown(&first));
     let receipt: Value = serde_json::from_slice(&first.stdout).unwrap();
 

@@ -8,8 +8,9 @@ const STRANGER: &str = "0x00000000000000000000000000000000000000aa";
 const TOKEN: u128 = 1_000_000_000_000_000_000;
 
 fn network(user: &User, containers: &str) -> Running {
-    let args = ["up", "--no-rental", "--rpc-port", "0", "--checkers", "0", "--containers", containers];
-    let mut command = user.command(&args);
+    let ports = ["--rpc-port", "0", "--gateway-port", "0"];
+    let mut command = user.command(&["up", "--no-rental", "--checkers", "0", "--containers", containers]);
+    command.args(ports);
     // What a person set for commands must not reach the roles.
     command.env("MUSTER_RPC", "http://127.0.0.1:1").env("MUSTER_WALLET", "nobody");
     let mut up = Running::start(command);

@@ -11,7 +11,7 @@ use crate::network::{code, muster, shown, start_and_stop};
 
 fn up(dir: &Path) -> Command {
     let mut up = muster();
-    up.arg("--dir").arg(dir).args(["up", "--no-rental", "--checkers", "0"]);
+    up.arg("--dir").arg(dir).args(["up", "--no-rental", "--checkers", "0", "--gateway-port", "0"]);
     up
 }
 

@@ -27,6 +27,8 @@ fn the_first_rental_adds_up_and_a_second_start_keeps_the_data() {
             "--once",
             "--rpc-port",
             "0",
+            "--gateway-port",
+            "0",
             "--containers",
             "3",
             "--checkers",

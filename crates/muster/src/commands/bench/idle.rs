@@ -80,8 +80,8 @@ impl Up {
     fn start(dir: &Path, containers: u16) -> Result<Self, Failure> {
         let exe = std::env::current_exe().because(Code::Internal, "cannot find this program's own file")?;
         let mut command = Command::new(exe);
-        command.arg("--dir").arg(dir).args(["up", "--no-rental", "--rpc-port", "0", "--containers"]);
-        command.arg(containers.to_string());
+        command.arg("--dir").arg(dir).args(["up", "--no-rental", "--containers"]);
+        command.arg(containers.to_string()).args(["--rpc-port", "0", "--gateway-port", "0"]);
         for name in ["MUSTER_DIR", "MUSTER_NETWORK", "MUSTER_RPC", "MUSTER_WALLET", "MUSTER_PASSPHRASE_FILE"] {
             command.env_remove(name);
         }
