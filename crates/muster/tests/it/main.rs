@@ -9,6 +9,7 @@ mod damage;
 mod gpu;
 mod join;
 mod kills;
+mod live;
 mod network;
 mod rental;
 mod run;

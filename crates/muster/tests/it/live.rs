@@ -1,0 +1,404 @@
+//! Live sessions: played in a real browser, refused in sentences, paid to the millisecond.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::network::{Net, clean, code, file, muster, shown};
+use crate::world::health;
+
+/// Folder of the Gateway.
+const GATEWAY: &str = "gateway-0";
+/// Sessions that one account may run at once.
+const SESSIONS_MAX: usize = 4;
+/// What every answer must tell a browser.
+const STRICT: [(&str, &str); 4] = [
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "deny"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+];
+
+/// An answer of the Gateway.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The sentence of a refusal, whose status and code are these.
+    fn refusal(&self, status: u16, code: &str) -> String {
+        let error = &self.json()["error"];
+        assert_eq!((self.status, error["code"].as_str()), (status, Some(code)), "{self:?}");
+        let message = error["message"].as_str().unwrap().to_owned();
+        assert!(message.len() > 20 && !message.contains("panicked"), "{message}");
+        message
+    }
+}
+
+/// The Gateway of a network, as its customer reaches it.
+struct Api<'a> {
+    net: &'a Net,
+    key: String,
+}
+
+impl<'a> Api<'a> {
+    fn of(net: &'a Net) -> Self {
+        let key = std::fs::read_to_string(net.role("gateway.key")).unwrap().trim().to_owned();
+        Self { net, key }
+    }
+
+    fn authority(&self) -> String {
+        let origin = std::fs::read_to_string(self.net.role(GATEWAY).join("origin")).unwrap();
+        origin.trim().strip_prefix("http://").unwrap().to_owned()
+    }
+
+    /// A request by hand: the headers matter, the customer's and the Gateway's.
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let authority = self.authority();
+        let mut request = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request += &format!("Host: {authority}\r\n");
+        }
+        headers.iter().for_each(|(name, value)| request += &format!("{name}: {value}\r\n"));
+        let mut stream = TcpStream::connect(&authority).unwrap();
+        // Whoever refuses a body need not read it to its end.
+        drop(stream.write_all(format!("{request}\r\n{body}").as_bytes()));
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer));
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {answer:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let answer = Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() };
+        self.strict(&answer);
+        answer
+    }
+
+    /// No answer lets a browser run what the Gateway did not serve.
+    fn strict(&self, answer: &Answer) {
+        let header = |name: &str| {
+            let line = answer.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.unwrap_or_else(|| panic!("no {name}: {answer:?}")).to_owned()
+        };
+        for (name, value) in STRICT {
+            assert_eq!(header(name), value, "{answer:?}");
+        }
+        let policy = header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains("unsafe-inline") && !policy.contains("unsafe-eval"), "{policy}");
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.with(&self.key, method, path, &body)
+    }
+
+    fn with(&self, key: &str, method: &str, path: &str, body: &str) -> Answer {
+        let bearer = format!("Bearer {key}");
+        self.send(method, path, &[("Authorization", &bearer), ("Content-Type", "application/json")], body)
+    }
+
+    fn session(&self, id: &str) -> Value {
+        self.call("GET", &format!("/api/v1/sessions/{id}"), &Value::Null).json()
+    }
+
+    fn ended(&self, id: &str) -> Value {
+        self.net.wait_for("the session to end", || {
+            let session = self.session(id);
+            (session["state"] == "ended").then_some(session)
+        })
+    }
+}
+
+fn start(net: &Net, app: &str) -> Value {
+    let output = net.run(&["--json", "session", "start", app]);
+    assert_eq!(code(&output), 0, "{}\n{}", shown(&output), net.logs());
+    let session: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(session["state"], "running", "{session}");
+    session
+}
+
+fn amount(value: &Value) -> u128 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{value} is no amount"))
+}
+
+/// Leases of the Gateway, from its own folder.
+fn leases(net: &Net) -> Vec<Value> {
+    let mut command = muster();
+    let output = command.arg("--dir").arg(net.role(GATEWAY)).args(["--json", "lease", "ls", "--all"]).output().unwrap();
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", shown(&output)));
+    all["leases"].as_array().unwrap().clone()
+}
+
+/// What the Containers have written down of leases that are settled.
+fn history(net: &Net) -> Vec<Value> {
+    let status = net.json(&["container", "status"]);
+    let rows = |one: &Value| one["status"]["history"].as_array().cloned().unwrap_or_default();
+    status["containers"].as_array().unwrap().iter().flat_map(rows).collect()
+}
+
+/// The lease once it is closed, and its Container's row on it; both say the same.
+fn settled(net: &Net, lease: &Value) -> (Value, Value) {
+    let row = net.wait_for("the Container to have settled", || history(net).into_iter().find(|r| r["lease"] == *lease));
+    let closed = net.wait_for("the lease to be closed", || {
+        leases(net).into_iter().find(|l| l["id"] == *lease && l["phase"] == "closed" && l["needs"].is_null())
+    });
+    assert_eq!(amount(&closed["billed"]), amount(&row["redeemed"]), "{closed} {row}");
+    (closed, row)
+}
+
+/// What so many milliseconds cost.
+fn cost(lease: &Value, ran_ms: &Value) -> u128 {
+    amount(&lease["rate_per_second"]) * u128::from(ran_ms.as_u64().unwrap()) / 1_000
+}
+
+/// The program that streams for one of this network's Containers.
+fn streamer(net: &Net) -> u32 {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let container = net.pid("container-0");
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let streams = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"__stream")
+    };
+    let ours = |pid: &u32| std::iter::successors(Some(*pid), |pid| parent(*pid)).any(|pid| pid == container);
+    let found: Vec<u32> = pids.filter(streams).filter(ours).collect();
+    assert_eq!(found.len(), 1, "one program streams: {found:?}");
+    found[0]
+}
+
+/// The console's folder, with what its tests need.
+fn console() -> PathBuf {
+    let console = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../console");
+    let installed = console.join("node_modules/playwright-core").is_dir();
+    assert!(
+        installed,
+        "console/node_modules is missing, which drives the browser: run scripts/console.sh, then this again"
+    );
+    console
+}
+
+#[test]
+fn a_session_is_played_in_a_browser_and_paid_to_the_millisecond() {
+    let console = console();
+    let net = Net::start(1);
+    let api = Api::of(&net);
+    let session = start(&net, "latency");
+    let shots = std::env::var_os("MUSTER_TEST_SHOTS").map_or_else(|| net.role("shots"), PathBuf::from);
+    let mut browser = Command::new("node");
+    clean(&mut browser).arg(console.join("test/live.mjs")).args(["--link", session["link"].as_str().unwrap()]);
+    browser.arg("--key-file").arg(net.role("gateway.key")).args(["--freeze", &streamer(&net).to_string()]);
+    let played = browser.arg("--shots").arg(shots).output().unwrap();
+    assert_eq!(code(&played), 0, "{}\n{}", shown(&played), net.logs());
+    println!("{}", String::from_utf8_lossy(&played.stdout));
+
+    let over = api.ended(session["id"].as_str().unwrap());
+    assert!(over["why"].as_str().unwrap().contains("stopped"), "{over}");
+    let (lease, row) = settled(&net, &over["lease"]);
+    // The player's silence of four seconds is part of what ran.
+    assert!(row["ran_ms"].as_u64().unwrap() > 4_000, "{row}");
+    assert_eq!(amount(&lease["billed"]), cost(&lease, &row["ran_ms"]), "{lease} {row}");
+    assert_eq!(over["ran_ms"], row["ran_ms"], "{over} {row}");
+    assert_eq!(amount(&lease["billed"]) + amount(&lease["refunded"]), amount(&lease["deposit"]), "{lease}");
+}
+
+#[test]
+fn the_gateway_refuses_in_sentences_and_bills_nothing_that_never_drew() {
+    let net = Net::start(2);
+    let api = Api::of(&net);
+    strangers_get_nothing(&api);
+    what_is_wrong_is_named(&api);
+    the_description_is_whole(&api);
+    one_session_too_many_is_refused(&api);
+    programs_that_do_not_draw_cost_nothing(&api);
+}
+
+fn strangers_get_nothing(api: &Api<'_>) {
+    let start = json!({ "app": "latency" }).to_string();
+    for (method, path) in [
+        ("POST", "/api/v1/sessions"),
+        ("GET", "/api/v1/sessions"),
+        ("GET", "/api/v1/sessions/0123456789abcdef0123"),
+        ("POST", "/api/v1/sessions/0123456789abcdef0123/stop"),
+        ("POST", "/api/v1/sessions/0123456789abcdef0123/link"),
+        ("GET", "/api/v1/sessions/0123456789abcdef0123/receipts"),
+        ("DELETE", "/api/v1/apps/latency"),
+    ] {
+        let body = if path == "/api/v1/sessions" && method == "POST" { start.as_str() } else { "" };
+        let none = api.send(method, path, &[("Content-Type", "application/json")], body);
+        assert!(none.refusal(401, "no_key").contains("muster api-key new"), "{method} {path}");
+        let wrong = api.with(&format!("mk_{}", "0".repeat(64)), method, path, body);
+        assert!(matches!(wrong.status, 401 | 404), "{method} {path}: {wrong:?}");
+    }
+    api.with("mk_wrong", "POST", "/api/v1/sessions", &start).refusal(401, "no_key");
+    // A name of somebody else's for this machine is how a page elsewhere would reach it.
+    for host in ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1"] {
+        let bearer = format!("Bearer {}", api.key);
+        for path in ["/", "/api/v1/sessions", "/api/openapi.json"] {
+            let answer = api.send("GET", path, &[("Host", host), ("Authorization", &bearer)], "");
+            assert!(answer.refusal(403, "wrong_host").contains("127.0.0.1"), "{answer:?}");
+        }
+    }
+}
+
+fn what_is_wrong_is_named(api: &Api<'_>) {
+    let start = |body: Value| api.call("POST", "/api/v1/sessions", &body);
+    let unknown = start(json!({ "app": "neverbal" })).refusal(404, "unknown_app");
+    assert!(unknown.contains("nearest are: neverball"), "{unknown}");
+    let size = start(json!({ "app": "latency", "width": 123, "height": 45 })).refusal(400, "bad_app");
+    assert!(size.contains("123x45") && size.contains("1280x720"), "{size}");
+    let rate = start(json!({ "app": "latency", "fps": 61 })).refusal(400, "bad_app");
+    assert!(rate.contains("61") && rate.contains("60, 30"), "{rate}");
+    start(json!({ "app": "latency", "width": 1280 })).refusal(400, "bad_request");
+    start(json!({ "app": "latency", "region": "-" })).refusal(400, "bad_request");
+    start(json!({ "app": "latency", "layout": "../../etc" })).refusal(400, "bad_app");
+    for bad in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"app\": 1}",
+        "{\"app\": \"latency\", \"colour\": 1}",
+        "{\"app\": \"latency\", \"fps\": 99999}",
+    ] {
+        api.with(&api.key, "POST", "/api/v1/sessions", bad).refusal(400, "bad_request");
+    }
+    let long = json!({ "app": "x".repeat(200_000) });
+    start(long).refusal(413, "too_large");
+    let id = "0123456789abcdef0123";
+    api.call("GET", &format!("/api/v1/sessions/{id}"), &Value::Null).refusal(404, "unknown_session");
+    api.call("GET", "/api/v1/nothing", &Value::Null).refusal(404, "not_found");
+    api.call("PUT", "/api/v1/sessions", &Value::Null).refusal(405, "wrong_method");
+    assert_eq!(api.call("GET", "/assets/../api-keys.json", &Value::Null).status, 404);
+    assert_eq!(api.call("GET", "/assets/..%2Fapi-keys.json", &Value::Null).status, 404);
+    let pages = [("/", "<!doctype html>"), ("/s/0123456789abcdef0123", "id=\"video\"")];
+    for (path, words) in pages {
+        let page = api.send("GET", path, &[], "");
+        assert!(page.status == 200 && page.body.contains(words), "{page:?}");
+    }
+}
+
+/// Every route is told, and what is told is there.
+fn the_description_is_whole(api: &Api<'_>) {
+    let description = api.send("GET", "/api/openapi.json", &[], "");
+    assert!(description.head.contains("content-type: application/json"), "{}", description.head);
+    let paths = description.json()["paths"].clone();
+    let told: Vec<(String, String)> = paths
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, calls)| calls.as_object().unwrap().keys().map(|m| (m.clone(), path.clone())))
+        .collect();
+    let mut expected: Vec<(String, String)> = [
+        ("get", "/api/v1/apps"),
+        ("post", "/api/v1/apps"),
+        ("get", "/api/v1/apps/{name}"),
+        ("delete", "/api/v1/apps/{name}"),
+        ("get", "/api/v1/sessions"),
+        ("post", "/api/v1/sessions"),
+        ("get", "/api/v1/sessions/{id}"),
+        ("post", "/api/v1/sessions/{id}/join"),
+        ("post", "/api/v1/sessions/{id}/link"),
+        ("get", "/api/v1/sessions/{id}/receipts"),
+        ("post", "/api/v1/sessions/{id}/receipts"),
+        ("post", "/api/v1/sessions/{id}/stop"),
+    ]
+    .map(|(method, path)| (method.to_owned(), path.to_owned()))
+    .to_vec();
+    let mut told = told;
+    told.sort();
+    expected.sort();
+    assert_eq!(told, expected);
+}
+
+fn one_session_too_many_is_refused(api: &Api<'_>) {
+    let begin = || api.call("POST", "/api/v1/sessions", &json!({ "app": "latency" }));
+    let all: Vec<Value> =
+        (0..SESSIONS_MAX).map(|_| begin()).map(|a| (a.status == 201).then(|| a.json()).unwrap()).collect();
+    let more = begin();
+    let told = more.refusal(429, "too_many_sessions");
+    assert!(told.contains("4 sessions") && told.contains("muster session stop"), "{told}");
+    assert!(more.head.contains("retry-after: "), "{}", more.head);
+    for session in &all {
+        let path = format!("/api/v1/sessions/{}/stop", session["id"].as_str().unwrap());
+        assert_eq!(api.call("POST", &path, &Value::Null).status, 202);
+    }
+    all.iter().for_each(|session| drop(api.ended(session["id"].as_str().unwrap())));
+}
+
+fn programs_that_do_not_draw_cost_nothing(api: &Api<'_>) {
+    let net = api.net;
+    for (name, command, words) in [
+        ("gone", r#"["false"]"#, "exit code 1"),
+        ("still", r#"["sleep", "60"]"#, "drawn nothing within"),
+        ("talks", r#"["sh", "-c", "echo no screen for me >&2; exit 3"]"#, "no screen for me"),
+    ] {
+        let text = format!(
+            "name = \"{name}\"\nversion = \"1\"\ntitle = \"{name}\"\ncommand = {command}\nresolutions = [\"640x360\"]\n\
+             fps = [30]\n\n[needs]\ncpu_millis = 100\nmemory_mib = 64\ndisk_mib = 16\n"
+        );
+        let path = file(&net.role(""), &format!("{name}.toml"), text.as_bytes());
+        let published = net.run(&["app", "publish", path.to_str().unwrap()]);
+        assert_eq!(code(&published), 0, "{}", shown(&published));
+        let before = leases(net).len();
+        let started = net.run(&["session", "start", name]);
+        assert_ne!(code(&started), 0, "{}", shown(&started));
+        let told = String::from_utf8_lossy(&started.stderr).into_owned();
+        assert!(told.contains(words), "{name}: {told}");
+        let closed = net.wait_for("its leases to be closed", || {
+            let all: Vec<Value> = leases(net)
+                .into_iter()
+                .filter(|l| l["command"].to_string().contains(&command.replace(", ", ",")))
+                .collect();
+            let over = |l: &Value| (l["phase"] == "closed" || l["phase"] == "void") && l["needs"].is_null();
+            (!all.is_empty() && all.iter().all(over)).then_some(all)
+        });
+        // Another Container would do no better.
+        assert_eq!(closed.len(), 1, "{closed:?}");
+        assert_eq!(leases(net).len(), before + 1);
+        for lease in closed {
+            assert_eq!(lease["billed"], "0", "{lease}");
+            assert_eq!(lease["refunded"], lease["deposit"], "{lease}");
+        }
+    }
+}
+
+#[test]
+fn a_session_whose_gateway_is_killed_is_settled_and_not_billed_beyond_its_time() {
+    let net = Net::start(1);
+    let session = start(&net, "latency");
+    let running = net.wait_for("some seconds of it", || {
+        let now = Api::of(&net).session(session["id"].as_str().unwrap());
+        (now["ran_ms"].as_u64() > Some(2_500)).then_some(now)
+    });
+    let killed = net.pid(GATEWAY);
+    net.kill(GATEWAY);
+    net.wait_for("the Gateway to be started again", || (net.pid(GATEWAY) != killed).then_some(()));
+    health(&net.role(GATEWAY));
+    // Nobody but the new Gateway has touched it when its Container is done.
+    let (lease, row) = settled(&net, &running["lease"]);
+    assert!(amount(&lease["billed"]) > 0, "{lease}");
+    assert!(amount(&lease["billed"]) <= cost(&lease, &row["ran_ms"]), "{lease} {row}");
+    assert_eq!(amount(&lease["billed"]) + amount(&lease["refunded"]), amount(&lease["deposit"]), "{lease}");
+    // And it serves: the key is as good as before, the session is told as gone, a new one runs.
+    let api = Api::of(&net);
+    let path = format!("/api/v1/sessions/{}", session["id"].as_str().unwrap());
+    api.call("GET", &path, &Value::Null).refusal(404, "unknown_session");
+    let next = start(&net, "latency");
+    let stop = net.run(&["session", "stop", next["id"].as_str().unwrap()]);
+    assert_eq!(code(&stop), 0, "{}", shown(&stop));
+    api.ended(next["id"].as_str().unwrap());
+}
