@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use muster_client::job::JobRequest;
 use muster_client::live::{LiveState, LiveStep};
 use muster_core::demand::{Demand, Region};
+use muster_core::pricing::Exchange;
 use muster_core::units::{Ob, TokenAmount};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
@@ -305,7 +306,7 @@ fn shown(gateway: &Gateway, session: &Session) -> SessionState {
         lease: live.lease.map(|lease| lease.to_string()),
         container: live.container.map(|container| container.short().to_string()),
         region: session.region.clone(),
-        rate_usd_per_hour: None,
+        rate_usd_per_hour: rate.and_then(|rate| usd(gateway, rate)),
         rate_must_per_hour: rate.map(must),
         ran_ms: live.ran_ms,
         cost: must(live.settled.map_or(live.paid, |(paid, _)| paid)),
@@ -313,6 +314,14 @@ fn shown(gateway: &Gateway, session: &Session) -> SessionState {
         ice_servers: gateway.inner.config.ice_servers.clone(),
         microphone: app.microphone,
     }
+}
+
+/// What an amount is worth by the network's price of its token.
+fn usd(gateway: &Gateway, amount: TokenAmount) -> Option<f64> {
+    let token_price = gateway.inner.renter.params().token_price;
+    let worth = Exchange { token_price }.worth(amount).ok()?;
+    // To a millionth of a dollar, far below what a float holds.
+    u32::try_from(worth.0).ok().map(|micro| f64::from(micro) / 1e6)
 }
 
 fn link(gateway: &Gateway, session: &Session, token: &str) -> String {

@@ -612,10 +612,14 @@ impl Driver {
         self.stdio.running = false;
         if let Err(why) = result {
             tracing::debug!(lease = %self.lease.short(), %why, "the job's streams broke");
+            // Streams often tell of a dead connection before the line does. Asking on it again would only use up the tries.
+            let lost = self.connection().is_none_or(|connection| connection.close_reason().is_some());
+            if lost {
+                // They are asked for again when the line stands again.
+                return;
+            }
             self.stdio.tries += 1;
-            let lost = self.line.to.is_none();
-            if lost || self.stdio.tries < STDIO_TRIES {
-                // On a line that stands they are asked for again; otherwise when it stands again.
+            if self.stdio.tries < STDIO_TRIES {
                 self.watch_stdio();
                 return;
             }

@@ -148,7 +148,7 @@ async fn bring_up(
         start_role(cx, running, &format!("checker-{index}"), &["checker", "run"])?;
     }
     setup::gateway(cx)?;
-    let listen = SocketAddr::new(setup::address(plan.listen), plan.gateway_port).to_string();
+    let listen = gateway_address(plan)?.to_string();
     start_role(cx, running, live::GATEWAY, &["gateway", "run", "--listen", &listen])?;
     let wanted = free_containers(cx, &network, &names).await?;
     running.ready("indexer-0", client, |h| h.peers >= wanted).await?;
@@ -199,6 +199,19 @@ fn rpc_address(plan: &Plan, port: u16, known: Option<&Network>) -> Result<Socket
         );
         Failure::new(Code::Config, why)
     })
+}
+
+/// Where the Gateway listens. A number, not "any": one that is started again must be where its links say.
+fn gateway_address(plan: &Plan) -> Result<SocketAddr, Failure> {
+    let asked = SocketAddr::new(setup::address(plan.listen), plan.gateway_port);
+    if plan.gateway_port != 0 {
+        return Ok(asked);
+    }
+    let free = std::net::TcpListener::bind(asked).and_then(|l| l.local_addr());
+    free.because(
+        Code::Config,
+        format!("cannot listen on {}; name an address of this machine with --listen", asked.ip()),
+    )
 }
 
 fn refuse_used_port(listen: SocketAddr) -> Result<(), Failure> {

@@ -37,8 +37,8 @@ fn leases_and_jobs_are_measured() {
     let times = ["p50_ms", "p90_ms", "p99_ms"];
     let figures = [&times[..], &["leases_per_second", "cpu_ms_per_lease"]].concat();
     let report = check(&["lease", "--leases", "40", "--concurrency", "8"], "lease", &figures);
-    // The consumer, the chain, the beacon, an Indexer and two Containers.
-    assert_eq!(report["figures"]["roles"].as_array().unwrap().len(), 6, "{report}");
+    // The consumer, the chain, the beacon, an Indexer, two Containers and the Gateway.
+    assert_eq!(report["figures"]["roles"].as_array().unwrap().len(), 7, "{report}");
     let report = check(&["job", "--jobs", "3"], "job", &times);
     let figure = |name: &str| report["figures"][name].as_f64().unwrap();
     let steps = ["matched_p50_ms", "opened_p50_ms", "running_p50_ms", "p50_ms", "settled_p50_ms"].map(figure);
