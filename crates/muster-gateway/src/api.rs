@@ -102,7 +102,7 @@ async fn guard(State(gateway): State<Gateway>, request: Request, next: Next) -> 
         None => None,
     };
     let refused = refused.or_else(|| {
-        let foreign = gateway.inner.config.loopback_only && !is_loopback(host);
+        let foreign = gateway.inner.config.loopback_only && !is_loopback_host(host);
         foreign.then(|| {
             Refusal::new(
                 StatusCode::FORBIDDEN,
@@ -119,8 +119,13 @@ async fn guard(State(gateway): State<Gateway>, request: Request, next: Next) -> 
     response
 }
 
-fn is_loopback(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+/// Whether a request's `Host` names this machine itself: other names are another site's, made to point here.
+#[must_use]
+pub fn is_loopback_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    };
     name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
@@ -535,10 +540,10 @@ mod tests {
     #[test]
     fn only_names_of_this_machine_are_its_own() {
         for host in ["127.0.0.1:8600", "localhost:1", "[::1]:8600", "127.0.0.1", "localhost", "[::1]"] {
-            assert!(is_loopback(host), "{host}");
+            assert!(is_loopback_host(host), "{host}");
         }
         for host in ["", "evil.example", "127.0.0.1.evil.example:80", "10.0.0.1:80", "[2001:db8::1]:1"] {
-            assert!(!is_loopback(host), "{host}");
+            assert!(!is_loopback_host(host), "{host}");
         }
     }
 

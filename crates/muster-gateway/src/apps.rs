@@ -280,7 +280,10 @@ impl App {
 }
 
 /// `1280x720` as two numbers.
-pub(crate) fn size(text: &str) -> Result<(u16, u16), AppError> {
+///
+/// # Errors
+/// It is not written like that.
+pub fn size(text: &str) -> Result<(u16, u16), AppError> {
     let parsed = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     parsed.ok_or_else(|| AppError::Invalid(format!("{text:?} is no resolution; write for example 1280x720")))
 }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use muster_client::Renter;
 
-pub use api::openapi;
-pub use apps::{App, AppError, Keyboard, Needs, Pointer};
+pub use api::{is_loopback_host, openapi};
+pub use apps::{App, AppError, Keyboard, Needs, Pointer, size};
 pub use keys::{KeyError, KeyStore};
 pub use sessions::IceServer;
 

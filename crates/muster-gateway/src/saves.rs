@@ -15,7 +15,8 @@ pub(crate) struct SaveFolder {
     dir: PathBuf,
 }
 
-/// Where one session's files come back to.
+/// Where one session's files come back to. Dropped without being kept, it is removed, and what an earlier session kept
+/// stays.
 #[derive(Debug)]
 pub(crate) struct Returning {
     folder: SaveFolder,
@@ -63,7 +64,7 @@ impl Returning {
         let empty = fs::read_dir(&self.path)?.next().is_none();
         if empty {
             // A program that kept nothing takes nothing away from what an earlier session kept.
-            return fs::remove_dir(&self.path);
+            return Ok(());
         }
         let (current, previous) = (self.folder.current(), self.folder.dir.join("previous"));
         remove(&previous)?;
@@ -74,9 +75,10 @@ impl Returning {
         }
         fs::rename(&self.path, &current)
     }
+}
 
-    /// It did not come back whole: what an earlier session kept stays.
-    pub(crate) fn drop_it(self) {
+impl Drop for Returning {
+    fn drop(&mut self) {
         if let Err(error) = remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "an unfinished save folder stays");
         }
@@ -107,7 +109,9 @@ mod tests {
         assert_eq!(read(), "1");
         let broken = folder.returning().unwrap();
         fs::write(broken.path().join("half"), "").unwrap();
-        broken.drop_it();
+        let gone = broken.path().to_owned();
+        drop(broken);
+        assert!(!gone.exists());
         folder.returning().unwrap().keep().unwrap();
         assert_eq!(read(), "1");
         let second = folder.returning().unwrap();

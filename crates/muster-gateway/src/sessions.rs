@@ -183,13 +183,10 @@ impl Sessions {
 /// Keeps a home folder that came back whole.
 fn put_away(report: Option<&JobReport>, returning: Returning) {
     let outcome = report.and_then(|report| report.tasks.first()).map(|task| &task.outcome);
-    match outcome {
-        Some(TaskOutcome::Ended(_) | TaskOutcome::Stopped) => {
-            if let Err(error) = returning.keep() {
-                tracing::warn!(%error, "a save folder is not kept; the one before it stays");
-            }
-        }
-        _ => returning.drop_it(),
+    if matches!(outcome, Some(TaskOutcome::Ended(_) | TaskOutcome::Stopped))
+        && let Err(error) = returning.keep()
+    {
+        tracing::warn!(%error, "a save folder is not kept; the one before it stays");
     }
 }
 

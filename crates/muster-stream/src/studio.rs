@@ -76,8 +76,7 @@ enum Trouble {
     Wait(#[from] std::io::Error),
 }
 
-/// Sizes that a picture is sent in, from all of it down: numerator and denominator, and the bits a second for each
-/// megapixel a second below which the next smaller one looks better.
+/// Sizes that a picture is sent in, from all of it down: numerator and denominator.
 const SCALES: [(usize, usize); 3] = [(1, 1), (2, 3), (1, 2)];
 /// Bits for each pixel and second under which a size is left for a smaller one.
 const BITS_PER_PIXEL_MIN: f64 = 0.9;
@@ -90,7 +89,6 @@ pub(crate) struct Studio {
     bps: u32,
     full: Picture,
     small: Option<Picture>,
-    marked: Option<Picture>,
     pace: Pace,
     fps: u8,
     shown: Shown,
@@ -121,7 +119,6 @@ impl Studio {
             bps: START_BPS,
             full: Picture::new(usize::from(width), usize::from(height)),
             small: None,
-            marked: None,
             pace: Pace::new(f64::from(fps), now),
             fps,
             shown: Shown::default(),
@@ -252,8 +249,11 @@ impl Studio {
         if !self.watched || !self.drawing {
             return false;
         }
-        let key = self.key_wanted && self.last_key.is_none_or(|last| now >= last + KEY_GAP);
-        changed || self.stale || key || self.shown.is_active() || self.wants_refinement(now)
+        changed || self.stale || self.key_due(now) || self.shown.is_active() || self.wants_refinement(now)
+    }
+
+    fn key_due(&self, now: Instant) -> bool {
+        self.key_wanted && self.last_key.is_none_or(|last| now >= last + KEY_GAP)
     }
 
     fn wants_refinement(&self, now: Instant) -> bool {
@@ -262,7 +262,8 @@ impl Studio {
 
     /// How long nothing needs to be looked at, if nothing changes.
     fn next_look(&self, now: Instant) -> Option<Duration> {
-        if !self.watched {
+        // Before the program draws there is nothing to send, however much a key frame is wanted: the display wakes us.
+        if !self.watched || !self.drawing {
             return None;
         }
         let key = self.key_wanted.then(|| self.last_key.map_or(now, |last| last + KEY_GAP));
@@ -285,7 +286,7 @@ impl Studio {
             self.display.read(false, &mut |area, pixels| full.put(area, pixels))?;
         }
         let (captured, captured_ms) = (Instant::now(), wall_ms());
-        let key = self.key_wanted && self.last_key.is_none_or(|last| now >= last + KEY_GAP);
+        let key = self.key_due(now);
         let picture = match &mut self.small {
             Some(small) => {
                 self.full.shrink_into(small);
@@ -294,11 +295,10 @@ impl Studio {
             None => &mut self.full,
         };
         let encoded = if self.shown.is_active() {
-            let marked = self.marked.insert(picture.clone());
-            self.shown.draw(marked, now);
-            self.encoder.encode(marked, key)?
+            let mut marked = picture.clone();
+            self.shown.draw(&mut marked, now);
+            self.encoder.encode(&marked, key)?
         } else {
-            self.marked = None;
             self.encoder.encode(picture, key)?
         };
         let (width, height) = (side(picture.width), side(picture.height));

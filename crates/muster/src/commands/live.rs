@@ -194,7 +194,8 @@ pub(super) async fn session(cx: &Context, command: SessionCommand) -> Result<u8,
 
 /// Starts a session and waits until it runs, so that what goes wrong is told here and not only on the page.
 pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStartArgs) -> Result<Value, Failure> {
-    let size = args.resolution.as_deref().map(resolution).transpose()?;
+    let size =
+        args.resolution.as_deref().map(muster_gateway::size).transpose().because(Code::Config, "--resolution")?;
     let body = json!({
         "app": args.app, "width": size.map(|s| s.0), "height": size.map(|s| s.1), "fps": args.fps,
         "region": args.region.as_ref().map(ToString::to_string), "max_latency_ms": args.max_latency,
@@ -223,11 +224,6 @@ pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStart
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(value)
-}
-
-fn resolution(text: &str) -> Result<(u16, u16), Failure> {
-    let parsed = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
-    parsed.ok_or_else(|| Failure::new(Code::Config, format!("--resolution {text}: write for example 1280x720")))
 }
 
 fn started_text(value: &Value) -> String {

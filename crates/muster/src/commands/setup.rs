@@ -59,6 +59,21 @@ pub(crate) struct Plan {
     pub(crate) gateway_port: u16,
 }
 
+impl Plan {
+    /// One Container that has the whole machine, and nobody else: for measurements.
+    pub(crate) const fn single() -> Self {
+        Self {
+            containers: 1,
+            checkers: 0,
+            cheat: false,
+            listen: None,
+            allow_empty: false,
+            cpu_millis_each: None,
+            gateway_port: 0,
+        }
+    }
+}
+
 /// Where a network on this machine listens.
 pub(crate) fn address(listen: Option<IpAddr>) -> IpAddr {
     listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
@@ -234,15 +249,7 @@ pub(crate) fn container_names(plan: &Plan) -> Vec<String> {
 
 /// Names of all Containers that were ever made in this folder.
 pub(crate) fn known_containers(cx: &Context) -> Vec<String> {
-    let plan = Plan {
-        containers: 64,
-        checkers: 0,
-        cheat: true,
-        listen: None,
-        allow_empty: false,
-        cpu_millis_each: None,
-        gateway_port: 0,
-    };
+    let plan = Plan { containers: 64, cheat: true, ..Plan::single() };
     let mut names = container_names(&plan);
     names.retain(|name| cx.dirs.at(name).join("wallet.json").exists());
     names

@@ -41,16 +41,7 @@ pub(super) async fn run(cx: &Context, jobs: u32) -> Result<Measured, Failure> {
     if jobs == 0 {
         return Err(Failure::new(Code::Config, "--jobs must be above zero"));
     }
-    let plan = Plan {
-        containers: 1,
-        checkers: 0,
-        cheat: false,
-        listen: None,
-        allow_empty: false,
-        cpu_millis_each: None,
-        gateway_port: 0,
-    };
-    let network = Box::pin(OwnNetwork::start(cx, &plan)).await?;
+    let network = Box::pin(OwnNetwork::start(cx, &Plan::single())).await?;
     cx.output.note(&format!("running {jobs} jobs, one after the other …"));
     let measured = measure(&network.renter, jobs).await;
     network.stop().await?;

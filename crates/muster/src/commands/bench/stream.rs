@@ -41,16 +41,7 @@ pub(super) async fn run(cx: &Context, choice: Choice) -> Result<Measured, Failur
         Failure::new(Code::Missing, "there is no Chromium here; install it: apt-get install chromium")
     })?;
     // One Container with the whole machine: the figures are those of a session, not of a share of a core.
-    let plan = Plan {
-        containers: 1,
-        checkers: 0,
-        cheat: false,
-        listen: None,
-        allow_empty: false,
-        cpu_millis_each: None,
-        gateway_port: 0,
-    };
-    let network = Box::pin(OwnNetwork::start(cx, &plan)).await?;
+    let network = Box::pin(OwnNetwork::start(cx, &Plan::single())).await?;
     cx.output.note("playing in a browser …");
     let played = play(&network, &choice, &modules, browser).await;
     network.stop().await?;

@@ -15,6 +15,7 @@ use muster_chain::settle::{NodeKind, NodeOnChain, NodeStatus};
 use muster_checker::{Archive, CheckerStatus};
 use muster_core::epoch::EpochNo;
 use muster_core::ids::NodeId;
+use muster_gateway::is_loopback_host;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
@@ -108,7 +109,7 @@ impl From<Failure> for Refusal {
 /// Refuses names of others for this machine, and tells the browser what the page may do.
 async fn guard(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    if !is_loopback(host) {
+    if !is_loopback_host(host) {
         let why = "this page is for this machine only: open it as http://127.0.0.1:PORT".to_owned();
         return Refusal(StatusCode::FORBIDDEN, why).into_response();
     }
@@ -124,20 +125,6 @@ async fn guard(request: Request, next: Next) -> Response {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-/// `127.0.0.1:80`, `[::1]:80`, `localhost:80`, and the same without a port.
-fn is_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => name,
-        _ => host,
-    };
-    name == "localhost"
-        || name
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
 }
 
 async fn status(State(pages): State<Pages>) -> Result<Json<Value>, Refusal> {
@@ -270,10 +257,10 @@ mod tests {
     #[test]
     fn only_names_of_this_machine_are_answered() {
         for good in ["127.0.0.1:80", "127.0.0.1", "localhost:8080", "localhost", "[::1]:80", "127.9.9.9:1"] {
-            assert!(is_loopback(good), "{good}");
+            assert!(is_loopback_host(good), "{good}");
         }
         for bad in ["", "example.org", "example.org:80", "127.0.0.1.example.org:80", "10.0.0.1", "localhost.x", ":80"] {
-            assert!(!is_loopback(bad), "{bad}");
+            assert!(!is_loopback_host(bad), "{bad}");
         }
     }
 }
