@@ -468,9 +468,18 @@ impl Player {
                 self.codec = Some(data.params.spec().codec);
                 self.video_times.push(data.time.numer());
                 if self.codec == Some(Codec::H264) {
-                    if let Some(picture) = self.decoder.decode(&data.data).unwrap() {
-                        let ((width, height), (stride, _, _)) = (picture.dimensions(), picture.strides());
-                        self.picture = Some(Luma { width, height, stride, y: picture.y().to_vec() });
+                    // Packets that came before this side's keys were ready are lost: like any player, it asks again.
+                    let broken = match self.decoder.decode(&data.data) {
+                        Ok(Some(picture)) => {
+                            let ((width, height), (stride, _, _)) = (picture.dimensions(), picture.strides());
+                            self.picture = Some(Luma { width, height, stride, y: picture.y().to_vec() });
+                            false
+                        }
+                        Ok(None) => false,
+                        Err(_) => true,
+                    };
+                    if broken && self.open.contains(&self.control) {
+                        self.ask(json!({"t": "keyframe"}));
                     }
                 } else {
                     self.raw = Some(data.data.to_vec());
