@@ -8,6 +8,7 @@
 pub mod beacon;
 pub mod brain;
 pub mod calibration;
+pub mod delivery;
 pub mod demand;
 pub mod epoch;
 pub mod hardware;

@@ -20,7 +20,7 @@ use axum::http::StatusCode;
 /// How long a link's token is good.
 pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(120);
 /// Players of one session that are remembered.
-const PLAYERS_MAX: usize = 8;
+const PLAYERS_MAX: usize = 64;
 /// Sessions that are over and still told of.
 const OVER_MAX: usize = 256;
 /// Receipts that are kept of a session: an hour and a half of them.

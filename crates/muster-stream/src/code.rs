@@ -14,12 +14,33 @@ const STAYS: Duration = Duration::from_millis(120);
 
 const WHITE: u8 = 235;
 const BLACK: u8 = 16;
+/// The least difference between a white cell and a black one.
+const CONTRAST_MIN: u32 = 64;
 
 /// The row's cells, the first first.
 pub(crate) fn cells(code: u32) -> [bool; CELLS] {
     let sum = (0..8).fold(0u32, |sum, nibble| sum + (code >> (nibble * 4) & 15)) & 15;
     let bits = 0b1010u64 << 36 | u64::from(code) << 4 | u64::from(sum);
     std::array::from_fn(|at| bits >> (CELLS - 1 - at) & 1 == 1)
+}
+
+/// The code that a strip shows, read as a page reads it: the means of the cells' middles, because a codec smears their
+/// edges. `luma` tells of a place in the strip.
+pub(crate) fn read_code(luma: impl Fn(usize, usize) -> u8) -> Option<u32> {
+    let means: [u32; CELLS] = std::array::from_fn(|cell| {
+        let inner = (2..6).flat_map(|y| (2..6).map(move |x| (x, y)));
+        inner.map(|(x, y)| u32::from(luma(cell * CELL + x, y))).sum::<u32>() / 16
+    });
+    let [a, b, c, d, ..] = means;
+    if a.min(c).saturating_sub(b.max(d)) < CONTRAST_MIN {
+        return None;
+    }
+    let threshold = (a + b + c + d) / 4;
+    let bits = means.iter().skip(4).map(|mean| u64::from(*mean > threshold));
+    let all = bits.fold(0u64, |all, bit| all << 1 | bit);
+    let code = u32::try_from(all >> 4).ok()?;
+    (cells(code).into_iter().rev().take(4).rev().fold(0, |sum, bit| sum << 1 | u64::from(bit)) == all & 15)
+        .then_some(code)
 }
 
 /// The code that is shown, and until when.
@@ -58,14 +79,8 @@ impl Shown {
 mod tests {
     use super::*;
 
-    /// What a page does: the middle of each cell, against the middle of the two that are known.
     fn read(picture: &Picture) -> Option<u32> {
-        let luma = |cell: usize| picture.y[(picture.height - CELL / 2) * picture.width + cell * CELL + CELL / 2];
-        let bits: Vec<bool> = (0..CELLS).map(|cell| luma(cell) > 125).collect();
-        let number = |range: std::ops::Range<usize>| bits[range].iter().fold(0u64, |n, b| n << 1 | u64::from(*b));
-        let code = u32::try_from(number(4..36)).unwrap();
-        let sum: u32 = (0..8).map(|n| code >> (n * 4) & 15).sum::<u32>() & 15;
-        (number(0..4) == 0b1010 && number(36..40) == u64::from(sum)).then_some(code)
+        read_code(|x, y| picture.y[(picture.height - CELL + y) * picture.width + x])
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod control;
 mod desk;
 mod display;
 mod encode;
+pub mod guest;
 mod h264;
 mod input;
 mod keys;

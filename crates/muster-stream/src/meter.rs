@@ -67,6 +67,12 @@ pub fn meter_main(args: impl IntoIterator<Item = String>) -> io::Result<()> {
     meter.run(Duration::from_secs_f64(1.0 / fps)).map_err(io::Error::other)
 }
 
+/// The middle of the square that flips, in a picture of this width.
+pub(crate) const fn square_at(width: usize) -> (usize, usize) {
+    let cell = CELL as usize * width / 1280;
+    (cell * 3 / 2, cell * 7 / 2)
+}
+
 struct Meter {
     connection: RustConnection,
     window: Window,

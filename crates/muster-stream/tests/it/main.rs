@@ -2,6 +2,7 @@
 //! speak WebRTC, all on this machine. Needs `Xvfb` (Debian: `xvfb`).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
+mod cheats;
 mod child;
 mod rig;
 mod session;
