@@ -133,6 +133,8 @@ export class Delivery {
       bitrate_bps: (grown('bytes') * 8) / seconds,
       freezes: grown('freezes'),
       freeze_ms: grown('freezeMs'),
+      width: player.video.videoWidth,
+      height: player.video.videoHeight,
       codes: this.codes,
     });
     this.seq += 1;

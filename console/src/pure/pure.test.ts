@@ -176,11 +176,11 @@ describe('receipts', () => {
   it('have one form', () => {
     const text = canonicalReceipt({
       session: 's1', seq: 3, from: 1000.4, to: 11000.6, fps: 59.94, latency_p95_ms: 41.26, loss: 0.00123456, bitrate_bps: 3200000.7,
-      freezes: 0, freeze_ms: 0, codes: [{ seen: 5000.2, code: 2882400001, asked: 4900.9 }, { code: 1, asked: 2, seen: null }],
+      freezes: 0, freeze_ms: 0, width: 1280, height: 720, codes: [{ seen: 5000.2, code: 2882400001, asked: 4900.9 }, { code: 1, asked: 2, seen: null }],
     });
     expect(text).toBe(
       '{"bitrate_bps":3200001,"codes":[{"asked":4901,"code":2882400001,"seen":5000},{"asked":2,"code":1,"seen":null}],"fps":59.9,' +
-        '"freeze_ms":0,"freezes":0,"from":1000,"latency_p95_ms":41.3,"loss":0.0012,"seq":3,"session":"s1","to":11001}',
+        '"freeze_ms":0,"freezes":0,"from":1000,"height":720,"latency_p95_ms":41.3,"loss":0.0012,"seq":3,"session":"s1","to":11001,"width":1280}',
     );
   });
 

@@ -16,6 +16,9 @@ export interface Receipt {
   bitrate_bps: number;
   freezes: number;
   freeze_ms: number;
+  /** Of the decoded picture, in pixels. */
+  width: number;
+  height: number;
   codes: CodeSeen[];
 }
 

@@ -16,6 +16,7 @@ pub mod leases;
 pub mod ledger;
 pub mod live;
 pub mod network;
+pub mod reach;
 pub mod rental;
 mod renter;
 mod seek;

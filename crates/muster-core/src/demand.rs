@@ -14,6 +14,8 @@ use crate::units::{Bytes, Ob};
 pub const COUNT_MAX: u32 = 10_000;
 /// The most Containers that one demand can exclude.
 pub const EXCLUDE_MAX: usize = 1_024;
+/// The most Containers that one demand can pick out.
+pub const ONLY_MAX: usize = 16;
 /// The longest time limit: 30 days.
 pub const TIME_LIMIT_S_MAX: u64 = 30 * 86_400;
 /// The longest latency that can be asked for; more is no limit.
@@ -349,6 +351,16 @@ pub enum Grouping {
 words!(Grouping, "a grouping", "array, gang-in-one-site, gang-anywhere",
     "array" => Array, "gang-in-one-site" => GangInOneSite, "gang-anywhere" => GangAnywhere);
 
+/// A Container that the consumer has picked out, and how far away it found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reach {
+    /// Which.
+    pub node: NodeId,
+    /// The round trip to it, as the consumer has measured it, in microseconds.
+    pub round_trip_us: Option<u32>,
+}
+
 /// What is asked for. Every quantity is for one task; `count` tasks are wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -395,6 +407,9 @@ pub struct Demand {
     pub grouping: Grouping,
     /// Containers that are not wanted: those that failed a task before, say.
     pub exclude: Vec<NodeId>,
+    /// The only Containers that are wanted, with the round trips that the consumer has measured, which count before all
+    /// that is known otherwise; empty: all.
+    pub only: Vec<Reach>,
 }
 
 impl Default for Demand {
@@ -422,6 +437,7 @@ impl Default for Demand {
             count: 1,
             grouping: Grouping::default(),
             exclude: Vec::new(),
+            only: Vec::new(),
         }
     }
 }
@@ -446,13 +462,16 @@ impl Demand {
         within("bandwidth_mbps", &self.bandwidth_mbps, &0, &BANDWIDTH_MBPS_MAX)?;
         if let Some(latency_ms_max) = self.latency_ms_max {
             within("latency_ms_max", &latency_ms_max, &1, &LATENCY_MS_MAX)?;
-            if self.origin.is_unknown() {
+            // For a live session the consumer measures the way itself, after it has asked who would serve.
+            let measured = self.kind == WorkloadKind::Session || self.only.iter().any(|r| r.round_trip_us.is_some());
+            if self.origin.is_unknown() && !measured {
                 return Err(DemandError::LatencyFromNowhere);
             }
         }
         within("time_limit_s", &self.time_limit_s, &1, &TIME_LIMIT_S_MAX)?;
         within("count", &self.count, &1, &COUNT_MAX)?;
         within("the number of excluded Containers", &self.exclude.len(), &0, &EXCLUDE_MAX)?;
+        within("the number of Containers picked out", &self.only.len(), &0, &ONLY_MAX)?;
         if self.gpu_count == 0 {
             let gpu_fields =
                 [("gpu_model", self.gpu_model.is_some()), ("vram", self.vram > zero), ("ob", self.ob > Ob(0))];
@@ -513,6 +532,12 @@ mod tests {
         );
         assert_eq!(refused(|d| d.gpu_count = 65), "gpu_count is 65; it must be from 0 to 64");
         assert!(refused(|d| d.latency_ms_max = Some(20)).contains("origin"));
+        let only = |count| vec![Reach { node: NodeId::ZERO, round_trip_us: Some(1) }; count];
+        assert!(refused(|d| d.only = only(ONLY_MAX + 1)).contains("picked out"));
+        let live = Demand { kind: WorkloadKind::Session, latency_ms_max: Some(20), ..Demand::default() };
+        assert_eq!(live.check(), Ok(()));
+        let measured = Demand { latency_ms_max: Some(20), only: only(1), ..Demand::default() };
+        assert_eq!(measured.check(), Ok(()));
         assert!(refused(|d| d.exclude = vec![NodeId::ZERO; EXCLUDE_MAX + 1]).contains("excluded"));
     }
 

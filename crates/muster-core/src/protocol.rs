@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::delivery::Receipts;
 use crate::demand::{Demand, Region};
 use crate::hardware::{Capacity, Free};
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
@@ -52,6 +53,41 @@ pub struct MatchRequest {
     pub demand: Demand,
     /// For how many seconds the deposit shall last at least.
     pub deposit_seconds: u64,
+}
+
+/// Consumer to Indexer: who would serve this, so that I can measure the way to them before I choose?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidatesRequest {
+    /// What is wanted.
+    pub demand: Demand,
+}
+
+/// The most Containers that an answer to a [`CandidatesRequest`] names.
+pub const CANDIDATES_MAX: usize = 8;
+
+/// Indexer to consumer: the answer to a [`CandidatesRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidates {
+    /// Where they are dialled, at most [`CANDIDATES_MAX`]; none when nobody fits.
+    pub containers: Vec<NodeAddr>,
+}
+
+/// Consumer to the Indexer that found its Container: what was delivered, once the lease is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryReport {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// What its players said.
+    pub receipts: Receipts,
+    /// By the lease's session key, over all of the above and the Indexer's key.
+    pub proof: CompactSignature,
+}
+
+/// Indexer to consumer: the answer to a [`DeliveryReport`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryNoted {
+    /// Whether it counts: the lease is one of this Indexer's, by this key, and was not reported before.
+    pub counts: bool,
 }
 
 /// Indexer to consumer: the answer to a [`MatchRequest`].

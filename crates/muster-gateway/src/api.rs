@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::apps::{App, AppError, Keyboard, Pointer, Published};
+use crate::receipts::{DeliveryState, Receipt, is_key};
 use crate::refusal::{Body, ErrorBody, Refusal};
 use crate::saves::{Returning, SaveFolder};
-use crate::sessions::{IceServer, Pass, Receipt, Session, TOKEN_TTL, Wanted, now_ms};
+use crate::sessions::{IceServer, Pass, Session, TOKEN_TTL, Wanted, now_ms};
 use crate::{Gateway, assets};
 
 /// Bytes of the longest body.
@@ -246,6 +247,8 @@ struct SessionState {
     cost: String,
     /// Milliseconds of running that the deposit still pays for, once that is little.
     deposit_left_ms: Option<u64>,
+    /// What the players' receipts say of it.
+    delivery: DeliveryState,
     ice_servers: Vec<IceServer>,
     microphone: bool,
 }
@@ -317,6 +320,7 @@ fn shown(gateway: &Gateway, session: &Session) -> SessionState {
         cost: must(live.settled.map_or(live.paid, |(paid, _)| paid)),
         deposit_left_ms: live.deposit_left_ms,
         ice_servers: gateway.inner.config.ice_servers.clone(),
+        delivery: session.delivery(),
         microphone: app.microphone,
     }
 }
@@ -449,6 +453,9 @@ async fn join_session(
     if join.public_key.as_ref().is_some_and(|key| key.len() > PUBLIC_KEY_BYTES_MAX) {
         return Err(Refusal::bad("bad_request", "public_key is longer than any key is"));
     }
+    if join.public_key.as_ref().is_some_and(|key| !is_key(key)) {
+        return Err(Refusal::bad("bad_request", "public_key is no P-256 key as SPKI in base64"));
+    }
     let pass = match (&join.key, &join.token) {
         (Some(key), _) => Pass::Key(key),
         (None, Some(token)) => Pass::Token(token, join.public_key.clone()),
@@ -458,8 +465,8 @@ async fn join_session(
     Ok(Json(Joined { key, sdp, state: shown(&gateway, &session) }))
 }
 
-/// Keeps a receipt that a player signed.
-#[utoipa::path(post, path = "/api/v1/sessions/{id}/receipts", request_body = Receipt, responses((status = 204), (status = 404, body = ErrorBody)))]
+/// Verifies and keeps a receipt that a player signed.
+#[utoipa::path(post, path = "/api/v1/sessions/{id}/receipts", request_body = Receipt, responses((status = 204), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 async fn keep_receipt(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
@@ -470,7 +477,7 @@ async fn keep_receipt(
     if receipt.payload.len() + receipt.signature.len() > RECEIPT_BYTES_MAX {
         return Err(Refusal::bad("bad_request", format!("a receipt is at most {RECEIPT_BYTES_MAX} bytes")));
     }
-    session.keep(receipt);
+    session.keep(bearer(&headers).unwrap_or_default(), receipt)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -9,6 +9,7 @@ mod apps;
 mod assets;
 mod keys;
 mod limits;
+mod receipts;
 mod refusal;
 mod saves;
 mod sessions;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use muster_client::Renter;
 use muster_client::job::{JobControl, JobReport, JobRequest, TaskOutcome};
 use muster_client::live::{self, LiveState, LiveStep, SessionLine, SessionRefusal};
+use muster_core::delivery::Receipts;
+use muster_core::ids::LeaseId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -13,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::apps::App;
 use crate::keys::{hash, secret};
+use crate::receipts::{DeliveryState, Ledger, Receipt};
 use crate::refusal::Refusal;
 use crate::saves::Returning;
 use axum::http::StatusCode;
@@ -23,8 +26,6 @@ pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(120);
 const PLAYERS_MAX: usize = 64;
 /// Sessions that are over and still told of.
 const OVER_MAX: usize = 256;
-/// Receipts that are kept of a session: an hour and a half of them.
-const RECEIPTS_MAX: usize = 540;
 /// How long a join waits for the session to run.
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -49,15 +50,6 @@ struct Player {
     public_key: Option<String>,
 }
 
-/// A receipt as the player signed it.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Receipt {
-    /// Canonical JSON.
-    pub(crate) payload: String,
-    /// ECDSA P-256 over SHA-256 of the payload, base64.
-    pub(crate) signature: String,
-}
-
 #[derive(Debug, Default)]
 struct Door {
     /// Hash of the link's token, and until when it is good; gone once it was used.
@@ -66,7 +58,7 @@ struct Door {
     used: Option<(String, u64)>,
     players: Vec<Player>,
     next: u64,
-    receipts: Vec<Receipt>,
+    receipts: Ledger,
 }
 
 /// A session.
@@ -152,8 +144,15 @@ impl Sessions {
         all.push(Arc::clone(&session));
         metrics::counter!("muster_gateway_sessions_total").increment(1);
         let returning = wanted.returning;
+        let (renter, played) = (renter.clone(), Arc::clone(&session));
         self.running.spawn(async move {
             let report = live.over().await;
+            for (lease, receipts) in played.delivered() {
+                match live::report_delivery(&renter, lease, receipts).await {
+                    Ok(counts) => tracing::info!(lease = %lease.short(), ?receipts, counts, "told what was delivered"),
+                    Err(why) => tracing::warn!(lease = %lease.short(), %why, "what was delivered could not be told"),
+                }
+            }
             if let Some(returning) = returning {
                 put_away(report.as_ref(), returning);
             }
@@ -319,19 +318,39 @@ impl Session {
         Refusal::new(StatusCode::GONE, "session_ended", format!("the session has ended: {how}"))
     }
 
-    /// Keeps a receipt of a player, whose signature the Checkers look at.
-    pub(crate) fn keep(&self, receipt: Receipt) {
-        let mut door = guard(&self.door);
-        if door.receipts.len() >= RECEIPTS_MAX {
-            door.receipts.remove(0);
+    /// Verifies and keeps a receipt of a player.
+    pub(crate) fn keep(&self, secret: &str, receipt: Receipt) -> Result<(), Refusal> {
+        let lease = self.state.borrow().lease;
+        let stale = {
+            let mut door = guard(&self.door);
+            let hash = hash(secret);
+            let Door { players, receipts, .. } = &mut *door;
+            let player = players.iter().find(|player| player.key_hash == hash).ok_or_else(Refusal::unknown_session)?;
+            receipts.take(&self.id, (player.number, player.public_key.as_deref()), lease, receipt)?
+        };
+        if stale {
+            tracing::warn!(session = %self.id, "a Container does not show fresh pictures");
+            let line = self.line.clone();
+            tokio::spawn(async move { line.note("stale", STALE, None).await });
         }
-        door.receipts.push(receipt);
+        Ok(())
     }
 
     pub(crate) fn receipts(&self) -> Vec<Receipt> {
-        guard(&self.door).receipts.clone()
+        guard(&self.door).receipts.kept()
+    }
+
+    pub(crate) fn delivery(&self) -> DeliveryState {
+        guard(&self.door).receipts.state()
+    }
+
+    fn delivered(&self) -> Vec<(LeaseId, Receipts)> {
+        guard(&self.door).receipts.leases()
     }
 }
+
+const STALE: &str = "this picture does not show what it is asked to show: the Container may not be sending what the program draws now; \
+     stop and start again to be given another one";
 
 const WRONG_LINK: &str = "this link opens nothing here: it is incomplete, or a newer one has taken its place";
 

@@ -12,7 +12,7 @@ use muster_core::units::TimeMs;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::Routes;
+use crate::listen::{Answer, Routes};
 use crate::store::Store;
 use crate::{Gauges, IndexerError};
 
@@ -122,6 +122,8 @@ fn perform(effects: Vec<Effect>, routes: &Routes, events: &mpsc::Sender<Event>) 
                 metrics::counter!("muster_indexer_offers_total").increment(1);
                 routes.offer(call, to, *terms, events.clone());
             }
+            Effect::Candidates { reply, answer } => routes.reply(reply, Answer::Candidates(answer)),
+            Effect::Noted { reply, answer } => routes.reply(reply, Answer::Noted(answer)),
             Effect::Withdraw { from, lease } => routes.withdraw(from, lease),
             Effect::Reply { reply, answer } => {
                 let kind = match &*answer {
@@ -162,7 +164,7 @@ async fn write(store: Store, routes: Routes, mut waiting: mpsc::Receiver<Write>)
             store.save(&records).await?;
         }
         for (reply, answer) in answers.drain(..) {
-            routes.reply(reply, *answer);
+            routes.reply(reply, Answer::Match(answer));
         }
     }
     Ok(())

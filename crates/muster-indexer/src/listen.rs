@@ -8,9 +8,13 @@ use std::time::Duration;
 use muster_core::brain::indexer::Event;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::LeaseTerms;
-use muster_core::protocol::{ContainerReport, MatchReply, MatchRequest, Offer, OfferAnswer};
+use muster_core::protocol::{
+    Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, MatchReply, MatchRequest, Offer,
+    OfferAnswer,
+};
 use muster_net::{Connection, FramedStream, NetError, Peer, Signature64, StreamKind, verify};
-use muster_wire::message::terms_bytes;
+use muster_wire::WireMessage;
+use muster_wire::message::{delivery_bytes, terms_bytes};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -23,10 +27,18 @@ const QUESTION_WAIT: Duration = Duration::from_secs(5);
 /// How long an answer to a consumer may take in all.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
+/// What a consumer is answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Match(Box<MatchReply>),
+    Candidates(Candidates),
+    Noted(DeliveryNoted),
+}
+
 #[derive(Debug, Default)]
 struct Ways {
     containers: Mutex<HashMap<NodeId, (u64, Connection)>>,
-    replies: Mutex<HashMap<u64, oneshot::Sender<MatchReply>>>,
+    replies: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next: AtomicU64,
 }
 
@@ -84,7 +96,7 @@ impl Routes {
     }
 
     /// Answers a consumer.
-    pub(crate) fn reply(&self, reply: u64, answer: MatchReply) {
+    pub(crate) fn reply(&self, reply: u64, answer: Answer) {
         if let Some(way) = held(&self.0.replies).remove(&reply) {
             // The consumer may have gone.
             let _gone = way.send(answer);
@@ -114,7 +126,7 @@ pub(crate) async fn accept(peer: Peer, routes: Routes, events: mpsc::Sender<Even
             () = stop.cancelled() => return,
             connection = peer.accept() => match connection {
                 Ok(connection) => {
-                    tokio::spawn(serve(connection, routes.clone(), events.clone(), stop.clone()));
+                    tokio::spawn(serve(connection, peer.id(), routes.clone(), events.clone(), stop.clone()));
                 }
                 Err(e) => {
                     tracing::error!(error = %e, "no more connections can be taken");
@@ -126,7 +138,13 @@ pub(crate) async fn accept(peer: Peer, routes: Routes, events: mpsc::Sender<Even
     }
 }
 
-async fn serve(connection: Connection, routes: Routes, events: mpsc::Sender<Event>, stop: CancellationToken) {
+async fn serve(
+    connection: Connection,
+    me: NodeId,
+    routes: Routes,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
     loop {
         let stream = tokio::select! {
             () = stop.cancelled() => return,
@@ -140,6 +158,12 @@ async fn serve(connection: Connection, routes: Routes, events: mpsc::Sender<Even
                 }
                 StreamKind::Demand => {
                     tokio::spawn(demand(stream.framed(), routes.clone(), events.clone()));
+                }
+                StreamKind::Candidates => {
+                    tokio::spawn(candidates(stream.framed(), routes.clone(), events.clone()));
+                }
+                StreamKind::Delivery => {
+                    tokio::spawn(delivery(stream.framed(), me, routes.clone(), events.clone()));
                 }
                 other => {
                     connection.cut(&format!("an Indexer speaks no {other:?}"));
@@ -195,31 +219,70 @@ async fn presence(
 
 /// A consumer's question.
 async fn demand(mut stream: FramedStream, routes: Routes, events: mpsc::Sender<Event>) {
-    let request = match stream.recv_within::<MatchRequest>(QUESTION_WAIT).await {
-        Ok(request) => Box::new(request),
-        Err(e) => {
-            tracing::debug!(error = %e, "a question was not understood");
-            return;
-        }
+    let Some(request) = question::<MatchRequest>(&mut stream).await else { return };
+    let request = Box::new(request);
+    let answer = answered(&routes, &events, |reply| Event::Requested { reply, request }).await;
+    if let Some(Answer::Match(answer)) = answer {
+        say(&mut stream, &*answer).await;
+    }
+}
+
+/// Who would serve a demand.
+async fn candidates(mut stream: FramedStream, routes: Routes, events: mpsc::Sender<Event>) {
+    let Some(request) = question::<CandidatesRequest>(&mut stream).await else { return };
+    let demand = Box::new(request.demand);
+    let answer = answered(&routes, &events, |reply| Event::Sounded { reply, demand }).await;
+    if let Some(Answer::Candidates(answer)) = answer {
+        say(&mut stream, &answer).await;
+    }
+}
+
+/// What was delivered on a lease.
+async fn delivery(mut stream: FramedStream, me: NodeId, routes: Routes, events: mpsc::Sender<Event>) {
+    let Some(report) = question::<DeliveryReport>(&mut stream).await else { return };
+    let DeliveryReport { lease, receipts, proof } = report;
+    let bytes = delivery_bytes(lease, &receipts, me);
+    let Some(signer) = muster_chain::message::message_signer(&bytes, &proof) else {
+        say(&mut stream, &DeliveryNoted { counts: false }).await;
+        return;
     };
+    let answer = answered(&routes, &events, |reply| Event::Delivered { reply, lease, signer, receipts }).await;
+    if let Some(Answer::Noted(answer)) = answer {
+        say(&mut stream, &answer).await;
+    }
+}
+
+async fn question<M: WireMessage>(stream: &mut FramedStream) -> Option<M> {
+    match stream.recv_within::<M>(QUESTION_WAIT).await {
+        Ok(question) => Some(question),
+        Err(error) => {
+            tracing::debug!(%error, "a question was not understood");
+            None
+        }
+    }
+}
+
+/// Brings a question to the brain and waits for what it answers.
+async fn answered(routes: &Routes, events: &mpsc::Sender<Event>, event: impl FnOnce(u64) -> Event) -> Option<Answer> {
     let reply = routes.next();
     let (way, answer) = oneshot::channel();
     held(&routes.0.replies).insert(reply, way);
-    if events.send(Event::Requested { reply, request }).await.is_err() {
-        return;
+    if events.send(event(reply)).await.is_err() {
+        return None;
     }
-    match tokio::time::timeout(ANSWER_WAIT, answer).await {
-        Ok(Ok(answer)) => {
-            let said = async {
-                stream.send(&answer).await?;
-                stream.finish().await
-            };
-            if let Err(e) = said.await {
-                tracing::debug!(error = %e, "a consumer did not wait for its answer");
-            }
-        }
-        Ok(Err(_)) | Err(_) => {
-            held(&routes.0.replies).remove(&reply);
-        }
+    let answer = tokio::time::timeout(ANSWER_WAIT, answer).await;
+    if answer.is_err() {
+        held(&routes.0.replies).remove(&reply);
+    }
+    answer.ok()?.ok()
+}
+
+async fn say<M: WireMessage>(stream: &mut FramedStream, answer: &M) {
+    let said = async {
+        stream.send(answer).await?;
+        stream.finish().await
+    };
+    if let Err(error) = said.await {
+        tracing::debug!(%error, "a consumer did not wait for its answer");
     }
 }

@@ -84,6 +84,8 @@ impl World {
     fn indexer_does(&mut self, i: usize, effect: Effect) {
         let id = self.indexers[i].id;
         match effect {
+            // Nobody in the simulator measures ways or plays: these answer questions that it does not ask.
+            Effect::Candidates { .. } | Effect::Noted { .. } => {}
             Effect::Save(record) => {
                 self.indexers[i].disk.insert(record.lease, *record);
             }

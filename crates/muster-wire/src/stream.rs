@@ -31,6 +31,10 @@ pub enum StreamKind {
     Evidence = 11,
     /// A consumer to a Container: a live session's offers, answers and figures.
     Session = 12,
+    /// A consumer to an Indexer: who would serve a demand, so that the way to them can be measured.
+    Candidates = 13,
+    /// A consumer to an Indexer: what was delivered on a lease that it found.
+    Delivery = 14,
 }
 
 /// A first byte that names no protocol of this build.
@@ -40,7 +44,7 @@ pub struct UnknownStream(pub u8);
 
 impl StreamKind {
     /// All kinds, in order of their bytes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Echo,
         Self::Presence,
         Self::Demand,
@@ -54,6 +58,8 @@ impl StreamKind {
         Self::Checkers,
         Self::Evidence,
         Self::Session,
+        Self::Candidates,
+        Self::Delivery,
     ];
 
     /// Whether it carries a job's data, as much as the path takes: a fast sender is then slowed down, where on other

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use muster_core::demand::Demand;
-use muster_core::protocol::Matched;
+use muster_core::demand::{Demand, WorkloadKind};
+use muster_core::protocol::{MatchFailed, MatchFailure, Matched};
 use muster_core::units::TokenAmount;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::request::{JobError, JobStep};
+use crate::reach::measure;
 use crate::renter::Renter;
 use crate::seek::{SeekError, seek};
 use crate::session::SessionKey;
@@ -133,7 +134,7 @@ impl Slots {
         }
         let key = SessionKey::random();
         let matched = tokio::select! {
-            found = seek(wanted.renter, &wanted.demand, wanted.deposit_seconds, &key) => found?,
+            found = find_near(wanted, &key) => found?,
             () = wanted.stop.cancelled() => return Err(JobError::Stopped),
         };
         let need = matched.terms.deposit;
@@ -144,4 +145,30 @@ impl Slots {
         self.shared.alive.fetch_add(1, Ordering::Relaxed);
         Ok((matched, key, Alive(Arc::clone(&self.shared))))
     }
+}
+/// Seeks a Container; for a live session among those that are near, by what is measured to each before the choice.
+async fn find_near(wanted: &Wanted<'_>, key: &SessionKey) -> Result<Matched, SeekError> {
+    let mut demand = wanted.demand.clone();
+    if demand.kind == WorkloadKind::Session && demand.only.is_empty() {
+        let measured = measure(wanted.renter, &demand).await;
+        if measured.reached.is_empty()
+            && measured.candidates > 0
+            && let Some(max) = demand.latency_ms_max
+            && demand.origin.is_unknown()
+        {
+            let count = measured.candidates;
+            let why = format!(
+                "none of {count} Containers that fit could be reached to measure whether it is within {max} ms"
+            );
+            let considered = u64::try_from(count).unwrap_or(u64::MAX);
+            let failed = MatchFailed { kind: MatchFailure::Busy, why, considered, turned_down: Vec::new() };
+            return Err(SeekError::Busy(failed));
+        }
+        demand.only = measured.reached;
+        if demand.only.is_empty() && demand.origin.is_unknown() {
+            // Nobody fits at all, wherever it stands: the Indexer says why.
+            demand.latency_ms_max = None;
+        }
+    }
+    seek(wanted.renter, &demand, wanted.deposit_seconds, key).await
 }

@@ -8,9 +8,13 @@ mod line;
 
 use std::sync::Arc;
 
+use muster_core::delivery::Receipts;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::End;
+use muster_core::protocol::{DeliveryNoted, DeliveryReport};
 use muster_core::units::{TimeMs, TokenAmount};
+use muster_net::StreamKind;
+use muster_wire::message::delivery_bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -18,10 +22,13 @@ pub use line::{SessionLine, SessionNews, SessionRefusal};
 
 use crate::job::{Job, JobControl, JobError, JobEvent, JobReport, JobRequest, JobStep};
 use crate::rental::{RentalEvent, Stdio};
-use crate::renter::Renter;
+use crate::renter::{Renter, dialable};
+use crate::session::SessionKey;
 
 /// Steps that wait to be shown.
 const EVENTS_MAX: usize = 1_024;
+/// How long telling an Indexer what was delivered may take.
+const REPORT_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where a session is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +155,29 @@ pub fn start(renter: Renter, request: JobRequest) -> Result<Live, JobError> {
         report
     });
     Ok(Live { name, state, line, control, done })
+}
+
+/// Tells the Indexer that found a lease's Container what was delivered on it. Whether it counts.
+///
+/// # Errors
+/// The lease is not in this folder any more, or the Indexer cannot be told: a sentence.
+pub async fn report_delivery(renter: &Renter, lease: LeaseId, receipts: Receipts) -> Result<bool, String> {
+    let dir = renter.dir().clone();
+    let read = tokio::task::spawn_blocking(move || dir.read(lease)).await;
+    let record = read.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let indexer = record.state.rented.lease.terms.indexer;
+    let key = SessionKey::from_secret(&record.plan.session_key).map_err(|e| e.to_string())?;
+    let addrs = renter.network().indexer_addrs();
+    let addr = addrs.iter().find(|addr| addr.id == indexer).ok_or("its Indexer is not in the network file")?;
+    let proof = key.wallet().sign_message(&delivery_bytes(lease, &receipts, indexer));
+    let told = async {
+        let connection = renter.peer().connect(&dialable(addr)?).await.map_err(|e| e.to_string())?;
+        let mut line = connection.open_bi(StreamKind::Delivery).await.map_err(|e| e.to_string())?.framed();
+        let report = DeliveryReport { lease, receipts, proof };
+        line.ask::<_, DeliveryNoted>(&report, REPORT_WITHIN).await.map_err(|e| e.to_string())
+    };
+    let noted = tokio::time::timeout(REPORT_WITHIN, told).await.map_err(|_| "no answer in time".to_owned())??;
+    Ok(noted.counts)
 }
 
 async fn follow(renter: Renter, mut inbox: mpsc::Receiver<JobEvent>, teller: Arc<watch::Sender<LiveState>>) {

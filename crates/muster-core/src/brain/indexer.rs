@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::delivery::Receipts;
 use crate::demand::{ComplianceTier, Demand, Origin, TIME_LIMIT_S_MAX, WorkloadKind, WorkloadKinds};
-use crate::ids::{LeaseId, NodeId, RequestId};
+use crate::ids::{Address, LeaseId, NodeId, RequestId};
 use crate::lease::{End, LeaseTerms, Phase};
 use crate::matching::{Choice, ContainerState, Provider, Report, Settings, View};
 use crate::params::Params;
 use crate::pricing::Exchange;
 use crate::protocol::{
-    Heartbeat, LeaseReport, MatchFailed, MatchFailure, MatchReply, MatchRequest, Matched, NodeAddr, NodeSignature,
-    OfferAnswer,
+    CANDIDATES_MAX, Candidates, DeliveryNoted, Heartbeat, LeaseReport, MatchFailed, MatchFailure, MatchReply,
+    MatchRequest, Matched, NodeAddr, NodeSignature, OfferAnswer,
 };
 use crate::units::{TimeMs, TokenAmount};
 
@@ -119,6 +120,24 @@ pub enum Event {
         /// What for.
         request: Box<MatchRequest>,
     },
+    /// A consumer asks who would serve, to measure the way to them.
+    Sounded {
+        /// Where the answer goes.
+        reply: u64,
+        /// What for.
+        demand: Box<Demand>,
+    },
+    /// A consumer says what was delivered.
+    Delivered {
+        /// Where the answer goes.
+        reply: u64,
+        /// On which lease.
+        lease: LeaseId,
+        /// Whose signature is under it.
+        signer: Address,
+        /// What its players said.
+        receipts: Receipts,
+    },
     /// A Container answered an offer; the body has checked its signature.
     Answered {
         /// Which offer.
@@ -170,6 +189,20 @@ pub enum Effect {
         /// What.
         answer: Box<MatchReply>,
     },
+    /// Tell a consumer who would serve.
+    Candidates {
+        /// Where to.
+        reply: u64,
+        /// Who.
+        answer: Candidates,
+    },
+    /// Tell a consumer whether its report of a delivery counts.
+    Noted {
+        /// Where to.
+        reply: u64,
+        /// Whether.
+        answer: DeliveryNoted,
+    },
 }
 
 /// The brain of an Indexer.
@@ -185,6 +218,9 @@ pub struct Indexer {
     answered_order: VecDeque<RequestId>,
     leases: BTreeMap<LeaseId, Record>,
     lease_order: VecDeque<LeaseId>,
+    /// Who may say what was delivered on a lease; gone once it was said. A restart forgets them: what is lost is a
+    /// consumer's word on quality.
+    payers: BTreeMap<LeaseId, Address>,
     seed: u64,
     next_call: u64,
     swept_at: TimeMs,
@@ -205,6 +241,7 @@ impl Indexer {
             answered_order: VecDeque::new(),
             leases: BTreeMap::new(),
             lease_order: VecDeque::new(),
+            payers: BTreeMap::new(),
             seed,
             next_call: 1,
             swept_at: TimeMs(0),
@@ -247,6 +284,14 @@ impl Indexer {
             Event::Beat(beat) => self.on_beat(*beat, now),
             Event::Gone(container) => self.on_gone(container),
             Event::Requested { reply, request } => self.on_request(reply, *request, now, &mut out),
+            Event::Sounded { reply, demand } => {
+                let containers = self.candidates(&demand, now);
+                out.push(Effect::Candidates { reply, answer: Candidates { containers } });
+            }
+            Event::Delivered { reply, lease, signer, receipts } => {
+                let counts = self.on_delivered(lease, signer, &receipts);
+                out.push(Effect::Noted { reply, answer: DeliveryNoted { counts } });
+            }
             Event::Answered { call, answer } => self.on_answer(call, answer, now, &mut out),
             Event::Undelivered { call } => self.on_undelivered(call, now, &mut out),
             Event::Reported { from, report } => self.on_report(from, report, &mut out),
@@ -350,6 +395,17 @@ impl Indexer {
         self.ask_next(id, now, out);
     }
 
+    /// Where those are dialled that would serve a demand if they are near enough.
+    fn candidates(&mut self, demand: &Demand, now: TimeMs) -> Vec<NodeAddr> {
+        let anywhere = Demand { latency_ms_max: None, ..demand.clone() };
+        if anywhere.check().is_err() {
+            return Vec::new();
+        }
+        let seed = self.draw();
+        let found = self.view.candidates(&anywhere, CANDIDATES_MAX, seed, now);
+        found.iter().filter_map(|node| Some(self.known.get(node)?.beat.as_ref()?.0.addr.clone())).collect()
+    }
+
     fn draw(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
@@ -442,6 +498,7 @@ impl Indexer {
             .and_then(|k| k.beat.as_ref())
             .map_or(NodeAddr { id: container, direct: Vec::new(), relay: None }, |(b, _)| b.addr.clone());
         self.view.note_chosen(&container, now);
+        self.payers.insert(terms.lease, terms.session_key);
         let record = Record {
             lease: terms.lease,
             request: id,
@@ -480,6 +537,7 @@ impl Indexer {
             && let Some(old) = self.lease_order.pop_front()
         {
             self.leases.remove(&old);
+            self.payers.remove(&old);
         }
     }
 
@@ -511,6 +569,24 @@ impl Indexer {
         if ended && let Some(end) = report.end {
             self.judge(from, &end);
         }
+    }
+
+    /// What a consumer says of a lease counts once, and a little: it has paid for that little, and may lie. More counts
+    /// what Checkers find, who come as players as well.
+    fn on_delivered(&mut self, lease: LeaseId, signer: Address, receipts: &Receipts) -> bool {
+        if self.payers.get(&lease) != Some(&signer) {
+            return false;
+        }
+        self.payers.remove(&lease);
+        let Some(record) = self.leases.get(&lease) else { return false };
+        let container = record.container;
+        if receipts.is_poor() {
+            let known = self.known(container);
+            known.quality_bps -= known.quality_bps / 20;
+            let quality_bps = known.quality();
+            self.view.set_quality(&container, quality_bps);
+        }
+        true
     }
 
     /// Quality moves a little up with work that was done, and a lot down with work that was broken off.

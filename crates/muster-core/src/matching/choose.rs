@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{Demand, Objective};
+use crate::demand::{Demand, ONLY_MAX, Objective};
 use crate::hardware::{Allocation, Free, GpuSet, pick_gpus};
 use crate::ids::NodeId;
 use crate::pricing::UsdPerHour;
@@ -63,7 +63,24 @@ impl View {
     /// long ago Containers were chosen. The same view, demand, seed and time give the same answer.
     #[must_use]
     pub fn match_one(&self, demand: &Demand, seed: u64, now: TimeMs) -> MatchResult {
+        self.match_some(demand, self.settings.choices_max.max(1), seed, now)
+    }
+
+    /// A few Containers that would serve a demand if they are near enough, for a consumer who measures the way to them
+    /// before it chooses ([`Demand::only`]). At most [`ONLY_MAX`].
+    #[must_use]
+    pub fn candidates(&self, demand: &Demand, count: usize, seed: u64, now: TimeMs) -> Vec<NodeId> {
+        let anywhere = Demand { latency_ms_max: None, ..demand.clone() };
+        let found = self.match_some(&anywhere, count.clamp(1, ONLY_MAX), seed, now);
+        found.choices.into_iter().map(|choice| choice.node).collect()
+    }
+
+    fn match_some(&self, demand: &Demand, choices_max: usize, seed: u64, now: TimeMs) -> MatchResult {
         let query = Query::new(demand, self);
+        let mut random = Random::new(mix(seed ^ 0x6d61_7463_6869_6e67));
+        if !demand.only.is_empty() {
+            return self.match_listed(demand, &query, choices_max, now, &mut random);
+        }
         let region = demand.region.as_ref();
         if demand.objective == Objective::Balanced && demand.price_max.is_some() {
             // The trees of this objective tell no plain prices, so whether anybody is cheap enough is asked elsewhere.
@@ -75,10 +92,8 @@ impl View {
             }
         }
         let roots = self.roots(&query, region);
-        let choices_max = self.settings.choices_max.max(1);
         let mut search = Search::new(self, &query, &roots, seed);
         let Gathered { mut near, beyond, near_worst } = gather(&mut search, demand.objective, choices_max);
-        let mut random = Random::new(mix(seed ^ 0x6d61_7463_6869_6e67));
         if near.len() > NEAR_ALL_MAX {
             let mut sample = self.sample(&query, &roots.nodes, near_worst, &mut random);
             if sample.len() < NEAR_SAMPLE_MIN {
@@ -93,6 +108,52 @@ impl View {
         let mut result = self.result(picked, demand, &query, search.tally);
         result.report.odds = odds;
         result
+    }
+
+    /// The same among Containers that the demand names: they are looked at one by one, and nobody else is.
+    fn match_listed(
+        &self,
+        demand: &Demand,
+        query: &Query,
+        choices_max: usize,
+        now: TimeMs,
+        random: &mut Random,
+    ) -> MatchResult {
+        let mut slots: Vec<u32> = demand.only.iter().filter_map(|reach| self.slot(&reach.node)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let considered = u64::try_from(slots.len()).unwrap_or(u64::MAX);
+        let mut report = Report { considered, ..Report::default() };
+        let mut fits: Vec<Found> = Vec::new();
+        for slot in &slots {
+            let Some(record) = self.record(*slot) else { continue };
+            match self.first_why(*slot, demand, query) {
+                Some(why) => {
+                    match report.turned_down.iter_mut().find(|(reason, _)| *reason == why.reason()) {
+                        Some((_, count)) => *count = count.saturating_add(1),
+                        None => report.turned_down.push((why.reason(), 1)),
+                    }
+                    report.sample.push(Rejection { node: record.provider().node, why });
+                }
+                None => fits.extend(query.check(*slot, record, &self.latencies).map(|fit| Found { slot: *slot, fit })),
+            }
+        }
+        report.fit = u64::try_from(fits.len()).unwrap_or(u64::MAX);
+        fits.sort_unstable_by_key(|found| (found.fit.badness, found.slot));
+        let worst = fits.first().map_or(0, |best| near_best(demand.objective, best.fit.badness));
+        let beyond = fits.split_off(fits.partition_point(|found| found.fit.badness <= worst));
+        let (mut picked, odds) = self.draw_with_odds(fits, query, choices_max, now, random);
+        picked.extend(beyond);
+        picked.truncate(choices_max);
+        let choices: Vec<Choice> = picked
+            .iter()
+            .filter_map(|found| choice_of(self.record(found.slot)?, demand, query, &self.latencies))
+            .collect();
+        report.odds = odds;
+        if choices.is_empty() {
+            report.nearest_miss = Some(self.listed_miss(demand, query, &slots, &report));
+        }
+        MatchResult { choices, report }
     }
 
     fn result(&self, picked: Vec<Found>, demand: &Demand, query: &Query, mut tally: Tally) -> MatchResult {

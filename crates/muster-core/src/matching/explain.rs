@@ -87,7 +87,7 @@ impl View {
         {
             tell(Why::PriceOver { max, asks })?;
         }
-        if query.excluded.binary_search(&slot).is_ok() {
+        if query.excludes(slot, record) {
             tell(Why::Excluded)?;
         }
         ControlFlow::Continue(())

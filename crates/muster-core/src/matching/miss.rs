@@ -10,7 +10,7 @@ use super::query::{Query, Rank};
 use super::record::{Basis, Class};
 use super::search::{Found, Search};
 use super::summary::Summary;
-use super::why::{Miss, Reason};
+use super::why::{Miss, Reason, Rejection, Report, Why};
 
 /// What can be left out of a query to see whether it alone is in the way, in the order in which it is told.
 const LEFT_OUT: [Reason; 14] = [
@@ -91,6 +91,31 @@ impl View {
         let sentence =
             format!("no Container meets all of the demand at once {free}; ask for less in more than one respect");
         Miss { busy, reason: None, sentence }
+    }
+
+    /// Says why none of the Containers that a demand names would serve it: what the first check says of the one that
+    /// comes nearest in that.
+    pub(super) fn listed_miss(&self, demand: &Demand, query: &Query, slots: &[u32], report: &Report) -> Miss {
+        let ever = query.on(Basis::Total);
+        let serves = |slot: &u32| self.record(*slot).is_some_and(|r| ever.check(*slot, r, &self.latencies).is_ok());
+        let ready = |slot: &u32| self.record(*slot).is_some_and(|r| r.provider().state.takes_work());
+        let busy = slots.iter().any(|slot| ready(slot) && serves(slot));
+        let far = |rejection: &&Rejection| match rejection.why {
+            Why::LatencyOver { have_us, .. } => (1, have_us),
+            _ => (0, 0),
+        };
+        // Who is only too far away came nearest: all else was met.
+        let nearest = report.sample.iter().filter(|r| far(r).0 == 1).min_by_key(far).or(report.sample.first());
+        let named = demand.only.len();
+        let sentence = match nearest {
+            Some(rejection) => format!(
+                "none of the {named} Containers that were picked out serves; the nearest, {}, {}",
+                rejection.node.short(),
+                rejection.why
+            ),
+            None => format!("none of the {named} Containers that were picked out takes work here just now"),
+        };
+        Miss { busy, reason: nearest.map(|rejection| rejection.why.reason()), sentence }
     }
 
     /// The miss when there is no Container of the class at all.
@@ -191,7 +216,10 @@ fn without(reason: Reason, query: &Query) -> Option<Query> {
         Reason::Egress => core::mem::take(&mut relaxed.egress),
         Reason::Term => core::mem::take(&mut relaxed.term_required),
         Reason::Compliance => core::mem::take(&mut relaxed.compliance) > ComplianceTier::Open,
-        Reason::Excluded => !core::mem::take(&mut relaxed.excluded).is_empty(),
+        Reason::Excluded => {
+            let excluded = core::mem::take(&mut relaxed.excluded);
+            !excluded.is_empty() || !core::mem::take(&mut relaxed.only).is_empty()
+        }
         Reason::NotReady | Reason::Region | Reason::Forbidden | Reason::GpuModel | Reason::Kind => false,
     };
     required.then_some(relaxed)

@@ -1,6 +1,6 @@
 //! A demand made ready to be held against many Containers.
 
-use crate::demand::{ComplianceTier, Demand, NetworkId, Objective, Term};
+use crate::demand::{ComplianceTier, Demand, NetworkId, Objective, Reach, Term};
 use crate::hardware::Need;
 use crate::pricing::{UsdPerHour, mib_begun, share};
 
@@ -55,6 +55,8 @@ pub(super) struct Query {
     pub(super) need: Need,
     /// Slots, ascending.
     pub(super) excluded: Vec<u32>,
+    /// The only ones that are wanted; empty: all.
+    pub(super) only: Vec<Reach>,
     priced_cpu: u64,
     priced_memory_mib: u64,
     priced_disk_mib: u64,
@@ -109,11 +111,12 @@ impl Query {
             price_max: demand.price_max.map_or(u64::MAX, |price| price.0),
             need: demand.need(),
             excluded,
+            only: demand.only.clone(),
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
             priced_disk_mib: mib_begun(demand.disk),
             may_be_measured: demand.origin.network.is_some_and(|network| view.latencies.knows(network)),
-            origin_known: !demand.origin.is_unknown(),
+            origin_known: !demand.origin.is_unknown() || demand.only.iter().any(|reach| reach.round_trip_us.is_some()),
             point: demand.origin.place.map(Point::of),
             network: demand.origin.network,
         }
@@ -147,6 +150,7 @@ impl Query {
             latency_us_max: None,
             price_max: u64::MAX,
             excluded: Vec::new(),
+            only: Vec::new(),
             ..self.clone()
         }
     }
@@ -295,7 +299,7 @@ impl Query {
         if price > self.price_max {
             return Err(Reason::Price);
         }
-        if !self.excluded.is_empty() && self.excluded.binary_search(&slot).is_ok() {
+        if self.excludes(slot, record) {
             return Err(Reason::Excluded);
         }
         let latency_us = latency_us.unwrap_or(if self.origin_known { UNKNOWN_ROUND_TRIP_US } else { 0 });
@@ -419,11 +423,26 @@ impl Query {
         }
     }
 
-    /// The round trip to a Container: measured between the networks or bounded by distance; `None` when neither
+    /// Whether the demand names a Container as unwanted, or names others alone.
+    pub(super) fn excludes(&self, slot: u32, record: &Record) -> bool {
+        let named = !self.excluded.is_empty() && self.excluded.binary_search(&slot).is_ok();
+        named || !self.only.is_empty() && self.reach(record).is_none()
+    }
+
+    fn reach(&self, record: &Record) -> Option<&Reach> {
+        self.only.iter().find(|reach| reach.node == record.provider().node)
+    }
+
+    /// The round trip to a Container: measured by the consumer itself, measured between the networks or bounded by distance; `None` when neither
     /// is known.
     pub(super) fn latency_us(&self, record: &Record, latencies: &Latencies) -> Option<u64> {
         if !self.origin_known {
             return None;
+        }
+        if !self.only.is_empty()
+            && let Some(us) = self.reach(record).and_then(|reach| reach.round_trip_us)
+        {
+            return Some(us.into());
         }
         let measured = match (self.network, record.network) {
             (Some(from), Some(to)) => latencies.get(from, to),

@@ -3,6 +3,8 @@
 //! | stream ([`StreamKind`](crate::StreamKind)) | opened by | first frame | then |
 //! | --- | --- | --- | --- |
 //! | `Demand` | consumer | [`MatchRequest`] | one [`MatchReply`] back |
+//! | `Candidates` | consumer | [`CandidatesRequest`] | one [`Candidates`] back |
+//! | `Delivery` | consumer | [`DeliveryReport`] | one [`DeliveryNoted`] back |
 //! | `Presence` | Container | [`ContainerReport`], the first a heartbeat | further ones; nothing comes back |
 //! | `Offer` | Indexer, on the Container's connection | [`Offer`] | one [`OfferAnswer`] back |
 //! | `Lease` | consumer | [`ToContainer::Attach`] | both ways until the lease is over |
@@ -16,6 +18,10 @@
 //!
 //! [`MatchRequest`]: muster_core::protocol::MatchRequest
 //! [`MatchReply`]: muster_core::protocol::MatchReply
+//! [`CandidatesRequest`]: muster_core::protocol::CandidatesRequest
+//! [`Candidates`]: muster_core::protocol::Candidates
+//! [`DeliveryReport`]: muster_core::protocol::DeliveryReport
+//! [`DeliveryNoted`]: muster_core::protocol::DeliveryNoted
 //! [`ContainerReport`]: muster_core::protocol::ContainerReport
 //! [`Offer`]: muster_core::protocol::Offer
 //! [`OfferAnswer`]: muster_core::protocol::OfferAnswer
@@ -32,5 +38,6 @@ pub mod session;
 pub mod stdio;
 
 pub use protocol::{
-    ARGS_LEN_MAX, ARGS_MAX, ENV_MAX, SENTENCE_LEN_MAX, attach_bytes, check_job, clip_sentence, terms_bytes,
+    ARGS_LEN_MAX, ARGS_MAX, ENV_MAX, SENTENCE_LEN_MAX, attach_bytes, check_job, clip_sentence, delivery_bytes,
+    terms_bytes,
 };

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use muster_core::delivery::Receipts;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::{End, LeaseTerms};
 use muster_core::protocol::{
-    ContainerReport, Heartbeat, JobSpec, LeaseReport, MatchFailed, MatchReply, MatchRequest, Matched, NodeAddr,
-    NodeSignature, Offer, OfferAnswer, OfferRejected, ToConsumer, ToContainer,
+    CANDIDATES_MAX, Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, Heartbeat, JobSpec,
+    LeaseReport, MatchFailed, MatchReply, MatchRequest, Matched, NodeAddr, NodeSignature, Offer, OfferAnswer,
+    OfferRejected, ToConsumer, ToContainer,
 };
 
 use crate::{BoundedString, Signature64, WireError, WireMessage};
@@ -117,6 +119,39 @@ impl WireMessage for MatchRequest {
             return Err(WireError::field("deposit_seconds", "zero or longer than the time limit"));
         }
         self.demand.check().map_err(|why| WireError::field("demand", why.to_string()))
+    }
+}
+
+impl WireMessage for CandidatesRequest {
+    const MAX_LEN: usize = MatchRequest::MAX_LEN;
+    fn check(&self) -> Result<(), WireError> {
+        // How near is left for the consumer to find out, so that it need not say where it is.
+        let anywhere = muster_core::demand::Demand { latency_ms_max: None, ..self.demand.clone() };
+        anywhere.check().map_err(|why| WireError::field("demand", why.to_string()))
+    }
+}
+
+impl WireMessage for Candidates {
+    const MAX_LEN: usize = 16 * 1024;
+    fn check(&self) -> Result<(), WireError> {
+        if self.containers.len() > CANDIDATES_MAX {
+            return Err(WireError::field("containers", format!("more than {CANDIDATES_MAX}")));
+        }
+        self.containers.iter().try_for_each(check_addr)
+    }
+}
+
+impl WireMessage for DeliveryReport {
+    const MAX_LEN: usize = 1024;
+    fn check(&self) -> Result<(), WireError> {
+        named("lease", &self.lease.0)
+    }
+}
+
+impl WireMessage for DeliveryNoted {
+    const MAX_LEN: usize = 16;
+    fn check(&self) -> Result<(), WireError> {
+        Ok(())
     }
 }
 
@@ -308,6 +343,14 @@ pub fn terms_bytes(terms: &LeaseTerms) -> Result<Vec<u8>, WireError> {
 #[must_use]
 pub fn attach_bytes(lease: LeaseId, container: NodeId, peer: NodeId) -> Vec<u8> {
     format!("Muster: attach to lease {lease} on Container {container} from {peer}").into_bytes()
+}
+
+/// The bytes that a session key signs (as an EIP-191 personal message) under what was delivered on its lease.
+#[must_use]
+pub fn delivery_bytes(lease: LeaseId, receipts: &Receipts, indexer: NodeId) -> Vec<u8> {
+    let Receipts { good, poor, .. } = receipts;
+    format!("Muster: on lease {lease}, {good} receipts of good delivery and {poor} of poor, told to Indexer {indexer}")
+        .into_bytes()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::search::Random;
 use super::{
     Choice, ContainerState, Explained, Policy, PolicyRule, Provider, Reason, Settings, SiteId, View, synthetic,
 };
-use crate::demand::{ComplianceTier, Demand, Grouping, NetworkId, Objective, Place, Region, Term};
+use crate::demand::{ComplianceTier, Demand, Grouping, NetworkId, ONLY_MAX, Objective, Place, Reach, Region, Term};
 use crate::hardware::{Allocation, Capacity, Free, Gpu, GpuModel, GpuSet, GpuVendor, Inventory, pick_gpus};
 use crate::ids::NodeId;
 use crate::pricing::{Ask, UsdPerHour};

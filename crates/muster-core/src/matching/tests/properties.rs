@@ -133,6 +133,42 @@ proptest! {
             check_miss(&miss, &demand, &counted, &view);
         }
     }
+
+    /// Among Containers that are picked out, by the round trips that were measured.
+    #[test]
+    fn picked_out_ones_are_chosen_by_what_was_measured(seed in any::<u64>(), count in 1u32..60) {
+        let world = little_world(seed, count);
+        let mut view = view_of(world.clone());
+        measured(&mut view);
+        let mut demand = little_demand(seed, &world);
+        let mut random = Random::new(seed ^ 9);
+        let picked = world.iter().filter(|_| random.below(4) == 0).take(ONLY_MAX);
+        demand.only = picked
+            .zip((1..).map(|n| n * 4_000))
+            .map(|(p, us)| Reach { node: p.node, round_trip_us: Some(us) })
+            .collect();
+        prop_assume!(!demand.only.is_empty());
+        prop_assert_eq!(demand.check(), Ok(()));
+        let found = view.match_one(&demand, seed, NOW);
+        let is_picked = |node: &NodeId| demand.only.iter().any(|reach| reach.node == *node);
+        let serves = |p: &&Provider| is_picked(&p.node) && oracle(p, &demand, &view).is_some();
+        let able = world.iter().filter(serves).count();
+        prop_assert_eq!(found.report.fit, u64::try_from(able).unwrap());
+        prop_assert_eq!(found.choices.is_empty(), able == 0);
+        prop_assert_eq!(found.report.nearest_miss.is_some(), able == 0);
+        for choice in &found.choices {
+            let provider = world.iter().find(|p| p.node == choice.node).unwrap();
+            prop_assert!(serves(&provider));
+            let reach = demand.only.iter().find(|reach| reach.node == choice.node).unwrap();
+            prop_assert_eq!(choice.latency_us, reach.round_trip_us.map(u64::from));
+        }
+        // Whom one would measure the way to: those who serve but for the distance.
+        let anywhere = Demand { only: Vec::new(), latency_ms_max: None, ..demand.clone() };
+        for node in view.candidates(&Demand { only: Vec::new(), ..demand.clone() }, 8, seed, NOW) {
+            let provider = world.iter().find(|p| p.node == node).unwrap();
+            prop_assert!(oracle(provider, &anywhere, &view).is_some());
+        }
+    }
 }
 
 /// Holds a miss against all Containers: with the requirement that it names lowered to the best that one of them has,

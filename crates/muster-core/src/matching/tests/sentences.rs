@@ -31,6 +31,19 @@ fn nearest_misses_read_well() {
     );
     let miss = check(vec![container(1)], &|d| d.exclude = vec![container(1).node]);
     assert_eq!(miss.sentence, "every Container that fits is excluded by the demand");
+    let reach = |of: u32, us| Reach { node: container(of).node, round_trip_us: Some(us) };
+    let miss = check(vec![container(1), container(2)], &|d| {
+        (d.only, d.latency_ms_max) = (vec![reach(1, 83_400), reach(2, 120_000)], Some(20));
+    });
+    let who = container(1).node.short();
+    assert_eq!(
+        miss.sentence,
+        format!(
+            "none of the 2 Containers that were picked out serves; the nearest, {who}, is 83.4 ms away, more than 20 ms"
+        )
+    );
+    let miss = check(vec![container(1)], &|d| d.only = vec![reach(7, 1)]);
+    assert_eq!(miss.sentence, "none of the 1 Containers that were picked out takes work here just now");
     let miss = check(vec![container(1)], &|d| d.region = Some(region("eu")));
     assert_eq!(miss.sentence, "no Container in eu takes work now; those that do name no region");
     assert_eq!(
