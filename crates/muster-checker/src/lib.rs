@@ -53,3 +53,4 @@ pub use muster_net::evidence::{FetchError, fetch};
 pub use node::{CheckerConfig, CheckerError, CheckerNode};
 pub use status::{CheckerStatus, Counted, TaskStatus};
 pub use store::StoreError;
+pub use tasks::PlayConfig;

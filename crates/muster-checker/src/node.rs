@@ -31,6 +31,7 @@ use crate::ledger::{Ledger, LedgerError, Snapshot};
 use crate::serve;
 use crate::status::{Board, CheckerStatus};
 use crate::store::{Store, StoreError};
+use crate::tasks::PlayConfig;
 use crate::view;
 
 /// Events that may wait for the brain.
@@ -69,6 +70,8 @@ pub struct CheckerConfig {
     pub first_committee: Vec<Member>,
     /// How much evidence is kept.
     pub evidence: EvidenceLimits,
+    /// How it plays live sessions itself; not at all where there is no wallet for it.
+    pub player: Option<PlayConfig>,
 }
 
 /// Why a Checker could not begin or go on.
@@ -138,6 +141,9 @@ pub(crate) struct House {
     events: mpsc::Sender<Event>,
     /// One core: proofs are verified one after the other.
     core: Semaphore,
+    pub(crate) player: Option<PlayConfig>,
+    /// Sessions are played one after the other.
+    pub(crate) playing: Semaphore,
     nodes: RwLock<BTreeMap<NodeId, Known>>,
     /// The Checker of an account, of several the one that can be drawn.
     signers: RwLock<BTreeMap<Address, NodeId>>,
@@ -406,6 +412,8 @@ impl CheckerNode {
             stop: CancellationToken::new(),
             events,
             core: Semaphore::new(1),
+            player: config.player,
+            playing: Semaphore::new(1),
             nodes: RwLock::default(),
             signers: RwLock::default(),
             first_committee: first_committee.clone(),

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin;
-use crate::audit::{Gate, Processor, Provers};
+use crate::audit::{CheatError, Gate, Processor, Provers, may_cheat};
 use crate::board::Board;
 use crate::brain::{self, Actor, BrainHandle, Counts, Hands, Inbox, Keeper};
 use crate::clock::Clock;
@@ -78,6 +78,7 @@ pub struct ContainerNode {
     ledger: Arc<dyn Ledger>,
     init_exe: Option<PathBuf>,
     streaming: Option<Vec<PathBuf>>,
+    stale: bool,
     provers: Arc<dyn Provers>,
     ready: Option<oneshot::Sender<Ready>>,
     watcher: Option<Arc<dyn WatchSteps>>,
@@ -102,6 +103,7 @@ impl ContainerNode {
             ledger,
             init_exe: None,
             streaming: None,
+            stale: false,
             provers: Arc::new(Processor),
             ready: None,
             watcher: None,
@@ -136,6 +138,16 @@ impl ContainerNode {
         self
     }
 
+    /// Shows players what it has recorded, so to say: their codes are not drawn.
+    ///
+    /// # Errors
+    /// The network is no development network.
+    pub fn with_stale_frames(mut self) -> Result<Self, CheatError> {
+        may_cheat(&self.joining.params)?;
+        self.stale = true;
+        Ok(self)
+    }
+
     /// Resolves once the Container takes work; fails when it never does.
     pub fn ready(&mut self) -> oneshot::Receiver<Ready> {
         let (sender, receiver) = oneshot::channel();
@@ -159,7 +171,7 @@ impl ContainerNode {
     }
 
     async fn assemble(self) -> Result<Parts, ContainerError> {
-        let Self { config, joining, secret, ledger, init_exe, streaming, provers, watcher, .. } = self;
+        let Self { config, joining, secret, ledger, init_exe, streaming, stale, provers, watcher, .. } = self;
         make_private_dir(&config)?;
         let (clock, node) = (Clock::new(), secret.id());
         let store = Store::open(&config.store_path(), node)?;
@@ -188,7 +200,7 @@ impl ContainerNode {
             gpus: config.offer.gpus.clone(),
             bounds: config.job,
             allow_empty: config.allow_empty,
-            stage: Stage { program, bind, public },
+            stage: Stage { program, bind, public, stale },
             // As much again as is offered: what runs and what waits to be fetched never take more than twice the offer.
             keep_bytes_max: config.offer.disk.0,
         });

@@ -35,6 +35,9 @@ pub struct StreamConfig {
     pub draw_within_ms: u64,
     /// How long no input may come until the player is warned, and then for how long until the session ends.
     pub idle_after_ms: u64,
+    /// Told to lie: codes that players ask for are not drawn, as by who shows a recording. For seeing it found out.
+    #[serde(default)]
+    pub stale: bool,
 }
 
 /// How keys are meant.

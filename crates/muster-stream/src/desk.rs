@@ -273,6 +273,7 @@ impl Desk {
         match asked {
             Ask::Ping { at } => player.tell(&Tell::Pong { at, now: wall_ms() }),
             Ask::Keyframe => self.order(Order::Key(false)),
+            Ask::Code { .. } if self.config.stale => {}
             Ask::Code { n } => self.order(Order::Code(n)),
             Ask::Limit { bps } => {
                 player.limit = if bps == 0 { BPS_MAX } else { bps.max(BPS_MIN) };

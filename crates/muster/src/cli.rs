@@ -142,9 +142,10 @@ pub(crate) struct UpArgs {
     /// How many Checkers audit them, each with a licence.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=16), value_name = "N")]
     pub(crate) checkers: u16,
-    /// Add a Container that lies about its work, and watch it being caught, slashed and jailed.
-    #[arg(long)]
-    pub(crate) with_cheat: bool,
+    /// Add a Container that lies: about its proofs, and watch it being caught, slashed and jailed; or in the pictures of
+    /// live sessions, which Checkers find out as players.
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "proofs", value_name = "WHAT")]
+    pub(crate) with_cheat: Option<Lie>,
     /// Where other machines reach this network; loopback when absent.
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<IpAddr>,
@@ -307,6 +308,18 @@ pub(crate) struct ContainerRunArgs {
     /// Lies in its proofs: leaves out so many per cent of the picture. Development networks only, to see it caught.
     #[arg(long, hide = true, value_name = "PERCENT")]
     pub(crate) cheat: Option<u8>,
+    /// Lies in live sessions: shows players pictures that do not answer them. Development networks only.
+    #[arg(long, hide = true)]
+    pub(crate) cheat_frames: bool,
+}
+
+/// What the Container of `muster up --with-cheat` lies about.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// Leaves out half of what it has to prove.
+    Proofs,
+    /// Shows players of live sessions a picture that is not made for them.
+    Frames,
 }
 
 /// Arguments of `muster container init`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_chain::settle::LeaseOnChain;
+use muster_core::delivery::Delivered;
 use muster_core::epoch::EpochNo;
 use muster_core::ids::{ContentHash, LeaseId};
 use muster_core::reward::Finding;
@@ -12,6 +13,7 @@ use muster_core::units::TimeMs;
 use muster_net::{NetError, StreamKind};
 use muster_wire::message::audit::{Alive, Question};
 
+use super::play::play;
 use super::{Found, Job, unknown};
 use crate::ledger::LedgerError;
 use crate::node::House;
@@ -74,11 +76,21 @@ enum Look {
     Nothing(String),
 }
 
-/// Looks at the work until the tests are over.
+/// Looks at the work until the tests are over, and may play meanwhile: what a player sees counts before what is told.
+pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
+    let (looked, played) = tokio::join!(looks(house, job), play(house, job));
+    match (looked, played) {
+        ((Finding::Good | Finding::Unknown, _), Some((Delivered::Poor(_), why))) => (Finding::Poor, Some(why)),
+        ((Finding::Good | Finding::Unknown, _), Some((Delivered::Good, why))) => (Finding::Good, Some(why)),
+        (looked, _) => looked,
+    }
+}
+
+/// Looks at what it tells of its work.
 ///
 /// Work is broken off where the Container has leases, answers nothing to the end, and a consumer had to give one of them up
 /// on the chain: what a consumer says alone counts as little as what a Checker does not hear alone.
-pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
+async fn looks(house: &Arc<House>, job: &Job) -> Found {
     let every = Duration::from_millis(job.draw.params().quality_every_ms);
     let (mut good, mut poor, mut silent) = (0u32, 0u32, 0u32);
     let mut last: BTreeMap<LeaseId, u64> = BTreeMap::new();

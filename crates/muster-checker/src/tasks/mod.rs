@@ -2,6 +2,7 @@
 
 mod capacity;
 mod liveness;
+mod play;
 mod recheck;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use muster_core::reward::Finding;
 use muster_core::units::TimeMs;
 use tracing::{debug, info};
 
+pub use play::PlayConfig;
 pub(crate) use recheck::set_proof;
 
 use crate::node::House;

@@ -211,6 +211,7 @@ impl Trio {
                 beacon: Arc::new(beacon(&net.params)),
                 first_committee: self.members.clone(),
                 evidence: EvidenceLimits::default(),
+                player: None,
             })
             .await
             .unwrap();

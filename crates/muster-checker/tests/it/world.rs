@@ -163,6 +163,7 @@ impl World {
             beacon: Arc::new(Bell),
             first_committee: self.members.clone(),
             evidence: EvidenceLimits::default(),
+            player: None,
         })
         .await
         .unwrap();

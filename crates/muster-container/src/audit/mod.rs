@@ -9,6 +9,7 @@ pub(crate) use gate::Gate;
 pub(crate) use session::{prove, refuse};
 
 pub use cards::Cards;
+pub(crate) use prover::may_cheat;
 pub use prover::{Cheat, CheatError, Processor, Prover, Provers};
 
 use muster_core::hardware::GpuModel;

@@ -94,6 +94,11 @@ pub enum CheatError {
 /// The longest epoch of a network on which a Container may be told to cheat.
 const DEVELOPMENT_EPOCH_MS_MAX: u64 = 60_000;
 
+/// Whether a Container of this network may be told to cheat.
+pub(crate) const fn may_cheat(params: &Params) -> Result<(), CheatError> {
+    if params.epoch.epoch_ms > DEVELOPMENT_EPOCH_MS_MAX { Err(CheatError::NotDevelopment) } else { Ok(()) }
+}
+
 impl Cheat {
     /// One that renders only part of the picture and puts noise in place of the rest. Whatever card it claims, it
     /// proves on the processor.
@@ -101,9 +106,7 @@ impl Cheat {
     /// # Errors
     /// The network is no development network.
     pub fn skips(percent: u8, params: &Params) -> Result<Self, CheatError> {
-        if params.epoch.epoch_ms > DEVELOPMENT_EPOCH_MS_MAX {
-            return Err(CheatError::NotDevelopment);
-        }
+        may_cheat(params)?;
         if !(1..=100).contains(&percent) {
             return Err(CheatError::Percent(percent));
         }

@@ -38,6 +38,8 @@ pub(crate) struct Stage {
     pub(crate) bind: SocketAddr,
     /// The address that players are told, where that is another one.
     pub(crate) public: Option<IpAddr>,
+    /// Told to lie ([`StreamConfig::stale`]).
+    pub(crate) stale: bool,
 }
 
 /// One session's child. Dropping it kills it.
@@ -126,6 +128,7 @@ fn stream_config(stage: &Stage, session: &SessionSpec, ends: &DisplayEnds) -> St
         public: stage.public,
         draw_within_ms: millis(DRAW_WITHIN),
         idle_after_ms: millis(IDLE_AFTER),
+        stale: stage.stale,
     }
 }
 

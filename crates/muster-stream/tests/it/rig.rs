@@ -195,6 +195,7 @@ pub(crate) fn config(socket: &Path) -> StreamConfig {
         public: None,
         draw_within_ms: 60_000,
         idle_after_ms: 600_000,
+        stale: false,
     }
 }
 

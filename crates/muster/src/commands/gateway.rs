@@ -69,7 +69,7 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
 }
 
 /// Sessions of a process that was killed: nobody can reach them any more, so they are stopped and settled.
-fn settle_left_over(
+pub(super) fn settle_left_over(
     records: ClientDir,
     stop: tokio_util::sync::CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>, Failure> {

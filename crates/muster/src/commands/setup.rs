@@ -23,6 +23,7 @@ use muster_net::NodeSecret;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, chain_failure};
+use crate::cli::Lie;
 use crate::dirs::{make_private, write_private};
 use crate::failure::{Because, Code, Failure};
 use crate::wallets;
@@ -48,7 +49,7 @@ pub(crate) struct Plan {
     /// Checkers that audit them.
     pub(crate) checkers: u16,
     /// A Container more, which lies.
-    pub(crate) cheat: bool,
+    pub(crate) cheat: Option<Lie>,
     /// Where others reach it; loopback when absent.
     pub(crate) listen: Option<IpAddr>,
     /// Containers also run the empty job, for measuring leases alone.
@@ -65,7 +66,7 @@ impl Plan {
         Self {
             containers: 1,
             checkers: 0,
-            cheat: false,
+            cheat: None,
             listen: None,
             allow_empty: false,
             cpu_millis_each: None,
@@ -244,12 +245,12 @@ pub(crate) const CHEAT: &str = "cheat";
 /// Names of the Containers of a plan, which are those of their folders.
 pub(crate) fn container_names(plan: &Plan) -> Vec<String> {
     let honest = (0..plan.containers).map(|index| format!("container-{index}"));
-    honest.chain(plan.cheat.then(|| CHEAT.to_owned())).collect()
+    honest.chain(plan.cheat.map(|_| CHEAT.to_owned())).collect()
 }
 
 /// Names of all Containers that were ever made in this folder.
 pub(crate) fn known_containers(cx: &Context) -> Vec<String> {
-    let plan = Plan { containers: 64, cheat: true, ..Plan::single() };
+    let plan = Plan { containers: 64, cheat: Some(Lie::Proofs), ..Plan::single() };
     let mut names = container_names(&plan);
     names.retain(|name| cx.dirs.at(name).join("wallet.json").exists());
     names
@@ -282,6 +283,7 @@ pub(crate) async fn fund(cx: &Context, plan: &Plan, network: &Network) -> Result
     }
     for index in 0..plan.checkers {
         addresses.push(checkers::wallet(cx, index)?.address());
+        addresses.push(checkers::player(cx, index)?.address());
     }
     addresses.push(folder_wallet(cx, &gateway_dir(cx)?)?.address());
     let mut poor = Vec::new();

@@ -13,7 +13,7 @@ use muster_client::network::{Beacon, BeaconKind};
 use super::roles::HEALTH_NOTE;
 use super::setup::{self, Plan, wait_for};
 use super::{Context, audited, chain_failure, live, rental, stop_on_signals};
-use crate::cli::UpArgs;
+use crate::cli::{Lie, UpArgs};
 use crate::dirs::{Lock, make_private, write_private};
 use crate::failure::{Because, Code, Failure};
 use crate::serve::{self, Health};
@@ -141,7 +141,11 @@ async fn bring_up(
     let names = setup::container_names(plan);
     for name in &names {
         setup::container(cx, plan, name)?;
-        let lies: &[&str] = if name == setup::CHEAT { &["--cheat", CHEAT_PERCENT] } else { &[] };
+        let lies: &[&str] = match plan.cheat.filter(|_| name == setup::CHEAT) {
+            Some(Lie::Proofs) => &["--cheat", CHEAT_PERCENT],
+            Some(Lie::Frames) => &["--cheat-frames"],
+            None => &[],
+        };
         start_role(cx, running, name, &[&["container", "run"], lies].concat())?;
     }
     for index in 0..plan.checkers {
@@ -334,7 +338,7 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
         () = stop.cancelled() => return Err(Failure::new(Code::Stopped, "stopped before the network was ready; the next start goes on from here")),
     };
     cx.output.note(&ready_text(cx, &running, begun.elapsed()));
-    let watching = args.with_cheat.then(|| {
+    let watching = (args.with_cheat == Some(Lie::Proofs)).then(|| {
         let (cx, network) = (cx.clone(), running.network.clone());
         tokio::spawn(async move { Box::pin(audited::cheat(&cx, &network)).await })
     });

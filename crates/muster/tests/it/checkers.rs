@@ -38,8 +38,16 @@ struct Up(Child);
 
 impl Up {
     fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    fn start_with(dir: &Path, args: &[&str]) -> Self {
         let mut command = muster();
-        command.arg("--dir").arg(dir).args(["up", "--no-rental", "--gateway-port", "0", "--containers", "2"]);
+        command
+            .arg("--dir")
+            .arg(dir)
+            .args(["up", "--no-rental", "--gateway-port", "0", "--containers", "2"])
+            .args(args);
         let mut up = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = String::new();
         for line in BufReader::new(up.stderr.take().unwrap()).lines() {
@@ -201,4 +209,64 @@ fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
     refused(dir, &["epoch", "explain", "soon"], 2, &["write its number"]);
     refused(dir, &["checker", "top-up"], 101, &["several Checkers"]);
     refused(&dir.join("checker-1"), &["checker", "top-up"], 112, &["is whole", "nothing was sent"]);
+}
+
+/// Sets a key of every Checker's configuration; they take it at their next start.
+fn configure(dir: &Path, key: &str, value: &str) {
+    for index in 0..3 {
+        let path = dir.join(format!("checker-{index}")).join("checker.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with(key)).collect();
+        std::fs::write(&path, format!("{}\n{key} = {value}\n", kept.join("\n"))).unwrap();
+    }
+}
+
+/// What Checkers found who came as players, by Container.
+fn played(dir: &Path) -> Vec<(String, String, String)> {
+    let status = json(dir, &["checker", "status"]);
+    let tasks = |checker: &Value| checker["checker"]["tasks"].as_array().cloned().unwrap_or_default();
+    let all = status["checkers"].as_array().unwrap().iter().flat_map(tasks);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    all.filter(|task| text(&task["why"]).starts_with("as a player"))
+        .map(|task| (text(&task["subject"]), task["finding"].to_string(), text(&task["why"])))
+        .collect()
+}
+
+#[test]
+fn checkers_come_as_players_and_a_picture_that_is_not_made_for_them_costs_quality() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let args = ["--with-cheat", "frames", "--checkers", "3"];
+    // Made, and stopped, so that every look is played from the next start on.
+    drop(Up::start_with(dir, &args));
+    configure(dir, "play_every", "1");
+    let _up = Up::start_with(dir, &args);
+    let nodes = json(dir, &["container", "status"]);
+    let id_of = |name: &str| {
+        let all = nodes["containers"].as_array().unwrap();
+        let found = all.iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("no {name}: {nodes}"));
+        found["id"].as_str().unwrap().to_owned()
+    };
+    let cheat = id_of("cheat");
+    // Work is looked at where there is work.
+    for _ in 0..3 {
+        let started = run(dir, &["--json", "session", "start", "latency", "--resolution", "640x360", "--fps", "30"]);
+        assert_eq!(code(&started), 0, "{}", shown(&started));
+    }
+    let (_, finding, why) = wait_for("a Checker that was shown a stale picture", || {
+        played(dir).into_iter().find(|(subject, ..)| *subject == cheat)
+    });
+    assert!(finding.contains("poor") && why.contains("not made now"), "{finding}: {why}");
+    let honest =
+        wait_for("a Checker that played elsewhere", || played(dir).into_iter().find(|(subject, ..)| *subject != cheat));
+    assert!(honest.1.contains("good") && honest.2.contains("codes seen within"), "{honest:?}");
+    // The verdict of the committee, in an epoch's outcome.
+    wait_for("its quality to fall", || {
+        let outcomes = json(dir, &["epoch", "ls", "-n", "1"]);
+        let last = outcomes["outcomes"][0]["last_epoch"].as_u64()?;
+        let explained = json(dir, &["epoch", "explain", &last.to_string()]);
+        let all = explained["containers"].as_array()?.clone();
+        let of = |who: &str| all.iter().find(|c| c["id"] == who)?["outcome"]["quality_bps"].as_u64();
+        (of(&cheat)? < of(&honest.0)?).then_some(())
+    });
 }

@@ -37,7 +37,7 @@ pub(super) async fn run(cx: &Context, leases: u32, concurrency: u32) -> Result<M
     let plan = Plan {
         containers: CONTAINERS,
         checkers: 0,
-        cheat: false,
+        cheat: None,
         listen: None,
         allow_empty: true,
         cpu_millis_each: Some(CPU_MILLIS_EACH),

@@ -19,6 +19,8 @@ use crate::wallets;
 
 /// The configuration's file in a Checker's folder.
 pub(crate) const FILE: &str = "checker.toml";
+/// The folder of the wallet that it plays from.
+pub(crate) const PLAYER: &str = "player";
 /// What it begins with.
 const HEAD: &str = "# A Checker of Muster; every key is explained in docs/checkers.md.\n";
 /// Less disk than this holds no epoch of a larger network.
@@ -43,6 +45,20 @@ pub(crate) struct CheckerFile {
     /// How long transcripts are kept, in days.
     #[serde(default = "evidence_days")]
     pub(crate) evidence_days: u32,
+    /// One in so many looks at a Container's work is played as a live session, paid from `player/wallet.json`; 0: none.
+    #[serde(default = "play_every")]
+    pub(crate) play_every: u32,
+    /// The most that an hour of playing may cost, in millionths of a dollar.
+    #[serde(default = "play_usd_micro_per_hour")]
+    pub(crate) play_usd_micro_per_hour: u64,
+}
+
+const fn play_every() -> u32 {
+    4
+}
+
+const fn play_usd_micro_per_hour() -> u64 {
+    2_000_000
 }
 
 fn evidence_bytes() -> u64 {
@@ -62,6 +78,8 @@ impl CheckerFile {
             announce: Vec::new(),
             evidence_bytes: evidence_bytes(),
             evidence_days: evidence_days(),
+            play_every: play_every(),
+            play_usd_micro_per_hour: play_usd_micro_per_hour(),
         }
     }
 
@@ -127,6 +145,7 @@ struct Made {
     id: NodeId,
     config: PathBuf,
     wallet: Address,
+    player: Address,
     stake: TokenAmount,
     listen: SocketAddr,
 }
@@ -167,6 +186,16 @@ pub(super) fn init(cx: &Context, args: &CheckerInitArgs) -> Result<u8, Failure> 
     if !known {
         owner.save_keystore(&wallet_path, &passphrase).code(Code::Wallet)?;
     }
+    let player_dir = dir.join(PLAYER);
+    make_private(&player_dir)?;
+    let player_path = player_dir.join("wallet.json");
+    let player = match player_path.exists() {
+        true => wallets::open(&cx.dirs, &cx.global, &player_path)?,
+        false => muster_chain::keys::Wallet::random(),
+    };
+    if !player_path.exists() {
+        player.save_keystore(&player_path, &passphrase).code(Code::Wallet)?;
+    }
     let secret = NodeSecret::load_or_create(&dir.join("node.key")).code(Code::Wallet)?;
     network.save(&dir.join("network.toml")).code(Code::Io)?;
     file.save(&path)?;
@@ -174,15 +203,17 @@ pub(super) fn init(cx: &Context, args: &CheckerInitArgs) -> Result<u8, Failure> 
         id: secret.id(),
         config: path,
         wallet: owner.address(),
+        player: player.address(),
         stake: network.params.epoch.checker_stake,
         listen: file.listen,
     };
     cx.output.result(&made, || {
         format!(
-            "Checker {}\n  configuration  {}\n  wallet         {}\n\nIt needs {} for its stake and some ether for fees in that wallet, and at least one licence:\n  muster licence delegate LICENCE --to {}\nThen: muster checker run",
+            "Checker {}\n  configuration  {}\n  wallet         {}\n  plays from     {} (a few tokens and some ether there, from a wallet that nobody knows as yours, let it test live sessions)\n\nIt needs {} for its stake and some ether for fees in that wallet, and at least one licence:\n  muster licence delegate LICENCE --to {}\nThen: muster checker run",
             made.id,
             made.config.display(),
             made.wallet,
+            made.player,
             tokens(made.stake),
             made.id
         )

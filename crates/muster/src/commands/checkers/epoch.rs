@@ -6,7 +6,7 @@ use muster_chain::epochs::{EpochSettlement, PostedOutcome};
 use muster_checker::{Archive, ArchiveError, Verification};
 use muster_core::epoch::{Draw, EpochNo, TaskKind};
 use muster_core::ids::NodeId;
-use muster_core::reward::{Outcome, Reexecution};
+use muster_core::reward::{ContainerSummary, Outcome, Reexecution};
 use muster_core::units::{TimeMs, TokenAmount};
 use serde_json::{Value, json};
 
@@ -146,7 +146,17 @@ async fn explain(cx: &Context, choice: EpochChoice, container: Option<NodeId>) -
     }
     let all: Vec<NodeId> = draw.view().containers().iter().map(|c| c.node).collect();
     let wanted = container.map_or(all, |one| vec![one]);
-    let containers: Vec<Value> = wanted.iter().map(|id| of_container(draw, id)).collect();
+    // What came of it, where that is known already: an epoch can be explained as soon as it has begun.
+    let settled = match archive.settled(epoch).await {
+        Ok((_, settled)) => Some(settled),
+        Err(ArchiveError::NotSettled(_) | ArchiveError::Missing { .. }) => None,
+        Err(error) => return Err(archive_failure(&error)),
+    };
+    let summary = |id: &NodeId| {
+        let place = usize::try_from(draw.view().container(id)?).ok()?;
+        settled.as_ref()?.containers.get(place).copied()
+    };
+    let containers: Vec<Value> = wanted.iter().map(|id| of_container(draw, id, summary(id))).collect();
     let value = json!({
         "epoch": epoch, "seed": hex::encode(draw.seed().0), "view": draw.view_hash(),
         "reasons": draw.explain_epoch(), "containers": containers,
@@ -156,6 +166,13 @@ async fn explain(cx: &Context, choice: EpochChoice, container: Option<NodeId>) -
         for id in &wanted {
             text.push_str(&format!("\n\nContainer {id}\n"));
             text.push_str(&draw.explain(id).iter().map(|l| format!("  {l}")).collect::<Vec<_>>().join("\n"));
+            if let Some(outcome) = summary(id) {
+                let quality = f64::from(outcome.quality_bps) / 100.0;
+                let (capacity, delivery) = (tokens(outcome.capacity), tokens(outcome.delivery));
+                text.push_str(&format!(
+                    "\n  outcome: quality {quality:.1} %, {capacity} for capacity, {delivery} for delivery"
+                ));
+            }
         }
         text
     });
@@ -163,7 +180,7 @@ async fn explain(cx: &Context, choice: EpochChoice, container: Option<NodeId>) -
     Ok(())
 }
 
-fn of_container(draw: &Draw, id: &NodeId) -> Value {
+fn of_container(draw: &Draw, id: &NodeId, outcome: Option<ContainerSummary>) -> Value {
     let place = draw.view().container(id);
     let seats = |kind: TaskKind| -> Vec<NodeId> {
         let seats = place.map(|place| draw.seats(kind, place));
@@ -179,6 +196,10 @@ fn of_container(draw: &Draw, id: &NodeId) -> Value {
         "group": place.map(|place| draw.group(place)),
         "checkers": tasks,
         "reasons": draw.explain(id),
+        "outcome": outcome.map(|o| json!({
+            "quality_bps": o.quality_bps, "presence_bps": o.presence_bps,
+            "capacity_reward": o.capacity, "delivery_reward": o.delivery,
+        })),
     })
 }
 

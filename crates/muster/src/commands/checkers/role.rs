@@ -1,5 +1,6 @@
 //! `muster checker run`.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,11 @@ use std::time::Duration;
 use muster_chain::epochs::EpochSettlement;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, NodeKind, NodeStatus, Registration, SenderConfig, Settlement, TxSender};
-use muster_checker::{ChainLedger, CheckerConfig, CheckerError, CheckerNode};
-use muster_client::Network;
+use muster_checker::{ChainLedger, CheckerConfig, CheckerError, CheckerNode, PlayConfig};
+use muster_client::chain::ChainLedger as RenterLedger;
+use muster_client::{ClientDir, Network, Renter};
 use muster_core::ids::NodeId;
+use muster_core::pricing::UsdPerHour;
 use muster_net::{NodeSecret, PeerAddr, RelayConfig};
 use muster_wire::endpoint::Endpoint;
 use tokio_util::sync::CancellationToken;
@@ -19,9 +22,11 @@ use super::page::{Facts, Pages};
 use super::{Epochs, beacon, first_committee};
 use crate::calibration;
 use crate::cli::RoleArgs;
+use crate::commands::gateway::settle_left_over;
 use crate::commands::roles::{self, Begun};
 use crate::commands::wallet::paying;
 use crate::commands::{Context, chain_failure};
+use crate::dirs::make_private;
 use crate::failure::{Because, Code, Failure};
 use crate::output::tokens;
 use crate::wallets;
@@ -48,7 +53,10 @@ pub(super) async fn run(cx: &Context, args: RoleArgs) -> Result<u8, Failure> {
     let Some(chain) = roles::await_chain(&network, &begun).await? else { return Ok(0) };
     let Some(epochs) = await_epochs(&network, &chain, &begun).await? else { return Ok(0) };
     let sending = Sending::begin(&dir, wallet.clone(), chain).await?;
-    let node = Box::pin(node(&network, &file, (&dir, secret), &epochs, (&sending, wallet), table.clone())).await?;
+    let player = player(cx, &network, &dir, &file, &begun).await?;
+    let renter = player.as_ref().map(|player| player.renter.clone());
+    let own = Own { dir: &dir, secret, player };
+    let node = Box::pin(node(&network, &file, own, &epochs, (&sending, wallet), table.clone())).await?;
     registered(&network, &file, &node.addr(), &sending.settlement).await?;
     let archive = epochs.archive(&network, table).await?;
     pages.open(Facts { name: file.name.clone(), status: node.status(), epochs, archive });
@@ -56,14 +64,46 @@ pub(super) async fn run(cx: &Context, args: RoleArgs) -> Result<u8, Failure> {
     let running = node.run(begun.stop.clone());
     let outcome = sending.while_it_sends(running).await;
     begun.stop.cancel();
+    if let Some(renter) = renter {
+        renter.close().await;
+    }
     outcome?.map_err(|error| checker_failure(&error))?;
     Ok(0)
+}
+
+/// What is this Checker's own.
+struct Own<'a> {
+    dir: &'a Path,
+    secret: NodeSecret,
+    player: Option<PlayConfig>,
+}
+
+/// How it plays, where it has a wallet for that. Sessions of an earlier life are stopped and settled.
+async fn player(
+    cx: &Context,
+    network: &Network,
+    dir: &Path,
+    file: &CheckerFile,
+    begun: &Begun,
+) -> Result<Option<PlayConfig>, Failure> {
+    let dir = dir.join(config::PLAYER);
+    let wallet_path = dir.join("wallet.json");
+    let Some(every) = NonZeroU32::new(file.play_every).filter(|_| wallet_path.exists()) else { return Ok(None) };
+    let wallet = wallets::open(&cx.dirs, &cx.global, &wallet_path)?;
+    let client_dir = dir.join("client");
+    make_private(&client_dir)?;
+    let records = ClientDir::open(&client_dir).code(Code::Data)?;
+    let ledger = RenterLedger::connect(network, Some(wallet), records.root()).await.map_err(|e| chain_failure(&e))?;
+    let renter = Renter::new(network.clone(), Arc::new(ledger), records.clone()).await.code(Code::Unreachable)?;
+    // It runs until this Checker is told to stop.
+    drop(settle_left_over(records, begun.stop.clone())?);
+    Ok(Some(PlayConfig { renter, every, price_max: UsdPerHour(file.play_usd_micro_per_hour) }))
 }
 
 async fn node(
     network: &Network,
     file: &CheckerFile,
-    (dir, secret): (&Path, NodeSecret),
+    own: Own<'_>,
     epochs: &Epochs,
     (sending, wallet): (&Sending, Wallet),
     table: muster_core::calibration::Table,
@@ -74,8 +114,9 @@ async fn node(
     let ledger = ChainLedger::new(settlement, wallet, params.epoch.clone(), epochs.genesis, epochs.from_block);
     let urls = roles::relays(network)?;
     CheckerNode::new(CheckerConfig {
-        dir: dir.to_owned(),
-        secret,
+        dir: own.dir.to_owned(),
+        secret: own.secret,
+        player: own.player,
         listen: file.listen,
         relay: (!urls.is_empty()).then_some(RelayConfig { urls }),
         params,

@@ -35,6 +35,13 @@ pub(super) fn wallet(cx: &Context, index: u16) -> Result<Wallet, Failure> {
     folder_wallet(cx, &dir(cx, index)?)
 }
 
+/// The wallet that a Checker of this folder plays from.
+pub(super) fn player(cx: &Context, index: u16) -> Result<Wallet, Failure> {
+    let dir = dir(cx, index)?.join(config::PLAYER);
+    make_private(&dir)?;
+    folder_wallet(cx, &dir)
+}
+
 fn secret(cx: &Context, index: u16) -> Result<NodeSecret, Failure> {
     NodeSecret::load_or_create(&dir(cx, index)?.join("node.key")).code(Code::Wallet)
 }
