@@ -29,6 +29,8 @@ const BATCH: usize = 64;
 const PACKET_MAX: usize = 2_000;
 /// A player that has not connected by then never will.
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
+/// A picture that was made for whoever comes is good for so long.
+const HELD_MAX: Duration = Duration::from_secs(5);
 /// A player of whom nothing is heard for so long, not even what its browser sends by itself, holds no keys any more.
 const HOLD_WITHIN: Duration = Duration::from_secs(4);
 /// How often the times of frames are told.
@@ -78,6 +80,8 @@ pub(crate) struct Desk {
     begin: Instant,
     rate: u32,
     watched: bool,
+    /// The first picture for whoever comes next, made while nobody looks on.
+    held: Option<Frame>,
     last_size: (u16, u16),
     /// By when the program must have drawn something, if it has not yet.
     draw_by: Option<Instant>,
@@ -132,6 +136,7 @@ impl Desk {
             begin: now,
             rate: 0,
             watched: false,
+            held: None,
             draw_by: Some(now + draw_within),
             last_used: now,
             idle_warned: false,
@@ -243,8 +248,8 @@ impl Desk {
                 let player = player.id;
                 self.last_used = Instant::now();
                 (self.parent)(FromStream::Player { player, connected: true })?;
+                self.first_picture(at)?;
                 self.watch();
-                self.order(Order::Key(true));
                 self.apply_rate();
             }
             Brought::Gone => player.rtc.disconnect(),
@@ -266,6 +271,23 @@ impl Desk {
             Brought::Rate => self.apply_rate(),
         }
         Ok(())
+    }
+
+    /// Gives a player who has just come the picture that was made for it meanwhile, or has one made.
+    fn first_picture(&mut self, at: usize) -> Result<(), Trouble> {
+        let held = self.held.take().filter(|held| !self.watched && held.captured.elapsed() < HELD_MAX);
+        let Some(held) = held else {
+            self.order(Order::Key(true));
+            return Ok(());
+        };
+        let bytes: Arc<[u8]> = held.bytes.as_slice().into();
+        if let Some(player) = self.players.get_mut(at) {
+            player.send_frame(&held, &bytes, self.begin);
+            if player.needs_key {
+                self.order(Order::Key(true));
+            }
+        }
+        self.drain(at).map(drop)
     }
 
     fn asked(&mut self, at: usize, asked: Ask) {
@@ -355,18 +377,22 @@ impl Desk {
                     (self.parent)(FromStream::Drawing)?;
                 }
                 Made::Failed(why) => return Err(Trouble::Studio(why)),
-                Made::Frame(frame) => self.frame(&frame)?,
+                Made::Frame(frame) => self.frame(frame)?,
             }
         }
         Ok(())
     }
 
-    fn frame(&mut self, frame: &Frame) -> Result<(), Trouble> {
+    fn frame(&mut self, frame: Frame) -> Result<(), Trouble> {
         self.last_size = (frame.width, frame.height);
+        if !self.watched {
+            self.held = frame.key.then_some(frame);
+            return Ok(());
+        }
         let bytes: Arc<[u8]> = frame.bytes.as_slice().into();
         for at in 0..self.players.len() {
             if let Some(player) = self.players.get_mut(at) {
-                player.send_frame(frame, &bytes, self.begin);
+                player.send_frame(&frame, &bytes, self.begin);
             }
             self.drain(at)?;
         }
@@ -458,6 +484,10 @@ impl Desk {
             self.codec = codec;
             self.order(Order::Codec(codec));
         }
+        if !self.watched {
+            // While it finds its way here.
+            self.order(Order::Prepare);
+        }
         Ok(Ok(answer))
     }
 
@@ -502,6 +532,7 @@ impl Desk {
     fn clocks(&mut self) -> Result<Instant, Trouble> {
         let now = Instant::now();
         for player in &mut self.players {
+            player.seek_room(now);
             if player.rtc.handle_input(Input::Timeout(now)).is_err() {
                 player.rtc.disconnect();
             }

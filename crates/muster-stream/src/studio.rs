@@ -36,6 +36,8 @@ pub(crate) enum Order {
     Codec(VideoCodec),
     /// Draw this code.
     Code(u32),
+    /// Make a frame that needs none before it for somebody who is on the way, and no other until he is here.
+    Prepare,
     /// Whether anybody looks on.
     Watched(bool),
 }
@@ -93,6 +95,8 @@ pub(crate) struct Studio {
     fps: u8,
     shown: Shown,
     watched: bool,
+    /// A first picture is wanted for somebody who is on the way.
+    prepares: bool,
     drawing: bool,
     key_wanted: bool,
     last_key: Option<Instant>,
@@ -123,6 +127,7 @@ impl Studio {
             fps,
             shown: Shown::default(),
             watched: false,
+            prepares: false,
             drawing: false,
             key_wanted: true,
             last_key: None,
@@ -202,9 +207,15 @@ impl Studio {
                 Ok(Order::Rate(bps)) => self.set_rate(bps),
                 Ok(Order::Codec(codec)) => self.set_codec(codec)?,
                 Ok(Order::Code(code)) => self.shown.ask(code),
+                Ok(Order::Prepare) => {
+                    if !self.watched {
+                        (self.prepares, self.key_wanted, self.last_key) = (true, true, None);
+                    }
+                }
                 Ok(Order::Watched(watched)) => {
                     self.stale |= watched && !self.watched;
                     self.watched = watched;
+                    self.prepares = false;
                 }
                 Err(std::sync::mpsc::TryRecvError::Empty) => return Ok(true),
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(false),
@@ -246,8 +257,8 @@ impl Studio {
     }
 
     fn wants_frame(&self, changed: bool, now: Instant) -> bool {
-        if !self.watched || !self.drawing {
-            return false;
+        if !self.drawing || !self.watched {
+            return self.drawing && self.prepares;
         }
         changed || self.stale || self.key_due(now) || self.shown.is_active() || self.wants_refinement(now)
     }
@@ -272,6 +283,7 @@ impl Studio {
     }
 
     fn frame(&mut self, now: Instant) -> Result<(), Trouble> {
+        self.prepares = false;
         self.pace.taken(now);
         let refinement = self.wants_refinement(now) && !self.stale && !self.display.changed()?;
         let full = &mut self.full;
