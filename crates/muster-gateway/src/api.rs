@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use muster_client::job::JobRequest;
 use muster_client::live::{LiveState, LiveStep};
+use muster_client::rental::TopUp;
 use muster_core::demand::{Demand, Region};
 use muster_core::pricing::Exchange;
 use muster_core::units::{Ob, TokenAmount};
@@ -29,7 +30,9 @@ pub(crate) const BODY_BYTES_MAX: usize = 128 * 1024;
 const AT_ONCE_MAX: usize = 1_024;
 /// How long a session lasts at most when nothing is said.
 const TIME_LIMIT_S: u64 = 3_600;
-/// For how long a session's deposit lasts at first; it is topped up as it runs low.
+/// For so many seconds a session's deposit lasts at first, and again each time it runs low.
+const DEPOSIT_S: u64 = 600;
+/// A Container that fails a session before it ends of itself is replaced so often.
 const RETRIES: u32 = 2;
 /// Bytes of a receipt's text, and of a public key.
 const RECEIPT_BYTES_MAX: usize = 16 * 1024;
@@ -411,8 +414,12 @@ async fn start_session(
     env.push(("XDG_CACHE_HOME".to_owned(), "/tmp/cache".to_owned()));
     let (inputs, returning) = saved(&gateway, &account, &app)?;
     let output = returning.as_ref().map(|returning| returning.path().to_owned());
-    let request = JobRequest { env, inputs, output, retries: RETRIES, ..JobRequest::new(demand, app.command.clone()) }
-        .with_session(spec);
+    let usual = JobRequest::new(demand, app.command.clone());
+    // A session of hours need not bind the money of hours at once.
+    let deposit_seconds = Some(usual.demand.time_limit_s.min(DEPOSIT_S));
+    let top_up = Some(TopUp { seconds: DEPOSIT_S });
+    let request =
+        JobRequest { env, inputs, output, retries: RETRIES, deposit_seconds, top_up, ..usual }.with_session(spec);
     request.check().map_err(|e| Refusal::bad("bad_request", e.to_string()))?;
     let inner = &gateway.inner;
     let wanted = Wanted { account, app, request, region: wanted.region, returning };

@@ -242,12 +242,10 @@ fn checkers_come_as_players_and_a_picture_that_is_not_made_for_them_costs_qualit
     configure(dir, "play_every", "1");
     let _up = Up::start_with(dir, &args);
     let nodes = json(dir, &["container", "status"]);
-    let id_of = |name: &str| {
-        let all = nodes["containers"].as_array().unwrap();
-        let found = all.iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("no {name}: {nodes}"));
-        found["id"].as_str().unwrap().to_owned()
-    };
-    let cheat = id_of("cheat");
+    let lies = |node: &&Value| node["dir"].as_str().unwrap().ends_with("/cheat");
+    let cheat =
+        nodes["containers"].as_array().unwrap().iter().find(lies).unwrap_or_else(|| panic!("no cheat: {nodes}"));
+    let cheat = cheat["status"]["id"].as_str().unwrap().to_owned();
     // Work is looked at where there is work.
     for _ in 0..3 {
         let started = run(dir, &["--json", "session", "start", "latency", "--resolution", "640x360", "--fps", "30"]);
