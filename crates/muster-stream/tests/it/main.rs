@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod child;
+mod net;
 mod rig;
 mod session;
 mod sound;
 mod stranger;
+mod wire;
 
 /// Not a test: the process that the others start as the child.
 #[test]
