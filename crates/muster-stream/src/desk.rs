@@ -563,6 +563,7 @@ impl Desk {
     fn stats(&mut self) -> Result<(), Trouble> {
         let (width, height) = self.last_size;
         for player in self.players.iter_mut().filter(|player| player.connected) {
+            player.seek();
             let mut count = std::mem::take(&mut player.count);
             (player.count.loss, player.count.rtt) = (count.loss, count.rtt);
             count.encode.sort_by(f32::total_cmp);

@@ -30,6 +30,11 @@ pub(crate) trait VideoEncoder: Send + std::fmt::Debug {
     /// What it may send in a second from now on.
     fn set_bitrate(&mut self, bps: u32) -> Result<(), EncodeError>;
 
+    /// How many pictures a second it is given, where it plans its rate by that. It may differ from what was announced.
+    fn set_fps(&mut self, _fps: f64) -> Result<(), EncodeError> {
+        Ok(())
+    }
+
     /// Encodes a picture; with `key` into a frame that needs none before it. A size that is new begins anew.
     fn encode(&mut self, picture: &Picture, key: bool) -> Result<Encoded, EncodeError>;
 }
@@ -115,10 +120,29 @@ mod tests {
             assert!(first.key && !first.bytes.is_empty(), "{codec:?}");
             assert!(!encoder.encode(&picture, false).unwrap().key, "{codec:?}");
             encoder.set_bitrate(500_000).unwrap();
+            encoder.set_fps(20.0).unwrap();
             assert!(encoder.encode(&picture, true).unwrap().key, "{codec:?}");
             let smaller = encoder.encode(&Picture::new(160, 90), false).unwrap();
             assert!(smaller.key && !smaller.bytes.is_empty(), "{codec:?}");
             assert!(encoder.encode(&picture, false).unwrap().key, "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn every_size_takes_every_rate() {
+        use crate::studio::{BPS_MAX, BPS_MIN, START_BPS};
+        for codec in [VideoCodec::H264, VideoCodec::Vp8] {
+            let mut encoder = codec.encoder(60, START_BPS).unwrap();
+            for side in [(1280, 720), (640, 360), (320, 180), (1280, 720), (160, 90), (1920, 1080), (320, 240)] {
+                for bps in [BPS_MIN, BPS_MAX, START_BPS] {
+                    for fps in [5.0, 60.0] {
+                        let place = format!("{codec:?} {side:?} {bps} {fps}");
+                        encoder.set_bitrate(bps).expect(&place);
+                        encoder.set_fps(fps).expect(&place);
+                        encoder.encode(&Picture::new(side.0, side.1), false).expect(&place);
+                    }
+                }
+            }
         }
     }
 }

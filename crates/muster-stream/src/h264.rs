@@ -6,10 +6,14 @@ use openh264::encoder::{
     SpsPpsStrategy, UsageType, VuiConfig,
 };
 use openh264::formats::YUVSlices;
-use openh264_sys2::{ENCODER_OPTION_BITRATE, SBitrateInfo, SPATIAL_LAYER_ALL};
+use openh264_sys2::{
+    ENCODER_OPTION_BITRATE, ENCODER_OPTION_FRAME_RATE, ENCODER_OPTION_MAX_BITRATE, ENCODER_OPTION_TRACE_LEVEL,
+    SBitrateInfo, SPATIAL_LAYER_ALL, WELS_LOG_QUIET,
+};
 
 use crate::encode::{EncodeError, Encoded, VideoCodec, VideoEncoder};
 use crate::picture::Picture;
+use crate::studio::BPS_MAX;
 
 impl From<openh264::Error> for EncodeError {
     fn from(error: openh264::Error) -> Self {
@@ -38,7 +42,8 @@ impl H264 {
             .bitrate(BitRate::from_bps(bps))
             .max_frame_rate(FrameRate::from_hz(f32::from(fps)))
             .rate_control_mode(RateControlMode::Bitrate)
-            .skip_frames(true)
+            // Whether there is room for a picture is decided before it is encoded (`budget`); here only how fine it is.
+            .skip_frames(false)
             .usage_type(UsageType::CameraVideoRealTime)
             .complexity(Complexity::Low)
             .profile(Profile::Baseline)
@@ -46,10 +51,15 @@ impl H264 {
             .scene_change_detect(false)
             .adaptive_quantization(false)
             .background_detection(true)
-            .qp(QpRange::new(18, 44))
+            .qp(QpRange::new(18, 48))
             .num_threads(1)
             .vui(VuiConfig::bt709());
-        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config)?;
+        let mut encoder = Encoder::with_api_config(OpenH264API::from_source(), config)?;
+        // It would warn of the choice above on standard error.
+        let mut level = WELS_LOG_QUIET;
+        // SAFETY: this option takes exactly an integer, which lives until the call returns, before anything else is set up.
+        #[allow(unsafe_code, reason = "the library offers this option by pointer only")]
+        let _ = unsafe { encoder.raw_api().set_option(ENCODER_OPTION_TRACE_LEVEL, (&raw mut level).cast()) };
         Ok(Self { encoder, bps, size: None })
     }
 }
@@ -65,15 +75,39 @@ impl VideoEncoder for H264 {
             return Ok(());
         }
         let rate = i32::try_from(bps).unwrap_or(i32::MAX);
-        let mut info = SBitrateInfo { iLayer: SPATIAL_LAYER_ALL, iBitrate: rate };
-        // SAFETY: the encoder was initialised (it has encoded a picture), and this option takes exactly this struct, which
-        // lives until the call returns.
+        // It was set up with a highest rate, that of its beginning, and would refuse more: and a size that is new brings
+        // that one back.
+        let most = i32::try_from(BPS_MAX.max(bps)).unwrap_or(i32::MAX);
+        for (option, rate) in [(ENCODER_OPTION_MAX_BITRATE, most), (ENCODER_OPTION_BITRATE, rate)] {
+            let mut info = SBitrateInfo { iLayer: SPATIAL_LAYER_ALL, iBitrate: rate };
+            // SAFETY: the encoder was initialised (it has encoded a picture), and these options take exactly this struct,
+            // which lives until the call returns.
+            #[allow(unsafe_code, reason = "the library offers these options by pointer only")]
+            let code = unsafe { self.encoder.raw_api().set_option(option, (&raw mut info).cast()) };
+            if code != 0 {
+                return Err(EncodeError {
+                    codec: "H.264",
+                    why: format!("a rate of {bps} bit/s is refused with {code}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn set_fps(&mut self, fps: f64) -> Result<(), EncodeError> {
+        if self.size.is_none() {
+            return Ok(());
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "frames a second are told as a single float")]
+        let mut rate = fps as f32;
+        // SAFETY: the encoder was initialised (it has encoded a picture), and this option takes exactly a float, which lives
+        // until the call returns.
         #[allow(unsafe_code, reason = "the library offers this option by pointer only")]
-        let code = unsafe { self.encoder.raw_api().set_option(ENCODER_OPTION_BITRATE, (&raw mut info).cast()) };
+        let code = unsafe { self.encoder.raw_api().set_option(ENCODER_OPTION_FRAME_RATE, (&raw mut rate).cast()) };
         if code == 0 {
             Ok(())
         } else {
-            Err(EncodeError { codec: "H.264", why: format!("a rate of {bps} bit/s is refused with {code}") })
+            Err(EncodeError { codec: "H.264", why: format!("{fps} pictures a second are refused with {code}") })
         }
     }
 

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod aside;
+mod budget;
 mod child;
 mod code;
 pub mod control;

@@ -31,6 +31,9 @@ fn without_lite(sdp: &str) -> String {
     sdp.split_inclusive('\n').filter(|line| line.trim_end() != "a=ice-lite").collect()
 }
 
+/// Seconds between two questions whether the way carries more.
+const SEEK_EVERY: u8 = 3;
+
 /// Why a player is not let in.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -68,6 +71,7 @@ pub(crate) struct Player {
     pub(crate) limit: u32,
     /// Bits a second that the way carries, after what else goes on it.
     pub(crate) estimate: u32,
+    seek: Seek,
     pub(crate) clip_wanted: bool,
     video: Option<(Mid, Pt)>,
     sound: Option<(Mid, Pt)>,
@@ -75,6 +79,31 @@ pub(crate) struct Player {
     control: Option<ChannelId>,
     times: Vec<(u32, f64)>,
     pub(crate) count: Count,
+}
+
+/// When it is worth asking whether the way carries more.
+#[derive(Debug, Default)]
+struct Seek {
+    /// Seconds in which the estimate did not fall.
+    calm: u8,
+}
+
+impl Seek {
+    fn seen(&mut self, before: u32, now: u32) {
+        if now < before / 10 * 9 {
+            self.calm = 0;
+        }
+    }
+
+    /// What to wish for from now on, if something else than before.
+    fn tick(&mut self) -> Option<u32> {
+        self.calm = (self.calm + 1) % SEEK_EVERY;
+        match self.calm {
+            0 => Some(BPS_MAX),
+            last if last == SEEK_EVERY - 1 => Some(BPS_MAX / 2),
+            _ => None,
+        }
+    }
 }
 
 /// What is counted between two reports.
@@ -134,6 +163,7 @@ impl Player {
             needs_key: true,
             limit: BPS_MAX,
             estimate: START_BPS,
+            seek: Seek::default(),
             clip_wanted: false,
             video: None,
             sound: None,
@@ -190,7 +220,9 @@ impl Player {
             Event::KeyframeRequest(_) => Some(Brought::KeyWanted),
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. } | BweKind::Remb { estimate, .. }) => {
                 let left = estimate.as_u64().saturating_sub(ASIDE_BPS) * 9 / 10;
-                self.estimate = u32::try_from(left).unwrap_or(u32::MAX);
+                let left = u32::try_from(left).unwrap_or(u32::MAX);
+                self.seek.seen(self.estimate, left);
+                self.estimate = left;
                 Some(Brought::Rate)
             }
             Event::MediaEgressStats(stats) if self.video.is_some_and(|(mid, _)| mid == stats.mid) => {
@@ -251,6 +283,18 @@ impl Player {
         let written = writer.start_of_talkspurt(packet.first).write(pt, packet.at, time, Arc::clone(&packet.bytes));
         if let Err(error) = written {
             tracing::debug!(player = self.id, %error, "sound is not sent");
+        }
+    }
+
+    /// To be called each second: asks now and then whether the way carries more than was thought. By itself the library asks
+    /// only every fifteen seconds where all of the estimate is used, which it is after a narrow way has become wide again.
+    pub(crate) fn seek(&mut self) {
+        if self.connected
+            && self.estimate < BPS_MAX
+            && let Some(desired) = self.seek.tick()
+        {
+            // It asks when it is told to wish for more than before.
+            self.rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(u64::from(desired)));
         }
     }
 

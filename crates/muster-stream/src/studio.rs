@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::budget::{Budget, Ladder, SIZES};
 use crate::code::Shown;
 use crate::display::{Display, DisplayError};
 use crate::encode::{EncodeError, VideoCodec, VideoEncoder};
@@ -78,8 +79,10 @@ enum Trouble {
     Wait(#[from] std::io::Error),
 }
 
-/// Sizes that a picture is sent in, from all of it down: numerator and denominator.
-const SCALES: [(usize, usize); 3] = [(1, 1), (2, 3), (1, 2)];
+/// A still picture that changes now and then is not given all of a second's bits at once.
+const FPS_MIN: f64 = 5.0;
+/// How often the encoder is told how many pictures a second it really gets.
+const FPS_EVERY: Duration = Duration::from_secs(1);
 /// Bits for each pixel and second under which a size is left for a smaller one.
 const BITS_PER_PIXEL_MIN: f64 = 0.9;
 
@@ -92,7 +95,14 @@ pub(crate) struct Studio {
     full: Picture,
     small: Option<Picture>,
     pace: Pace,
+    budget: Budget,
+    ladder: Ladder,
+    /// Since when a picture waits for room on its way.
+    crowded: Option<Instant>,
     fps: u8,
+    /// Pictures since the encoder was last told how many there are.
+    pictures: u16,
+    counted: Instant,
     shown: Shown,
     watched: bool,
     /// A first picture is wanted for somebody who is on the way.
@@ -124,7 +134,12 @@ impl Studio {
             full: Picture::new(usize::from(width), usize::from(height)),
             small: None,
             pace: Pace::new(f64::from(fps), now),
+            budget: Budget::new(START_BPS, now),
+            ladder: Ladder::new(now),
+            crowded: None,
             fps,
+            pictures: 0,
+            counted: now,
             shown: Shown::default(),
             watched: false,
             prepares: false,
@@ -157,7 +172,7 @@ impl Studio {
             }
             let now = Instant::now();
             let pause = if self.wants_frame(changed, now) {
-                match self.pace.wait(now) {
+                match self.pause(now) {
                     None => {
                         self.frame(now)?;
                         continue;
@@ -236,24 +251,52 @@ impl Studio {
     fn set_rate(&mut self, bps: u32) {
         let bps = bps.clamp(BPS_MIN, BPS_MAX);
         self.bps = bps;
+        self.budget.set_rate(bps, Instant::now());
         // A rate that is refused leaves the old one, which is no reason to end.
         if let Err(error) = self.encoder.set_bitrate(bps) {
             tracing::warn!(%error, bps, "the encoder keeps its rate");
         }
-        let fits = |(over, under): &(usize, usize)| {
-            let pixels = self.full.width * over / under * (self.full.height * over / under);
-            f64::from(bps) / f64::from(u32::try_from(pixels).unwrap_or(u32::MAX)) >= BITS_PER_PIXEL_MIN
-        };
-        let (over, under) = SCALES.iter().copied().find(fits).unwrap_or((1, 2));
-        let size = ((self.full.width * over / under) & !1, (self.full.height * over / under) & !1);
-        let now_small = self.small.as_ref().map_or((self.full.width, self.full.height), |p| (p.width, p.height));
-        if size != now_small {
-            self.small = (over != under).then(|| Picture::new(size.0, size.1));
-            self.stale = true;
-        }
+        self.size();
         // The smallest picture at the lowest rates is also shown less often.
         let fps = if bps < BPS_MIN * 3 / 2 { f64::from(self.fps).min(30.0) } else { f64::from(self.fps) };
         self.pace.set_fps(fps, Instant::now());
+    }
+
+    /// Sends pictures in the size that the rate and what is drawn allow.
+    fn size(&mut self) {
+        let sized = |(over, under): (usize, usize)| (self.full.width * over / under, self.full.height * over / under);
+        let fits = |size: &(usize, usize)| {
+            let pixels = f64::from(u32::try_from(size.0 * size.1).unwrap_or(u32::MAX));
+            f64::from(self.bps) / pixels >= BITS_PER_PIXEL_MIN
+        };
+        let mut sizes = SIZES.into_iter().skip(self.ladder.step()).map(sized);
+        let smallest = SIZES.last().copied().map(sized);
+        let Some(size) = sizes.find(fits).or(smallest) else { return };
+        let size = (size.0 & !1, size.1 & !1);
+        let now_small = self.small.as_ref().map_or((self.full.width, self.full.height), |p| (p.width, p.height));
+        if size != now_small {
+            let whole = size == (self.full.width, self.full.height);
+            self.small = (!whole).then(|| Picture::new(size.0, size.1));
+            self.stale = true;
+        }
+    }
+
+    /// What a picture that was sent says of the way, and of how many there are.
+    fn count(&mut self, bytes: usize, now: Instant) -> Result<(), EncodeError> {
+        let waited = self.crowded.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.budget.sent(bytes, now);
+        self.ladder.sent(waited);
+        if self.ladder.look(self.bps, now) {
+            self.size();
+        }
+        self.pictures = self.pictures.saturating_add(1);
+        let passed = now.saturating_duration_since(self.counted);
+        if passed >= FPS_EVERY {
+            let fps = f64::from(self.pictures) / passed.as_secs_f64();
+            (self.pictures, self.counted) = (0, now);
+            self.encoder.set_fps(fps.clamp(FPS_MIN, f64::from(self.fps)))?;
+        }
+        Ok(())
     }
 
     fn wants_frame(&self, changed: bool, now: Instant) -> bool {
@@ -269,6 +312,17 @@ impl Studio {
 
     fn wants_refinement(&self, now: Instant) -> bool {
         self.refinements > 0 && now >= self.last_sent + REFINE_AFTER
+    }
+
+    /// How long the picture that is wanted has to wait, if it has to.
+    fn pause(&mut self, now: Instant) -> Option<Duration> {
+        let pace = self.pace.wait(now);
+        // Who has just come sees something at once, whatever is under way.
+        let room = self.budget.wait(now).filter(|_| !(self.key_wanted && self.last_key.is_none()));
+        if room.is_some() {
+            self.crowded.get_or_insert(now);
+        }
+        pace.max(room)
     }
 
     /// How long nothing needs to be looked at, if nothing changes.
@@ -317,6 +371,7 @@ impl Studio {
         self.stale = encoded.bytes.is_empty();
         self.last_sent = now;
         self.refinements = if refinement { self.refinements - 1 } else { REFINE_TIMES };
+        self.count(encoded.bytes.len(), now)?;
         if encoded.bytes.is_empty() {
             return Ok(());
         }

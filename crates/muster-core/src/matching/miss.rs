@@ -109,7 +109,7 @@ impl View {
         let named = demand.only.len();
         let sentence = match nearest {
             Some(rejection) => format!(
-                "none of the {named} Containers that were picked out serves; the nearest, {}, {}",
+                "none of the {named} Containers that were picked out serves; of the nearest, {}: {}",
                 rejection.node.short(),
                 rejection.why
             ),

@@ -4,10 +4,12 @@
 
 mod cheats;
 mod child;
+mod net;
 mod rig;
 mod session;
 mod sound;
 mod stranger;
+mod wire;
 
 /// Not a test: the process that the others start as the child.
 #[test]

@@ -42,9 +42,13 @@ pub(crate) struct Xvfb {
 
 impl Xvfb {
     pub(crate) fn start() -> Self {
+        Self::sized(WIDTH, HEIGHT)
+    }
+
+    pub(crate) fn sized(width: u16, height: u16) -> Self {
         let mut server = Command::new("Xvfb")
             .args(["-displayfd", "1", "-screen", "0"])
-            .arg(format!("{WIDTH}x{HEIGHT}x24"))
+            .arg(format!("{width}x{height}x24"))
             .args(["-nolisten", "tcp", "-noreset"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -82,6 +86,7 @@ impl Program {
         let connection = RustConnection::connect_to_stream(stream, 0).unwrap();
         let screen = &connection.setup().roots[0];
         let (root, window, gc) = (screen.root, connection.generate_id().unwrap(), connection.generate_id().unwrap());
+        let (width, height) = (screen.width_in_pixels, screen.height_in_pixels);
         let events = EventMask::KEY_PRESS
             | EventMask::KEY_RELEASE
             | EventMask::BUTTON_PRESS
@@ -90,7 +95,7 @@ impl Program {
             | EventMask::EXPOSURE;
         let options = CreateWindowAux::new().background_pixel(0x0020_4060).override_redirect(1).event_mask(events);
         connection
-            .create_window(24, window, root, 0, 0, WIDTH, HEIGHT, 0, WindowClass::INPUT_OUTPUT, 0, &options)
+            .create_window(24, window, root, 0, 0, width, height, 0, WindowClass::INPUT_OUTPUT, 0, &options)
             .unwrap();
         connection.create_gc(gc, window, &CreateGCAux::new()).unwrap();
         connection.map_window(window).unwrap();
@@ -110,6 +115,27 @@ impl Program {
         self.fill(0x0020_4060, self.at, 100, 40, 40);
         self.at = (self.at + 8) % 500;
         self.fill(0x00ff_ffff, self.at, 100, 40, 40);
+    }
+
+    /// The next picture: much has changed, so that it costs a lot to send.
+    pub(crate) fn draw_much(&mut self) {
+        self.at = (self.at + 1) % 1_000;
+        for colour in 0..8u32 {
+            let mut random = u32::try_from(self.at).unwrap() * 977 + colour * 7_919 + 1;
+            let mut draw = |below: u32| {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (random >> 8) % below
+            };
+            let place = |v: u32| i16::try_from(v).unwrap();
+            let parts: Vec<Rectangle> = (0..5)
+                .map(|_| Rectangle { x: place(draw(1_280)), y: place(draw(720)), width: 64, height: 48 })
+                .collect();
+            self.connection
+                .change_gc(self.gc, &ChangeGCAux::new().foreground(0x0020_4060 + colour * 0x000d_0b05))
+                .unwrap();
+            self.connection.poly_fill_rectangle(self.window, self.gc, &parts).unwrap();
+        }
+        self.connection.flush().unwrap();
     }
 
     /// What has happened to the window.
@@ -201,14 +227,26 @@ pub(crate) fn config(socket: &Path) -> StreamConfig {
 
 impl Stream {
     pub(crate) fn start(config: &StreamConfig) -> Self {
-        let mut stream = Self::bare();
+        Self::start_within(&[], config)
+    }
+
+    /// Started by way of another program.
+    pub(crate) fn start_within(prefix: &[String], config: &StreamConfig) -> Self {
+        let mut stream = Self::within(prefix);
         stream.write(serde_json::to_string(config).unwrap().as_bytes());
         stream
     }
 
     /// The process, told nothing.
     pub(crate) fn bare() -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        Self::within(&[])
+    }
+
+    fn within(prefix: &[String]) -> Self {
+        let me = std::env::current_exe().unwrap();
+        let mut words = prefix.iter().map(std::ffi::OsStr::new).chain([me.as_os_str()]);
+        let mut process = Command::new(words.next().unwrap())
+            .args(words)
             // Two threads, because with one the harness writes a test's name before what the test writes.
             .args(["streams_for_the_other_tests", "--exact", "--nocapture", "--test-threads=2"])
             .env(CHILD, "1")
@@ -361,6 +399,10 @@ pub(crate) struct Player {
     pub(crate) sound: Vec<(u64, Vec<u8>)>,
     pub(crate) video_times: Vec<u64>,
     pub(crate) gone: bool,
+    /// When frames came that can be shown: none before them is missing.
+    pub(crate) shown: Vec<Instant>,
+    /// Pictures are of no use before one that needs none before it.
+    broken: bool,
 }
 
 /// What a player's browser can.
@@ -374,10 +416,15 @@ pub(crate) enum Can {
 impl Player {
     /// An offer, and what takes its answer.
     pub(crate) fn offers(can: Can) -> (Self, SdpPendingOffer, String) {
+        Self::offers_from(([127, 0, 0, 1], 0).into(), can)
+    }
+
+    fn offers_from(place: SocketAddr, can: Can) -> (Self, SdpPendingOffer, String) {
         str0m::crypto::from_feature_flags().install_process_default();
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind(place).unwrap();
         let local = socket.local_addr().unwrap();
-        let config = RtcConfig::new().clear_codecs().enable_opus(true, false);
+        // Browsers wait for what is sent again by the clock; a frame may have more packets than are waited for by default.
+        let config = RtcConfig::new().clear_codecs().enable_opus(true, false).set_reordering_size_video(1_000);
         let config = config.enable_vp8(can != Can::H264).enable_h264(can != Can::Vp8);
         let mut rtc = config.build(Instant::now());
         rtc.add_local_candidate(Candidate::host(local, "udp").unwrap());
@@ -404,14 +451,27 @@ impl Player {
             sound: Vec::new(),
             video_times: Vec::new(),
             gone: false,
+            shown: Vec::new(),
+            broken: false,
         };
         (player, pending, offer.to_sdp_string())
     }
 
     /// Joins; both channels are open.
     pub(crate) fn join(stream: &mut Stream, id: u64, can: Can) -> Self {
-        let (mut player, pending, offer) = Self::offers(can);
-        let answer = stream.offer(id, offer).unwrap();
+        Self::join_from(([127, 0, 0, 1], 0).into(), |answer| answer, stream, id, can)
+    }
+
+    /// Joins from some address; the answer may be changed on its way.
+    pub(crate) fn join_from(
+        place: SocketAddr,
+        change: impl FnOnce(String) -> String,
+        stream: &mut Stream,
+        id: u64,
+        can: Can,
+    ) -> Self {
+        let (mut player, pending, offer) = Self::offers_from(place, can);
+        let answer = change(stream.offer(id, offer).unwrap());
         player.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
         player.until("channels", |player| player.open.len() == 2);
         stream.connected(id, true);
@@ -469,14 +529,19 @@ impl Player {
                 self.codec = Some(data.params.spec().codec);
                 self.video_times.push(data.time.numer());
                 if self.codec == Some(Codec::H264) {
+                    let key = data.data.windows(4).any(|four| four[..3] == [0, 0, 1] && four[3] & 31 == 5);
+                    self.broken = !key && (self.broken || !data.contiguous);
+                    if !self.broken {
+                        self.shown.push(Instant::now());
+                    }
                     // Packets that came before this side's keys were ready are lost: like any player, it asks again.
                     let broken = match self.decoder.decode(&data.data) {
                         Ok(Some(picture)) => {
                             let ((width, height), (stride, _, _)) = (picture.dimensions(), picture.strides());
                             self.picture = Some(Luma { width, height, stride, y: picture.y().to_vec() });
-                            false
+                            self.broken
                         }
-                        Ok(None) => false,
+                        Ok(None) => self.broken,
                         Err(_) => true,
                     };
                     if broken && self.open.contains(&self.control) {
