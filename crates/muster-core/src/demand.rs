@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::{BYTES_MAX, CPU_MILLIS_MAX, Cores, GPUS_MAX, GpuModel, Need, OB_MAX};
 use crate::ids::NodeId;
+use crate::packages::PackageSetId;
 use crate::pricing::UsdPerHour;
 use crate::units::{Bytes, Ob};
 
@@ -395,6 +396,9 @@ pub struct Demand {
     pub grouping: Grouping,
     /// Containers that are not wanted: those that failed a task before, say.
     pub exclude: Vec<NodeId>,
+    /// Packages that had better be there: a preference, nobody is turned down for it.
+    #[serde(default)]
+    pub packages: Option<PackageSetId>,
 }
 
 impl Default for Demand {
@@ -422,6 +426,7 @@ impl Default for Demand {
             count: 1,
             grouping: Grouping::default(),
             exclude: Vec::new(),
+            packages: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use muster_core::live::{KeyboardUse, SessionSpec};
+use muster_core::packages::{PackageSet, PackagesError};
 use muster_core::units::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,8 +22,6 @@ pub(crate) const APP_BYTES_MAX: usize = 64 * 1024;
 const ARGS_MAX: usize = 64;
 /// Bytes of the longest name or argument.
 const TEXT_LEN_MAX: usize = 1_024;
-/// Debian packages of one app.
-const PACKAGES_MAX: usize = 64;
 /// Sizes that an app offers.
 const RESOLUTIONS_MAX: usize = 16;
 
@@ -207,14 +206,7 @@ impl App {
                 "command or env: an entry is longer than {TEXT_LEN_MAX} bytes, or there are too many"
             ));
         }
-        let package = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-        let bad = self.packages.iter().find(|p| p.is_empty() || p.len() > 128 || !p.chars().all(package));
-        if let Some(bad) = bad {
-            return wrong(format!("packages: {bad:?} is no name of a Debian package"));
-        }
-        if self.packages.len() > PACKAGES_MAX {
-            return wrong(format!("packages: more than {PACKAGES_MAX}"));
-        }
+        self.package_set().map_err(|why| AppError::Invalid(format!("packages: {why}")))?;
         if self.resolutions.is_empty() || self.resolutions.len() > RESOLUTIONS_MAX {
             return wrong(format!("resolutions: name 1 to {RESOLUTIONS_MAX}, for example \"1280x720\""));
         }
@@ -267,7 +259,12 @@ impl App {
             },
             sound: self.sound,
             microphone: self.microphone,
+            packages: self.package_set().unwrap_or_default(),
         }
+    }
+
+    fn package_set(&self) -> Result<PackageSet, PackagesError> {
+        PackageSet::new(self.packages.iter().cloned())
     }
 
     pub(crate) fn memory(&self) -> Bytes {

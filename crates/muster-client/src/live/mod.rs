@@ -11,7 +11,8 @@ use std::sync::Arc;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::End;
 use muster_core::units::{TimeMs, TokenAmount};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub use line::{SessionLine, SessionNews, SessionRefusal};
@@ -139,6 +140,10 @@ pub fn start(renter: Renter, request: JobRequest) -> Result<Live, JobError> {
     let carrying = tokio::spawn(carrier.run());
     let teller = Arc::new(teller);
     let following = tokio::spawn(follow(renter, inbox, Arc::clone(&teller)));
+    if let Some(news) = line.news() {
+        // Ends with the carrier, which has the only sender.
+        tokio::spawn(listen(news, Arc::clone(&teller)));
+    }
     let done = tokio::spawn(async move {
         let report = Box::pin(job.run()).await;
         // All events are sent by now; the last ones may still be on their way to the state.
@@ -159,6 +164,27 @@ async fn follow(renter: Renter, mut inbox: mpsc::Receiver<JobEvent>, teller: Arc
             *state != before
         });
     }
+}
+
+/// What is fetched before the program begins is told as the reason why it waits.
+async fn listen(mut news: broadcast::Receiver<SessionNews>, teller: Arc<watch::Sender<LiveState>>) {
+    loop {
+        match news.recv().await {
+            Ok(SessionNews::Preparing { what }) => {
+                teller.send_if_modified(|state| prepare(state, what));
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn prepare(state: &mut LiveState, what: String) -> bool {
+    let news = matches!(state.step, LiveStep::Opening | LiveStep::Starting) && state.why.as_ref() != Some(&what);
+    if news {
+        state.why = Some(what);
+    }
+    news
 }
 
 /// One step of the job as a change of the state.
@@ -191,6 +217,7 @@ fn heard(state: &mut LiveState, event: RentalEvent, now: TimeMs) {
         RentalEvent::Starting => state.step = state.step.max(LiveStep::Starting),
         RentalEvent::Running => {
             state.step = state.step.max(LiveStep::Running);
+            state.why = None;
             state.running_since.get_or_insert(now);
         }
         RentalEvent::Paid { ran_ms, amount } => (state.ran_ms, state.paid) = (ran_ms, amount),

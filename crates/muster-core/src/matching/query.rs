@@ -2,6 +2,7 @@
 
 use crate::demand::{ComplianceTier, Demand, NetworkId, Objective, Term};
 use crate::hardware::Need;
+use crate::packages::PackageSetId;
 use crate::pricing::{UsdPerHour, mib_begun, share};
 
 use super::geo::{Point, round_trip_us};
@@ -55,6 +56,8 @@ pub(super) struct Query {
     pub(super) need: Need,
     /// Slots, ascending.
     pub(super) excluded: Vec<u32>,
+    /// Packages that had better be there.
+    pub(super) packages: Option<PackageSetId>,
     priced_cpu: u64,
     priced_memory_mib: u64,
     priced_disk_mib: u64,
@@ -109,6 +112,7 @@ impl Query {
             price_max: demand.price_max.map_or(u64::MAX, |price| price.0),
             need: demand.need(),
             excluded,
+            packages: demand.packages,
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
             priced_disk_mib: mib_begun(demand.disk),

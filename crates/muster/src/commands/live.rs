@@ -203,7 +203,7 @@ pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStart
     });
     let mut value = customer.call(Method::POST, "/api/v1/sessions", Some(&body)).await?;
     let path = format!("/api/v1/sessions/{}", text(&value, "/id"));
-    let until = tokio::time::Instant::now() + RUNS_WITHIN;
+    let mut until = tokio::time::Instant::now() + RUNS_WITHIN;
     let mut told = String::new();
     while tokio::time::Instant::now() < until {
         let state = customer.call(Method::GET, &path, None).await?;
@@ -211,9 +211,15 @@ pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStart
         if step == "ended" {
             return Err(Failure::new(Code::Interrupted, format!("the session has ended: {}", text(&state, "/why"))));
         }
-        if step != told {
-            cx.output.note(&format!("{step} …"));
-            told.clone_from(&step);
+        // A Container that fetches what the app needs says how far it is; for as long as it gets on, it is waited for.
+        let now = match state.get("why").and_then(Value::as_str).filter(|_| step != "running") {
+            Some(why) => format!("{step}: {why} …"),
+            None => format!("{step} …"),
+        };
+        if now != told {
+            cx.output.note(&now);
+            told = now;
+            until = tokio::time::Instant::now() + RUNS_WITHIN;
         }
         if let (Some(all), Some(new)) = (value.as_object_mut(), state.as_object()) {
             all.extend(new.clone());
