@@ -76,10 +76,16 @@ impl Content {
     pub(crate) fn check(&self) -> Result<(), AppError> {
         check_hash(&self.hash)?;
         if self.files.is_empty() || self.files.len() > FILES_MAX {
-            return wrong(format!("files: {} files; an app has 1 to {FILES_MAX}, pack more into an archive", self.files.len()));
+            return wrong(format!(
+                "files: {} files; an app has 1 to {FILES_MAX}, pack more into an archive",
+                self.files.len()
+            ));
         }
         if self.bytes() > CONTENT_BYTES_MAX {
-            return wrong(format!("files: {} bytes in all; at most {CONTENT_BYTES_MAX} go along with an app", self.bytes()));
+            return wrong(format!(
+                "files: {} bytes in all; at most {CONTENT_BYTES_MAX} go along with an app",
+                self.bytes()
+            ));
         }
         for file in &self.files {
             check_path(&file.path)?;
@@ -227,7 +233,8 @@ impl Contents {
         if have == 0 {
             make_place(folder, hash)?;
         }
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io_error(&path, "written"))?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io_error(&path, "written"))?;
         file.write_all(part).map_err(io_error(&path, "written"))?;
         Ok(sum)
     }
@@ -235,11 +242,14 @@ impl Contents {
     /// Makes what sessions are sent from what has arrived, unless it is there.
     pub(crate) fn keep(&self, account: &str, content: &Content) -> Result<(), AppError> {
         content.check()?;
-        let place = self.place(content);
+        let (place, upload) = (self.place(content), self.upload(account, &content.hash)?);
         if place.is_dir() {
-            return Ok(());
+            // Sent once more, as whoever publishes again does.
+            return match fs::remove_file(&upload) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&upload, "written")(error)),
+                _ => Ok(()),
+            };
         }
-        let upload = self.upload(account, &content.hash)?;
         let have = self.arrived(account, &content.hash)?;
         if have != content.bytes() {
             return Err(AppError::ContentMissing { have, need: content.bytes() });
@@ -275,7 +285,9 @@ fn make_place(folder: &Path, but: &str) -> Result<(), AppError> {
     let entries = fs::read_dir(folder).map_err(io_error(folder, "read"))?.flatten();
     let mut all: Vec<(SystemTime, PathBuf)> = entries
         .filter(|entry| entry.file_name() != but)
-        .map(|entry| (entry.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH), entry.path()))
+        .map(|entry| {
+            (entry.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH), entry.path())
+        })
         .collect();
     all.sort();
     let surplus = all.len().saturating_sub(UPLOADS_MAX - 1);
@@ -312,7 +324,7 @@ mod tests {
         write(source.path(), "data/b/c", "deep");
         write(source.path(), "data/a", "");
         write(source.path(), "not-named", "secret");
-        let run = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+        let run: fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(source.path().join("game.zip"), run).unwrap();
         let (content, paths) = gather(source.path(), &["game.zip".into(), "data/".into(), "data/a".into()]).unwrap();
         let names: Vec<_> = content.files.iter().map(|f| (f.path.as_str(), f.bytes, f.executable)).collect();
@@ -331,7 +343,8 @@ mod tests {
         let folder = contents.folder(&content);
         assert!(folder.ends_with("app"));
         assert_eq!(fs::read_to_string(folder.join("data/b/c")).unwrap(), "deep");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(folder.join("game.zip")).unwrap().permissions());
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(folder.join("game.zip")).unwrap().permissions());
         assert_eq!(mode & 0o700, 0o700);
         // What an app has stays, what none has goes.
         Contents::open(gateway.path(), &[&content]).unwrap();
@@ -350,7 +363,8 @@ mod tests {
         contents.take("me", &good.hash, 0, b"lies").unwrap();
         assert!(contents.keep("me", &good).unwrap_err().to_string().contains("not those of this hash"));
         assert_eq!(contents.arrived("me", &good.hash).unwrap(), 0, "they are thrown away");
-        for path in ["", "/etc/x", "../x", "a/../../x", "a//b", "a/", "./a", "a\nb", &"x/".repeat(20), &"x".repeat(300)] {
+        for path in ["", "/etc/x", "../x", "a/../../x", "a//b", "a/", "./a", "a\nb", &"x/".repeat(20), &"x".repeat(300)]
+        {
             assert!(content(vec![file(path, 1)]).check().is_err(), "{path:?}");
         }
         assert!(content(vec![file("a", 1), file("a/b", 1)]).check().is_err());

@@ -92,8 +92,10 @@ fn lacking() -> Option<&'static str> {
         let known = Command::new("dpkg-query").args(["-W", "-f", "${Status}", **package]).output();
         !String::from_utf8_lossy(&known.unwrap().stdout).contains("ok installed")
     };
-    let package =
-        ["xdemineur", "xdaliclock", "oneko"].iter().find(|one| absent(one)).expect("one that is not installed");
+    let Some(package) = ["xdemineur", "xdaliclock", "oneko"].iter().find(|one| absent(one)) else {
+        eprintln!("skipped: this machine has every program that could be missing");
+        return None;
+    };
     let dir = tempfile::tempdir().unwrap();
     let asked = Command::new("apt-get").args(["-qq", "download", package]).current_dir(&dir).output();
     let asked = match asked {
