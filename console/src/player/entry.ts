@@ -44,6 +44,8 @@ function statusText({ phase, state, since }: Player): string {
   if (state === null || phase !== 'connecting') return 'Connecting…';
   if (state.state === 'matching') return 'Finding a machine…';
   if (state.state === 'opening') return 'Opening the lease…';
+  // What is fetched first, and how far it is.
+  if (state.state === 'starting' && state.why !== null) return `${state.why.charAt(0).toUpperCase()}${state.why.slice(1)}…`;
   if (state.state === 'starting') return `Starting ${state.app.title}…`;
   return long ? 'Still connecting… This network may block WebRTC over UDP.' : 'Connecting…';
 }

@@ -46,6 +46,7 @@ async fn measure(sandbox: &Sandbox, runs: usize) -> Result<[Vec<Duration>; 5], B
         stdin: false,
         devices: Vec::new(),
         display: None,
+        over: None,
     };
     let mut steps: [Vec<Duration>; 5] = Default::default();
     for run in 0..runs.max(1) {

@@ -56,6 +56,24 @@ pub struct ContainerConfig {
     /// How players reach live sessions.
     #[serde(default)]
     pub sessions: SessionsOffer,
+    /// What of the disk apps may take.
+    #[serde(default)]
+    pub apps: AppsOffer,
+}
+
+/// What of the disk the packages of apps may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppsOffer {
+    /// Bytes, or text such as `"8G"`; 0: nothing is fetched, and apps find what is installed.
+    #[serde(with = "size")]
+    pub disk: Bytes,
+}
+
+impl Default for AppsOffer {
+    fn default() -> Self {
+        Self { disk: Bytes(8 * Bytes::GIB) }
+    }
 }
 
 /// How players reach live sessions.
@@ -181,6 +199,12 @@ impl ContainerConfig {
         self.data_dir.join("sandbox")
     }
 
+    /// Where packages of apps are kept.
+    #[must_use]
+    pub fn apps_dir(&self) -> PathBuf {
+        self.data_dir.join("apps")
+    }
+
     /// Where logs of jobs are kept, a folder a lease.
     #[must_use]
     pub fn leases_dir(&self) -> PathBuf {
@@ -239,6 +263,7 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.listen, any_loopback_port());
         assert!(!config.egress && !config.allow_empty);
+        assert_eq!(config.apps.disk, Bytes(8 << 30));
         let again: ContainerConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }

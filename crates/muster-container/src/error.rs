@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use muster_core::hardware::HardwareError;
 use muster_net::NetError;
 
+use crate::apps::AppsError;
 use crate::config::ConfigError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -25,6 +26,9 @@ pub enum ContainerError {
     /// Jobs cannot be isolated.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The folder of packages cannot be used.
+    #[error("the packages of apps: {0}")]
+    Apps(String),
     /// The network cannot be joined.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -53,4 +57,10 @@ pub enum ContainerError {
     /// Our own fault.
     #[error("the brain's thread panicked")]
     Panicked,
+}
+
+impl From<AppsError> for ContainerError {
+    fn from(error: AppsError) -> Self {
+        Self::Apps(error.to_string())
+    }
 }

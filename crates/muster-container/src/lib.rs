@@ -12,6 +12,7 @@
 //! | `sessions` | who is attached to which lease |
 //! | `jobs`, `spool` | work folders, jobs in the Sandbox, their streams |
 //! | `audit` | proofs of the cards for Checkers |
+//! | `apps` | packages that apps need, fetched and kept warm |
 //! | `presence` | heartbeats to the Indexers |
 //! | `desk`, `ledger`, `chain_ledger` | what is asked of the chain |
 //! | `admin`, `status` | what the owner asks |
@@ -19,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 mod admin;
+mod apps;
 mod audit;
 mod board;
 mod brain;
@@ -43,7 +45,9 @@ mod streams;
 pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
 pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
-pub use config::{ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer, socket_path};
+pub use config::{
+    AppsOffer, ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer, socket_path,
+};
 pub use error::ContainerError;
 pub use ledger::{Earnings, Ledger, LedgerError, Settled, Standing};
 pub use node::{ContainerNode, Joining, Ready};

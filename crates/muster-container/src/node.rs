@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin;
+use crate::apps::Apps;
 use crate::audit::{CheatError, Gate, Processor, Provers, may_cheat};
 use crate::board::Board;
 use crate::brain::{self, Actor, BrainHandle, Counts, Hands, Inbox, Keeper};
@@ -192,8 +193,11 @@ impl ContainerNode {
         let (keeper, handle, inbox) = brain::queue();
         let (bind, public) = config.sessions(peer.addr().direct.into_iter().map(|addr| addr.ip()));
         let program = streaming.map_or_else(streaming_program, Ok)?;
+        let apps = Apps::new(config.apps_dir(), config.apps.disk, sandbox.clone())?;
+        let warm = apps.warm();
         let jobs = Jobs::new(Shop {
             sandbox,
+            apps,
             brain: handle.clone(),
             node,
             leases_dir: config.leases_dir(),
@@ -213,6 +217,7 @@ impl ContainerNode {
             egress: config.egress,
             sessions: capabilities.xvfb.is_some(),
             region: config.region.clone(),
+            warm,
             announce: config.announce.clone(),
         };
         let every = Duration::from_millis(joining.params.heartbeat_ms);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use muster_core::demand::Region;
 use muster_core::hardware::Capacity;
 use muster_core::ids::{LeaseId, NodeId};
+use muster_core::packages::PackageSetId;
 use muster_core::pricing::Ask;
 use muster_core::protocol::{ContainerReport, Heartbeat, LeaseReport, NodeAddr};
 use muster_net::{Connection, FrameWriter, NetError, Peer, PeerAddr, StreamKind};
@@ -39,6 +40,8 @@ pub(crate) struct Face {
     pub(crate) egress: bool,
     pub(crate) sessions: bool,
     pub(crate) region: Option<Region>,
+    /// Sets of packages that are there.
+    pub(crate) warm: watch::Receiver<Vec<PackageSetId>>,
     /// Addresses told to others, if the owner names some.
     pub(crate) announce: Vec<std::net::SocketAddr>,
 }
@@ -215,9 +218,11 @@ impl Presence {
     ) -> Result<std::convert::Infallible, NetError> {
         let mut beats = self.beats.subscribe();
         let mut summary = self.board.watch();
+        let mut warm = self.face.warm.clone();
         loop {
             beats.mark_unchanged();
             summary.mark_unchanged();
+            warm.mark_unchanged();
             writer.send_within(&ContainerReport::Heartbeat(Box::new(self.heartbeat(peer))), SEND_WITHIN).await?;
             if !line.connected.send_replace(true) {
                 info!(indexer = %line.addr.id.short(), "connected to an Indexer");
@@ -241,6 +246,10 @@ impl Presence {
                         tokio::time::sleep_until(not_before).await;
                         break;
                     }
+                    Ok(()) = warm.changed() => {
+                        tokio::time::sleep_until(not_before).await;
+                        break;
+                    }
                 }
             }
         }
@@ -260,6 +269,7 @@ impl Presence {
             sessions: self.face.sessions,
             region: self.face.region.clone(),
             leases: u32::try_from(now.busy).unwrap_or(u32::MAX),
+            warm: self.face.warm.borrow().clone(),
         }
     }
 

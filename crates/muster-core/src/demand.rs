@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::{BYTES_MAX, CPU_MILLIS_MAX, Cores, GPUS_MAX, GpuModel, Need, OB_MAX};
 use crate::ids::NodeId;
+use crate::packages::PackageSetId;
 use crate::pricing::UsdPerHour;
 use crate::units::{Bytes, Ob};
 
@@ -410,6 +411,9 @@ pub struct Demand {
     /// The only Containers that are wanted, with the round trips that the consumer has measured, which count before all
     /// that is known otherwise; empty: all.
     pub only: Vec<Reach>,
+    /// Packages that had better be there: a preference, nobody is turned down for it.
+    #[serde(default)]
+    pub packages: Option<PackageSetId>,
 }
 
 impl Default for Demand {
@@ -438,6 +442,7 @@ impl Default for Demand {
             grouping: Grouping::default(),
             exclude: Vec::new(),
             only: Vec::new(),
+            packages: None,
         }
     }
 }

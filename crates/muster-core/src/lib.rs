@@ -16,6 +16,7 @@ pub mod ids;
 pub mod lease;
 pub mod live;
 pub mod matching;
+pub mod packages;
 pub mod params;
 pub mod pricing;
 pub mod proof;

@@ -4,6 +4,8 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::packages::PackageSet;
+
 /// The narrowest and the widest picture, in pixels.
 pub const WIDTH: (u16, u16) = (320, 3840);
 /// The lowest and the highest picture, in pixels.
@@ -31,6 +33,9 @@ pub struct SessionSpec {
     pub sound: bool,
     /// Whether the program hears the player's microphone.
     pub microphone: bool,
+    /// Debian packages that the program needs; those that the machine lacks are fetched before it begins.
+    #[serde(default)]
+    pub packages: PackageSet,
 }
 
 /// How keys are meant.
@@ -91,6 +96,7 @@ impl Default for SessionSpec {
             keyboard: KeyboardUse::Position,
             sound: true,
             microphone: false,
+            packages: PackageSet::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::hardware::{Capacity, Free};
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
 use crate::lease::{End, LeaseTerms, Phase};
 use crate::live::SessionSpec;
+use crate::packages::PackageSetId;
 use crate::pricing::Ask;
 use crate::units::TokenAmount;
 use crate::voucher::{CompactSignature, SignedVoucher};
@@ -163,6 +164,8 @@ pub struct Heartbeat {
     pub region: Option<Region>,
     /// Leases that hold capacity.
     pub leases: u32,
+    /// Sets of packages that are there already, the last used first; at most [`crate::packages::WARM_MAX`].
+    pub warm: Vec<PackageSetId>,
 }
 
 /// Container to Indexer on its standing stream.

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use muster_client::job::JobRequest;
 use muster_client::live::{LiveState, LiveStep};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::apps::{App, AppError, Keyboard, Pointer, Published};
+use crate::content::{FOLDER, PART_BYTES_MAX};
 use crate::receipts::{DeliveryState, Receipt, is_key};
 use crate::refusal::{Body, ErrorBody, Refusal};
 use crate::saves::{Returning, SaveFolder};
@@ -46,6 +48,8 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         get_app,
         publish_app,
         withdraw_app,
+        arrived_content,
+        take_content,
         start_session,
         list_sessions,
         get_session,
@@ -68,6 +72,8 @@ pub(crate) fn router(gateway: Gateway) -> Router {
     let api = Router::new()
         .route("/apps", get(list_apps).post(publish_app))
         .route("/apps/{name}", get(get_app).delete(withdraw_app))
+        .route("/app-content/{hash}", get(arrived_content))
+        .route("/app-content/{hash}/{at}", put(take_content).layer(DefaultBodyLimit::max(PART_BYTES_MAX)))
         .route("/sessions", post(start_session).get(list_sessions))
         .route("/sessions/{id}", get(get_session))
         .route("/sessions/{id}/join", post(join_session))
@@ -170,6 +176,7 @@ impl From<AppError> for Refusal {
             AppError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown_app"),
             AppError::NotYours(_) => (StatusCode::FORBIDDEN, "not_yours"),
             AppError::Changed { .. } => (StatusCode::CONFLICT, "version_exists"),
+            AppError::ContentMissing { .. } => (StatusCode::CONFLICT, "content_missing"),
             AppError::Full => (StatusCode::INSUFFICIENT_STORAGE, "full"),
             AppError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
         };
@@ -361,8 +368,50 @@ async fn publish_app(
     Body(app): Body<App>,
 ) -> Result<(StatusCode, Json<App>), Refusal> {
     let account = gateway.account(&headers)?;
-    let new = gateway.inner.apps.publish(app.clone(), &account)?;
+    let published = app.clone();
+    // What goes along is read and written.
+    let new = blocking(move || gateway.inner.apps.publish(published, &account)).await?;
     Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(app)))
+}
+
+/// How much has arrived of files that shall go along with an app.
+#[derive(Serialize, ToSchema)]
+struct Arrived {
+    bytes: u64,
+}
+
+/// How much has arrived of the files of an app: all of them, one behind the other, named by their BLAKE3.
+#[utoipa::path(get, path = "/api/v1/app-content/{hash}", responses((status = 200, body = Arrived), (status = 401, body = ErrorBody)))]
+async fn arrived_content(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(hash): Path<String>,
+) -> Result<Json<Arrived>, Refusal> {
+    let account = gateway.account(&headers)?;
+    Ok(Json(Arrived { bytes: gateway.inner.apps.contents.arrived(&account, &hash)? }))
+}
+
+/// Takes the next part of the files of an app, behind the `at` bytes that are here already. Publish the app then.
+#[utoipa::path(put, path = "/api/v1/app-content/{hash}/{at}", request_body = Vec<u8>,
+    responses((status = 200, body = Arrived), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+async fn take_content(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path((hash, at)): Path<(String, u64)>,
+    part: Bytes,
+) -> Result<Json<Arrived>, Refusal> {
+    let account = gateway.account(&headers)?;
+    let bytes = blocking(move || gateway.inner.apps.contents.take(&account, &hash, at, &part)).await?;
+    Ok(Json(Arrived { bytes }))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AppError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let broken =
+        |error: tokio::task::JoinError| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "io", error.to_string());
+    done.map_err(broken)?.map_err(Refusal::from)
 }
 
 /// Withdraws an app; sessions that run go on.
@@ -405,6 +454,7 @@ async fn start_session(
         region,
         time_limit_s: wanted.time_limit_s.unwrap_or(TIME_LIMIT_S),
         latency_ms_max: wanted.max_latency_ms,
+        packages: spec.packages.id(),
         ..Demand::default()
     };
     let mut env: Vec<(String, String)> = app.env.clone().into_iter().collect();
@@ -412,7 +462,8 @@ async fn start_session(
     env.push(("MUSTER_HEIGHT".to_owned(), spec.height.to_string()));
     // What a program can make again is not worth carrying to the player and back.
     env.push(("XDG_CACHE_HOME".to_owned(), "/tmp/cache".to_owned()));
-    let (inputs, returning) = saved(&gateway, &account, &app)?;
+    let (mut inputs, returning) = saved(&gateway, &account, &app)?;
+    inputs.extend(app.content.as_ref().map(|content| gateway.inner.apps.contents.folder(content)));
     let output = returning.as_ref().map(|returning| returning.path().to_owned());
     let usual = JobRequest::new(demand, app.command.clone());
     // A session of hours need not bind the money of hours at once.
@@ -534,7 +585,8 @@ fn saved(gateway: &Gateway, account: &str, app: &App) -> Result<(Vec<std::path::
         let why = format!("the save folder of {} cannot be used: {error}", app.name);
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "io", why)
     };
-    let folder = SaveFolder::of(&gateway.inner.config.dir, account, &app.name);
+    let own = app.content.as_ref().map(|_| FOLDER);
+    let folder = SaveFolder::of(&gateway.inner.config.dir, account, &app.name).without(own);
     Ok((folder.inputs().map_err(failed)?, Some(folder.returning().map_err(failed)?)))
 }
 

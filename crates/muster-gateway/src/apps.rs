@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use muster_core::live::{KeyboardUse, SessionSpec};
+use muster_core::packages::{PackageSet, PackagesError};
 use muster_core::units::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::content::{Content, Contents};
 use crate::keys::write_private;
 
 /// Apps that a Gateway holds.
@@ -21,8 +23,8 @@ pub(crate) const APP_BYTES_MAX: usize = 64 * 1024;
 const ARGS_MAX: usize = 64;
 /// Bytes of the longest name or argument.
 const TEXT_LEN_MAX: usize = 1_024;
-/// Debian packages of one app.
-const PACKAGES_MAX: usize = 64;
+/// Files and folders that an app names.
+const FILES_MAX: usize = 64;
 /// Sizes that an app offers.
 const RESOLUTIONS_MAX: usize = 16;
 
@@ -61,6 +63,14 @@ pub enum AppError {
         /// The version.
         version: String,
     },
+    /// The files that go along have not arrived.
+    #[error("{have} of {need} bytes of the app's files are here; send the rest first")]
+    ContentMissing {
+        /// What is here.
+        have: u64,
+        /// What there must be.
+        need: u64,
+    },
     /// Too many.
     #[error("this Gateway holds {APPS_MAX} apps already; withdraw some first")]
     Full,
@@ -91,6 +101,12 @@ pub struct App {
     /// Debian packages that it needs on the Container.
     #[serde(default)]
     pub packages: Vec<String>,
+    /// Files and folders beside the app's file that go along: they are in `app/` of the program's home.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+    /// What is in them, as publishing fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
     /// Variables of its environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -207,13 +223,12 @@ impl App {
                 "command or env: an entry is longer than {TEXT_LEN_MAX} bytes, or there are too many"
             ));
         }
-        let package = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-        let bad = self.packages.iter().find(|p| p.is_empty() || p.len() > 128 || !p.chars().all(package));
-        if let Some(bad) = bad {
-            return wrong(format!("packages: {bad:?} is no name of a Debian package"));
+        self.package_set().map_err(|why| AppError::Invalid(format!("packages: {why}")))?;
+        if self.files.len() > FILES_MAX || self.files.iter().any(|file| file.len() > TEXT_LEN_MAX) {
+            return wrong(format!("files: name at most {FILES_MAX} files and folders, each in {TEXT_LEN_MAX} bytes"));
         }
-        if self.packages.len() > PACKAGES_MAX {
-            return wrong(format!("packages: more than {PACKAGES_MAX}"));
+        if let Some(content) = &self.content {
+            content.check()?;
         }
         if self.resolutions.is_empty() || self.resolutions.len() > RESOLUTIONS_MAX {
             return wrong(format!("resolutions: name 1 to {RESOLUTIONS_MAX}, for example \"1280x720\""));
@@ -267,7 +282,12 @@ impl App {
             },
             sound: self.sound,
             microphone: self.microphone,
+            packages: self.package_set().unwrap_or_default(),
         }
+    }
+
+    fn package_set(&self) -> Result<PackageSet, PackagesError> {
+        PackageSet::new(self.packages.iter().cloned())
     }
 
     pub(crate) fn memory(&self) -> Bytes {
@@ -275,7 +295,8 @@ impl App {
     }
 
     pub(crate) fn disk(&self) -> Bytes {
-        Bytes(self.needs.disk_mib.saturating_mul(Bytes::MIB))
+        let content = self.content.as_ref().map_or(0, Content::bytes);
+        Bytes(self.needs.disk_mib.saturating_mul(Bytes::MIB).saturating_add(content))
     }
 }
 
@@ -301,6 +322,8 @@ pub(crate) struct Published {
 #[derive(Debug)]
 pub(crate) struct Apps {
     dir: PathBuf,
+    /// What goes along with them.
+    pub(crate) contents: Contents,
     all: Mutex<BTreeMap<String, Published>>,
 }
 
@@ -322,7 +345,9 @@ impl Apps {
             published.app.check()?;
             all.insert(published.app.name.clone(), published);
         }
-        Ok(Self { dir: dir.to_owned(), all: Mutex::new(all) })
+        let used: Vec<&Content> = all.values().filter_map(|published| published.app.content.as_ref()).collect();
+        let contents = Contents::open(dir, &used)?;
+        Ok(Self { dir: dir.to_owned(), contents, all: Mutex::new(all) })
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Published, AppError> {
@@ -337,6 +362,14 @@ impl Apps {
     /// Publishes an app or a new version of it; `false` when exactly this is published already.
     pub(crate) fn publish(&self, app: App, account: &str) -> Result<bool, AppError> {
         app.check()?;
+        match (&app.content, app.files.is_empty()) {
+            (Some(content), false) => self.contents.keep(account, content)?,
+            (None, true) => {}
+            (Some(_), true) | (None, false) => {
+                let why = "files: an app that names files is sent with them; `muster app publish` does so";
+                return Err(AppError::Invalid(why.to_owned()));
+            }
+        }
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(&app.name) {
             if known.account.as_deref() != Some(account) {

@@ -7,6 +7,7 @@
 mod api;
 mod apps;
 mod assets;
+mod content;
 mod keys;
 mod limits;
 mod receipts;
@@ -21,6 +22,7 @@ use muster_client::Renter;
 
 pub use api::{is_loopback_host, openapi};
 pub use apps::{App, AppError, Keyboard, Needs, Pointer, size};
+pub use content::{Content, ContentFile, PART_BYTES_MAX, gather};
 pub use keys::{KeyError, KeyStore};
 pub use sessions::IceServer;
 

@@ -13,6 +13,8 @@ const ENTRIES_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub(crate) struct SaveFolder {
     dir: PathBuf,
+    /// A folder of the home that is the app's and not the player's.
+    not: Option<&'static str>,
 }
 
 /// Where one session's files come back to. Dropped without being kept, it is removed, and what an earlier session kept
@@ -26,7 +28,12 @@ pub(crate) struct Returning {
 impl SaveFolder {
     /// `account` and `app` are plain names by their own rules.
     pub(crate) fn of(root: &Path, account: &str, app: &str) -> Self {
-        Self { dir: root.join("saves").join(account).join(app) }
+        Self { dir: root.join("saves").join(account).join(app), not: None }
+    }
+
+    /// The same, where one folder of the home is the app's own and never kept.
+    pub(crate) fn without(self, not: Option<&'static str>) -> Self {
+        Self { not, ..self }
     }
 
     fn current(&self) -> PathBuf {
@@ -41,6 +48,7 @@ impl SaveFolder {
             Err(error) => return Err(error),
         };
         let mut inputs = entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?;
+        inputs.retain(|path| self.not.is_none_or(|not| !path.ends_with(not)));
         inputs.sort();
         inputs.truncate(ENTRIES_MAX);
         Ok(inputs)
@@ -61,6 +69,10 @@ impl Returning {
 
     /// Everything is back: it becomes what the next session finds. The one before it is kept as `previous`.
     pub(crate) fn keep(self) -> io::Result<()> {
+        if let Some(not) = self.folder.not {
+            // What the program changed of the app's own files goes no further.
+            remove(&self.path.join(not))?;
+        }
         let empty = fs::read_dir(&self.path)?.next().is_none();
         if empty {
             // A program that kept nothing takes nothing away from what an earlier session kept.
@@ -120,5 +132,11 @@ mod tests {
         second.keep().unwrap();
         assert_eq!(read(), "2");
         assert_eq!(fs::read_to_string(dir.path().join("saves/owner/game/previous/.game/score")).unwrap(), "1");
+        // The app's own folder is the player's no more than the program is.
+        let third = folder.clone().without(Some("app")).returning().unwrap();
+        fs::create_dir(third.path().join("app")).unwrap();
+        fs::write(third.path().join("app/data"), "changed").unwrap();
+        third.keep().unwrap();
+        assert_eq!(read(), "2", "nothing else came back, so nothing is taken away");
     }
 }

@@ -149,6 +149,7 @@ impl ContainerNode {
             sessions: false,
             region: None,
             leases: u32::try_from(self.brain.busy()).unwrap_or(u32::MAX),
+            warm: Vec::new(),
         }
     }
 }

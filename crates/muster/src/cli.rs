@@ -334,6 +334,9 @@ pub(crate) struct ContainerInitArgs {
     /// Disk to offer [default: half of what is free].
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<Bytes>,
+    /// Disk for packages of apps, which are fetched from this machine's Debian sources; 0: none are fetched.
+    #[arg(long, default_value = "8G", value_name = "SIZE")]
+    pub(crate) apps_disk: Bytes,
     /// Let jobs reach the internet.
     #[arg(long)]
     pub(crate) egress: bool,

@@ -70,6 +70,11 @@ pub enum SessionNews {
         /// Why.
         why: String,
     },
+    /// The program has not begun: what it needs is being fetched.
+    Preparing {
+        /// What, and how far it is.
+        what: String,
+    },
     /// It is over on this Container.
     Over,
 }
@@ -255,6 +260,7 @@ impl Carrier {
             FromSession::Idle { ms } => SessionNews::Idle { ms },
             FromSession::Stats(stats) => SessionNews::Stats(stats),
             FromSession::Failed { why } => SessionNews::Failed { why: why.into_string() },
+            FromSession::Preparing { what } => SessionNews::Preparing { what: what.into_string() },
             FromSession::Over => SessionNews::Over,
         };
         self.tell(news);

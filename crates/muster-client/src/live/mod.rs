@@ -15,7 +15,8 @@ use muster_core::protocol::{DeliveryNoted, DeliveryReport};
 use muster_core::units::{TimeMs, TokenAmount};
 use muster_net::StreamKind;
 use muster_wire::message::delivery_bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub use line::{SessionLine, SessionNews, SessionRefusal};
@@ -146,6 +147,10 @@ pub fn start(renter: Renter, request: JobRequest) -> Result<Live, JobError> {
     let carrying = tokio::spawn(carrier.run());
     let teller = Arc::new(teller);
     let following = tokio::spawn(follow(renter, inbox, Arc::clone(&teller)));
+    if let Some(news) = line.news() {
+        // Ends with the carrier, which has the only sender.
+        tokio::spawn(listen(news, Arc::clone(&teller)));
+    }
     let done = tokio::spawn(async move {
         let report = Box::pin(job.run()).await;
         // All events are sent by now; the last ones may still be on their way to the state.
@@ -191,6 +196,27 @@ async fn follow(renter: Renter, mut inbox: mpsc::Receiver<JobEvent>, teller: Arc
     }
 }
 
+/// What is fetched before the program begins is told as the reason why it waits.
+async fn listen(mut news: broadcast::Receiver<SessionNews>, teller: Arc<watch::Sender<LiveState>>) {
+    loop {
+        match news.recv().await {
+            Ok(SessionNews::Preparing { what }) => {
+                teller.send_if_modified(|state| prepare(state, what));
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn prepare(state: &mut LiveState, what: String) -> bool {
+    let news = matches!(state.step, LiveStep::Opening | LiveStep::Starting) && state.why.as_ref() != Some(&what);
+    if news {
+        state.why = Some(what);
+    }
+    news
+}
+
 /// One step of the job as a change of the state.
 fn apply(state: &mut LiveState, step: JobStep, now: TimeMs) {
     match step {
@@ -221,6 +247,7 @@ fn heard(state: &mut LiveState, event: RentalEvent, now: TimeMs) {
         RentalEvent::Starting => state.step = state.step.max(LiveStep::Starting),
         RentalEvent::Running => {
             state.step = state.step.max(LiveStep::Running);
+            state.why = None;
             state.running_since.get_or_insert(now);
         }
         RentalEvent::Paid { ran_ms, amount } => (state.ran_ms, state.paid) = (ran_ms, amount),

@@ -44,6 +44,8 @@ struct State {
     /// By numbers of our own: two streams may count alike.
     asked: BTreeMap<u64, Asked>,
     next: u64,
+    /// What is being fetched before the program begins.
+    preparing: Option<Sentence>,
     why: Option<String>,
 }
 
@@ -68,7 +70,7 @@ impl Live {
     pub(crate) fn join(&self) -> (Vec<FromSession>, broadcast::Receiver<FromSession>) {
         let state = self.lock();
         let standing = match state.stage {
-            Stage::Waiting => Vec::new(),
+            Stage::Waiting => state.preparing.clone().map(|what| FromSession::Preparing { what }).into_iter().collect(),
             Stage::Ready => vec![FromSession::Ready],
             Stage::Drawing => vec![FromSession::Ready, FromSession::Drawing],
             Stage::Over => vec![FromSession::Over],
@@ -113,6 +115,17 @@ impl Live {
             && to.try_send(message).is_err()
         {
             tracing::debug!("the streaming program takes nothing just now");
+        }
+    }
+
+    /// The program has not begun: this is being done for it.
+    pub(super) fn prepare(&self, what: &str) {
+        let what = Sentence::truncated(what);
+        let mut state = self.lock();
+        if state.stage == Stage::Waiting && state.preparing.as_ref() != Some(&what) {
+            state.preparing = Some(what.clone());
+            // Nobody has to listen.
+            let _ = self.news.send(FromSession::Preparing { what });
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) use outtake::Outtake;
 pub(crate) use streamer::Stage;
 pub(crate) use workplace::Workplace;
 
+use crate::apps::Apps;
 use crate::brain::BrainHandle;
 use crate::config::{GpuOffer, JobBounds};
 use crate::sandbox::{Display, JobId, JobSpec, RecoveredJob, Sandbox, SandboxError, SandboxLimits};
@@ -38,6 +39,8 @@ const CPU_MILLIS_MIN: u32 = 10;
 #[derive(Debug)]
 pub(crate) struct Shop {
     pub(crate) sandbox: Sandbox,
+    /// Packages that sessions need.
+    pub(crate) apps: Apps,
     pub(crate) brain: BrainHandle,
     pub(crate) node: NodeId,
     pub(crate) leases_dir: PathBuf,
@@ -205,7 +208,7 @@ impl Jobs {
 }
 
 impl Shop {
-    fn spec(&self, terms: &LeaseTerms, wanted: Wanted) -> JobSpec {
+    fn spec(&self, terms: &LeaseTerms, wanted: Wanted, over: Option<PathBuf>) -> JobSpec {
         let mut env: BTreeMap<String, String> = wanted.env.into_iter().collect();
         env.insert("MUSTER_LEASE_ID".to_owned(), terms.lease.to_string());
         env.insert("MUSTER_CONTAINER_ID".to_owned(), self.node.to_string());
@@ -218,6 +221,7 @@ impl Shop {
             stdin: wanted.stdin,
             devices: devices.flat_map(|gpu| gpu.devices.iter().cloned()).collect(),
             display: wanted.session.as_ref().map(display),
+            over,
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use muster_core::brain::container::Event;
 use muster_core::ids::LeaseId;
 use muster_core::lease::{End, LeaseTerms};
+use muster_core::packages::PackageSet;
 use muster_core::protocol::JobSpec as Wanted;
 use muster_wire::message::clip_sentence;
 use muster_wire::message::stdio::{STDIO_LEN_MAX, Stream};
@@ -20,6 +21,7 @@ use super::intake::Manifest;
 use super::live::Live;
 use super::play::Tail;
 use super::{Shop, job_id, lease_dir, remove_dir};
+use crate::apps::Opened;
 use crate::ends::end_of;
 use crate::sandbox::{JobEnd, JobHandle, JobUsage, RunningJob, SandboxError, StdinWriter, StdoutReader, WorkDir};
 use crate::spool::Spool;
@@ -258,8 +260,8 @@ impl Workplace {
             () = self.kill.cancelled() => return killed(),
             begun = self.begin(wanted) => begun,
         };
-        let mut job = match begun {
-            Ok(job) => job,
+        let (mut job, _packages) = match begun {
+            Ok(begun) => begun,
             Err(end) => return end,
         };
         *guard(&self.handle) = Some(job.handle());
@@ -288,20 +290,35 @@ impl Workplace {
         }
     }
 
-    async fn begin(&self, wanted: Wanted) -> Result<RunningJob, (End, Option<String>)> {
+    /// Starts the job, once the packages that it needs are there; they stay for as long as it holds them.
+    async fn begin(&self, wanted: Wanted) -> Result<(RunningJob, Opened), (End, Option<String>)> {
         let interrupted = |why: &str| (End::Interrupted(clip_sentence(why)), None);
+        let packages = self.packages(&wanted).await?;
         let Ok(_no_more_inputs) = self.inputs.try_lock() else {
             let why = "inputs were still arriving when the job was told to begin; wait until they are received";
             return Err((End::FailedToStart(why.to_owned()), None));
         };
         let folder = self.folder().await.map_err(|why| interrupted(&why))?;
-        let spec = self.shop.spec(&self.terms, wanted);
-        self.shop.sandbox.start(&folder, spec).await.map_err(|error| match error {
+        let spec = self.shop.spec(&self.terms, wanted, packages.over.clone());
+        let started = self.shop.sandbox.start(&folder, spec).await;
+        started.map(|job| (job, packages)).map_err(|error| match error {
             // What the job asked for cannot be done anywhere, or not here by the provider's choice.
             SandboxError::Invalid { .. } | SandboxError::EgressRefused { .. } | SandboxError::DisplayRefused { .. } => {
                 (End::FailedToStart(clip_sentence(&sentence(&error))), None)
             }
             other => end_of(other.into_job_end()),
+        })
+    }
+
+    /// What a session needs beside what the machine has. Nothing of it is billed, and whoever waits is told how far it is.
+    async fn packages(&self, wanted: &Wanted) -> Result<Opened, (End, Option<String>)> {
+        let none = PackageSet::default();
+        let set = wanted.session.as_ref().map_or(&none, |session| &session.packages);
+        let opened = self.shop.apps.open(set, |how| self.live.prepare(how)).await;
+        opened.map_err(|error| {
+            let why = clip_sentence(&error.to_string());
+            // What is no fault of the app's may go better elsewhere.
+            (if error.is_ours() { End::Interrupted(why) } else { End::FailedToStart(why) }, None)
         })
     }
 

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::over;
+
 /// The user a job sees itself as when the Container is not root.
 pub(super) const INNER_UID: u32 = 1000;
 /// Where the helper is visible inside the Sandbox.
@@ -15,7 +17,7 @@ const SHM_BYTES_MAX: u64 = 1 << 30;
 pub(super) const SYSTEM_DIRS: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// What of the host's `/etc` a job reads: nothing with a secret, a name of the machine or of a person.
-const ETC: [&str; 25] = [
+const ETC: [&str; 26] = [
     "alternatives",
     "ca-certificates",
     "ca-certificates.conf",
@@ -41,6 +43,7 @@ const ETC: [&str; 25] = [
     "ssl/certs",
     "ssl/openssl.cnf",
     "vulkan",
+    "xdg",
 ];
 
 /// Parts of `/sys` that graphics drivers read; only jobs with devices see them.
@@ -57,6 +60,8 @@ pub(super) struct View<'a> {
     pub(super) files: &'a [(i32, &'static str)],
     pub(super) memory_bytes: u64,
     pub(super) devices: &'a [PathBuf],
+    /// A folder of packages that is laid over the system.
+    pub(super) over: Option<&'a Path>,
     pub(super) info_fd: i32,
     pub(super) block_fd: i32,
 }
@@ -81,6 +86,9 @@ pub(super) fn options(view: &View<'_>) -> Vec<OsString> {
     let shm = (view.memory_bytes / 2).min(SHM_BYTES_MAX);
     args.push(["--perms", "1777", "--size", &shm.to_string(), "--tmpfs", "/dev/shm"]);
     etc(&mut args, view);
+    for (place, part) in view.over.into_iter().flat_map(over::alone) {
+        args.bind("--ro-bind", place, Path::new("/").join(part));
+    }
     args.bind("--ro-bind", view.init_exe, HELPER);
     args.bind("--bind", view.work, "/work");
     args.bind("--bind", view.tmp, "/tmp");
@@ -116,16 +124,50 @@ fn etc(args: &mut Args, view: &View<'_>) {
     for dir in ["/etc", "/etc/ssl", "/.muster"] {
         args.push(["--perms", "0755", "--dir", dir]);
     }
+    let packages = view.over.map(|folder| folder.join(over::ROOT).join("etc"));
     for name in ETC {
         let path = Path::new("/etc").join(name);
-        if path.exists() {
+        if path.exists() || packages.as_ref().is_some_and(|etc| etc.join(name).exists()) {
             args.bind("--ro-bind", &path, &path);
         }
+    }
+    for name in packages.iter().flat_map(|etc| new_in(etc, view)) {
+        let path = Path::new("/etc").join(name);
+        args.bind("--ro-bind", &path, &path);
     }
     // Copied, not mounted: a job can read where its mounts come from, and these would tell the provider's folders.
     for (fd, path) in view.files {
         args.push(["--perms", "0444", "--file", &fd.to_string(), path]);
     }
+}
+
+/// What packages have in their `/etc` and the host has not: where both have something, the host's may be secret.
+fn new_in(etc: &Path, view: &View<'_>) -> Vec<OsString> {
+    let names = fs::read_dir(etc).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let host = Path::new("/etc");
+    let known = |name: &OsString| {
+        ETC.iter().any(|known| Path::new(known).starts_with(name))
+            || view.files.iter().any(|(_, path)| host.join(name) == Path::new(path))
+    };
+    let mut new: Vec<OsString> = names.filter(|name| !known(name) && !host.join(name).exists()).collect();
+    new.sort_unstable();
+    new
+}
+
+/// Options under which tools of the system write to one folder and reach nothing else.
+pub(super) fn tools(out: &Path) -> Vec<OsString> {
+    let mut args = Args::default();
+    args.push(["--unshare-user-try", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]);
+    args.push(["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]);
+    args.push(["--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "LC_ALL", "C.UTF-8"]);
+    system_dirs(&mut args);
+    for path in ["/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.cache"] {
+        args.bind("--ro-bind-try", path, path);
+    }
+    args.push(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    args.bind("--bind", out, "/out");
+    args.push(["--chdir", "/out"]);
+    args.0
 }
 
 #[derive(Debug, Default)]

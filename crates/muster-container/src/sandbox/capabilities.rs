@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::{Controller, Hierarchy, Version};
 use super::error::{SandboxError, chain};
 use super::spec::SandboxConfig;
-use super::{landlock, system, workdir};
+use super::{landlock, over, system, workdir};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,10 @@ pub struct Capabilities {
     pub xvfb: Option<PathBuf>,
     /// Path of the sound server, where jobs with a display can have sound.
     pub pulseaudio: Option<PathBuf>,
+    /// Whether folders of packages can be laid over the system.
+    pub layers: bool,
+    /// Whether packages that jobs need can be fetched as well.
+    pub packages: bool,
     /// Every layer and its state, most important first.
     pub findings: Vec<Finding>,
 }
@@ -88,7 +92,8 @@ impl Capabilities {
         findings.push(landlock_finding(landlock_abi));
         let slirp4netns = egress(&mut findings, root);
         let (xvfb, pulseaudio) = display(&mut findings);
-        Self { bwrap, root, disk_limit, landlock_abi, slirp4netns, xvfb, pulseaudio, findings }
+        let (layers, packages) = apps(&mut findings, config, root);
+        Self { bwrap, root, disk_limit, landlock_abi, slirp4netns, xvfb, pulseaudio, layers, packages, findings }
     }
 
     /// The mandatory layers that are missing.
@@ -263,4 +268,26 @@ fn display(findings: &mut Vec<Finding>) -> (Option<PathBuf>, Option<PathBuf>) {
         (Some(_), Some(_)) => finding(layer, Severity::Fine, "jobs can have a display and sound", ""),
     });
     (xvfb, pulseaudio)
+}
+
+/// Apps need packages that the machine may not have: fetched by apt, laid over the system by the kernel.
+fn apps(findings: &mut Vec<Finding>, config: &SandboxConfig, root: bool) -> (bool, bool) {
+    let layer = "apps";
+    let layers = over::try_layers(&config.state_dir, root);
+    let absent = ["apt-get", "dpkg-deb"].iter().find(|program| system::find_program(program).is_none());
+    let degraded = |found: String, mend: &str| {
+        let found = format!("packages that apps need are not fetched: {found}");
+        finding(layer, Severity::Degraded, found, mend)
+    };
+    findings.push(match (&layers, absent) {
+        (Err(error), _) => degraded(
+            chain(error),
+            "use Linux 5.11 or newer with overlayfs (modprobe overlay), or install what apps need on this machine",
+        ),
+        (Ok(()), Some(absent)) => {
+            degraded(format!("{absent} is not installed"), "use Debian, or install what apps need on this machine")
+        }
+        (Ok(()), None) => finding(layer, Severity::Fine, "packages that apps need can be fetched", ""),
+    });
+    (layers.is_ok(), layers.is_ok() && absent.is_none())
 }

@@ -28,6 +28,7 @@ mod job;
 mod landlock;
 mod launch;
 mod outputs;
+pub(crate) mod over;
 mod recover;
 mod seccomp;
 mod spec;
@@ -50,6 +51,7 @@ pub use job::{JobEnd, JobHandle, JobUsage, RunningJob, StdinWriter, StdoutReader
 pub use outputs::{Output, OutputLimits, Outputs, SkippedOutput};
 pub use recover::RecoveredJob;
 pub use spec::{JobId, JobSpec, SandboxConfig, SandboxLimits};
+pub(crate) use system::find_program;
 pub use workdir::WorkDir;
 
 use tokio::process::{Child, Command};
@@ -154,6 +156,16 @@ impl Sandbox {
     /// [`SandboxError::Setup`] when it cannot be started.
     pub(crate) async fn start_beside(&self, command: Command, inherited: Vec<OwnedFd>) -> Result<Child, SandboxError> {
         self.inner.launcher.start(command, inherited).await
+    }
+
+    /// Runs a script of the system's own tools where `folder` is laid over the system; it writes to `out`, as `/out`.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Setup`] with the script's own words when it fails.
+    pub(crate) async fn run_over(&self, folder: PathBuf, out: PathBuf, script: String) -> Result<String, SandboxError> {
+        let inner = Arc::clone(&self.inner);
+        system::blocking(move || over::run(&inner, &folder, &out, &script)).await
     }
 
     /// Takes over the work folder of a job of an earlier process: ends what is left of its processes, and keeps its files.

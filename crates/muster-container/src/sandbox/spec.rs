@@ -138,6 +138,8 @@ pub struct JobSpec {
     pub devices: Vec<PathBuf>,
     /// A private display, up before the command begins; its ends come with the running job.
     pub display: Option<Display>,
+    /// A folder of unpacked packages that the job sees laid over the system: the Container's own, never a consumer's.
+    pub over: Option<PathBuf>,
 }
 
 impl JobSpec {
@@ -228,6 +230,7 @@ mod tests {
             stdin: false,
             devices: Vec::new(),
             display: None,
+            over: None,
         }
     }
 

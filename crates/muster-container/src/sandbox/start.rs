@@ -34,7 +34,7 @@ use super::recover::Record;
 use super::spec::JobSpec;
 use super::supervise::{Reports, Supervisor};
 use super::workdir::WorkDir;
-use super::{Inner, bwrap, egress, system};
+use super::{Inner, bwrap, egress, over, system};
 
 /// How long each step of the start may take; generous, because a machine under load must not fail jobs.
 const STEP_WAIT: Duration = Duration::from_secs(30);
@@ -80,6 +80,12 @@ pub(super) async fn start(inner: &Arc<Inner>, work: &WorkDir, spec: JobSpec) -> 
     }
     if spec.egress {
         egress::check(inner)?;
+    }
+    if spec.over.is_some() && !inner.capabilities.layers {
+        return Err(SandboxError::setup(
+            "lay packages over the system",
+            "this machine does not let us; muster doctor says why",
+        ));
     }
     let companions = match &spec.display {
         Some(display) => display.companions(&inner.capabilities)?,
@@ -164,13 +170,14 @@ async fn launch(
         files: &files,
         memory_bytes: spec.limits.memory_bytes,
         devices: &spec.devices,
+        over: spec.over.as_deref(),
         info_fd,
         block_fd,
     });
     let options =
         options.iter().flat_map(|arg| arg.as_encoded_bytes().iter().chain([&0])).copied().collect::<Vec<u8>>();
     let options = memory_file("muster-options", &options)?;
-    let mut command = bubblewrap(inner, [&options, &inherited[3], &inherited[2]]);
+    let mut command = bubblewrap(inner, work, spec, [&options, &inherited[3], &inherited[2]]);
     command.stdout(Stdio::from(stdout_write)).stderr(Stdio::from(stderr_write));
     let (stdin_ours, stdin_theirs) = match stdin {
         Some((read, write)) => (Some(write), Stdio::from(read)),
@@ -194,8 +201,18 @@ async fn launch(
 }
 
 /// The program and its few open arguments: everything that tells of the job is read from descriptors.
-fn bubblewrap(inner: &Inner, [options, orders, report]: [&OwnedFd; 3]) -> Command {
-    let mut command = Command::new(inner.capabilities.bwrap.as_deref().unwrap_or(Path::new("bwrap")));
+fn bubblewrap(inner: &Inner, work: &WorkDir, spec: &JobSpec, [options, orders, report]: [&OwnedFd; 3]) -> Command {
+    let bwrap = inner.capabilities.bwrap.as_deref().unwrap_or(Path::new("bwrap"));
+    let layered =
+        spec.over.as_ref().map(|over| over::prefix(over, &inner.jobs_dir(), work.dir(), inner.capabilities.root));
+    let mut command = match layered.as_deref().and_then(<[_]>::split_first) {
+        Some((program, rest)) => {
+            let mut command = Command::new(program);
+            command.args(rest).arg(bwrap);
+            command
+        }
+        None => Command::new(bwrap),
+    };
     command
         .arg("--args")
         .arg(options.as_raw_fd().to_string())
@@ -300,7 +317,7 @@ fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec, companions: Vec<Compani
     env.extend(own.filter(|(name, _)| !screen.iter().any(|(known, _)| known == name)));
     env.extend(screen);
     let mut read = text(&bwrap::SYSTEM_DIRS);
-    read.extend(text(&["/etc", "/sys", "/.muster"]));
+    read.extend(text(&["/etc", "/sys", "/.muster", "/opt", "/var"]));
     // The control group is the limit, and counts refusals; the system's own only stands behind it, or in for it.
     let spare = if inner.hierarchy.find(Controller::Pids).is_some() { 16 } else { 1 };
     let device_groups = spec.devices.iter().filter_map(|device| fs::metadata(device).ok()).map(|meta| meta.gid());

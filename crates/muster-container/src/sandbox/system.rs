@@ -73,7 +73,7 @@ pub(super) fn etc_files(uid: u32, egress: bool) -> Vec<(&'static str, String)> {
 }
 
 /// Finds a program in the usual folders, whatever the environment's `PATH` says.
-pub(super) fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"]
         .iter()
         .map(|dir| Path::new(dir).join(name))

@@ -74,6 +74,7 @@ pub(crate) fn spec(command: &[&str]) -> JobSpec {
         stdin: false,
         devices: Vec::new(),
         display: None,
+        over: None,
     }
 }
 

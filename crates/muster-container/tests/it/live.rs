@@ -1,10 +1,12 @@
 //! Live sessions: the real X server in the real Sandbox, a stand-in for the streaming program, and leases as they are.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use muster_core::lease::{End, LeaseTerms};
 use muster_core::live::SessionSpec;
+use muster_core::packages::PackageSet;
 use muster_core::protocol::{JobSpec, ToConsumer, ToContainer};
 use muster_core::units::Bytes;
 use muster_net::{FrameReader, FrameWriter, NodeSecret, StreamKind};
@@ -56,14 +58,16 @@ async fn opened() -> Option<(World, Running, Renter, PathBuf)> {
     let container = world.start(world.config("stage"), &NodeSecret::generate()).await;
     let beat = container.line.heartbeat(|_| true).await;
     assert!(beat.sessions, "the heartbeat says that sessions are possible");
-    let larger = |terms: &mut LeaseTerms| {
-        terms.allocation.memory = Bytes(480 << 20);
-        terms.allocation.cpu_millis = 2_000;
-        terms.rate_per_second.0 *= 8;
-        terms.deposit.0 *= 8;
-    };
     let renter = Renter::open_with(&world, &container, larger).await;
     Some((world, container, renter, log))
+}
+
+/// Room for a display and a program.
+fn larger(terms: &mut LeaseTerms) {
+    terms.allocation.memory = Bytes(480 << 20);
+    terms.allocation.cpu_millis = 2_000;
+    terms.rate_per_second.0 *= 8;
+    terms.deposit.0 *= 8;
 }
 
 fn session(command: &[&str]) -> JobSpec {
@@ -73,6 +77,34 @@ fn session(command: &[&str]) -> JobSpec {
         stdin: false,
         session: Some(SessionSpec { width: 320, height: 200, sound: false, ..SessionSpec::default() }),
     }
+}
+
+fn with_packages(command: &[&str], packages: &[&str]) -> JobSpec {
+    let mut job = session(command);
+    let set = PackageSet::new(packages.iter().map(ToString::to_string)).unwrap();
+    job.session.as_mut().unwrap().packages = set;
+    job
+}
+
+/// A small program with a window that this machine lacks and its Debian sources have; `None` (said aloud) without one.
+fn lacking() -> Option<&'static str> {
+    let absent = |package: &&&str| {
+        let known = Command::new("dpkg-query").args(["-W", "-f", "${Status}", **package]).output();
+        !String::from_utf8_lossy(&known.unwrap().stdout).contains("ok installed")
+    };
+    let Some(package) = ["xdemineur", "xdaliclock", "oneko"].iter().find(|one| absent(one)) else {
+        eprintln!("skipped: this machine has every program that could be missing");
+        return None;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let asked = Command::new("apt-get").args(["-qq", "download", package]).current_dir(&dir).output();
+    let asked = match asked {
+        Ok(asked) if asked.status.success() => return Some(package),
+        Ok(asked) => String::from_utf8_lossy(&asked.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    eprintln!("skipped: this machine's Debian sources do not give {package}: {asked}");
+    None
 }
 
 async fn line(renter: &Renter) -> (FrameReader, FrameWriter) {
@@ -154,5 +186,50 @@ async fn a_program_that_never_draws_is_not_billed() {
     let (end, ran_ms) = ended(&mut renter).await;
     let End::FailedToStart(why) = end else { panic!("{end:?}") };
     assert!(why.contains("drew nothing within 10 s") && why.ends_with("loading"), "{why}");
+    assert_eq!(ran_ms, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_the_machine_lacks_is_fetched_once_and_stays() {
+    let Some(package) = lacking() else { return };
+    let Some((world, container, mut renter, _log)) = Box::pin(opened()).await else { return };
+    let id = PackageSet::new([package.to_owned()]).unwrap().id().unwrap();
+    let (mut news, _to) = line(&renter).await;
+    renter.say(ToContainer::Go(with_packages(&[package], &[package]))).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let mut told = Vec::new();
+    loop {
+        match news.recv_within::<FromSession>(PATIENCE).await.unwrap() {
+            FromSession::Preparing { what } => told.push(what.into_string()),
+            FromSession::Drawing => break,
+            other => assert!(matches!(other, FromSession::Ready), "{other:?}"),
+        }
+    }
+    assert!(told.iter().any(|what| what == &format!("unpacking {package}")), "{told:?}");
+    let beat = container.line.heartbeat(|beat| beat.warm.contains(&id)).await;
+    assert_eq!(beat.warm, [id]);
+    renter.say(ToContainer::Stop).await;
+    let (end, ran_ms) = renter.pay_to_the_end(&world).await;
+    assert_eq!(end, End::StoppedByConsumer);
+    assert!(ran_ms > 0);
+    // The next one finds it there, and a set that says the same in other words too.
+    let mut next = Renter::open_with(&world, &container, larger).await;
+    let (mut news, _to) = line(&next).await;
+    next.say(ToContainer::Go(with_packages(&[package], &[package, package]))).await;
+    next.hear(|m| matches!(m, ToConsumer::Started)).await;
+    assert_eq!(news.recv_within::<FromSession>(PATIENCE).await.unwrap(), FromSession::Ready);
+    let sets = std::fs::read_dir(world.dir.path().join("stage/apps/sets")).unwrap().count();
+    assert_eq!(sets, 1);
+    next.say(ToContainer::Stop).await;
+    next.pay_to_the_end(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_that_nobody_has_are_named_and_not_billed() {
+    let Some((_world, _container, mut renter, _log)) = Box::pin(opened()).await else { return };
+    renter.say(ToContainer::Go(with_packages(&["glxgears"], &["no-such-package-anywhere"]))).await;
+    let (end, ran_ms) = ended(&mut renter).await;
+    let End::FailedToStart(why) = end else { panic!("{end:?}") };
+    assert_eq!(why, "package \"no-such-package-anywhere\" is not known to the Container's Debian sources");
     assert_eq!(ran_ms, 0);
 }

@@ -225,3 +225,39 @@ async fn a_device_is_there_for_the_job_that_was_given_it_and_no_other() {
     assert_eq!(ran.stdout, "/dev/net: tun  /sys: bus class dev devices device\nsys\n", "{ran:?}");
     assert_eq!(host.run(script(look)).await.stdout, "", "no device, no folder of it, no /sys");
 }
+
+#[tokio::test]
+async fn packages_lie_over_the_system_of_their_job_alone() {
+    let Some(host) = host() else { return };
+    if !host.sandbox.capabilities().layers {
+        eprintln!("skipped: this machine lays no folders over the system; muster doctor says why");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    for place in ["empty", "mnt/opt", "mnt/var"] {
+        std::fs::create_dir_all(dir.path().join(place)).unwrap();
+    }
+    let brought = ["usr/share/layer/a", "etc/layer-of-a-test/b", "opt/layer/c", "var/lib/layer/d"];
+    brought.iter().for_each(|path| write(&format!("root/{path}"), path));
+    // Something secret of the host's has the same name: neither shows.
+    write("root/etc/shadow", "mine");
+    let mut over = script(
+        "cd /; cat usr/share/layer/a etc/layer-of-a-test/b opt/layer/c var/lib/layer/d; test -x /usr/bin/env; echo $?; \
+         ls -A /opt /var; cat /etc/shadow; touch /usr/share/layer/new",
+    );
+    over.over = Some(dir.path().to_owned());
+    let ran = host.run(over).await;
+    let all = brought.concat();
+    assert_eq!(ran.stdout, format!("{all}0\n/opt:\nlayer\n\n/var:\nlib\n"), "{ran:?}");
+    assert!(ran.stderr.contains("Read-only") && !ran.stderr.contains("Permission"), "{ran:?}");
+    assert!(ran.stderr.contains("/etc/shadow: No such file"), "{ran:?}");
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains("root/usr:/usr") && !std::path::Path::new("/usr/share/layer").exists());
+    let without = host.run(script("ls /usr/share/layer; cat /proc/self/mountinfo")).await;
+    assert!(without.stderr.contains("No such file"), "{without:?}");
+}

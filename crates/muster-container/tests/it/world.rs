@@ -12,8 +12,8 @@ use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, OpenLease, SenderConfig, Settlement, TxSender};
 use muster_container::sandbox::SandboxError;
 use muster_container::{
-    ChainLedger, ChainLedgerConfig, ContainerConfig, ContainerError, ContainerNode, JobBounds, Joining, OfferConfig,
-    SessionsOffer, StoreError,
+    AppsOffer, ChainLedger, ChainLedgerConfig, ContainerConfig, ContainerError, ContainerNode, JobBounds, Joining,
+    OfferConfig, SessionsOffer, StoreError,
 };
 use muster_core::hardware::{Allocation, GpuSet};
 use muster_core::ids::{LeaseId, NodeId, RequestId};
@@ -174,6 +174,7 @@ impl World {
             ask: ask(),
             job: JobBounds::default(),
             sessions: SessionsOffer::default(),
+            apps: AppsOffer::default(),
         }
     }
 

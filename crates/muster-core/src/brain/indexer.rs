@@ -648,6 +648,7 @@ fn provider(beat: &Heartbeat, stake: TokenAmount, quality_bps: u16) -> Provider 
         time_limit_s_max: u32::try_from(TIME_LIMIT_S_MAX).unwrap_or(u32::MAX),
         quality_bps,
         stake,
+        warm: beat.warm.clone(),
     }
 }
 

@@ -12,6 +12,7 @@ use super::query::{Query, Rank};
 use super::record::{Class, Record};
 use super::search::{Found, Random, Search, Tally, mix};
 use super::tree::{Body, Node};
+use super::warm::worst as warm_worst;
 use super::why::{Odds, Reason, Rejection, Report};
 use super::{EXACT_REPORT_MAX, Latencies, SAMPLE_MAX, View};
 
@@ -45,6 +46,8 @@ pub struct Choice {
     pub price: UsdPerHour,
     /// The round trip in microseconds, where anything is known of it.
     pub latency_us: Option<u64>,
+    /// Whether the packages that the demand names are there; `None` when it names none.
+    pub warm: Option<bool>,
 }
 
 /// The answer to a demand.
@@ -94,6 +97,8 @@ impl View {
         let roots = self.roots(&query, region);
         let mut search = Search::new(self, &query, &roots, seed);
         let Gathered { mut near, beyond, near_worst } = gather(&mut search, demand.objective, choices_max);
+        let best = near.iter().map(|found| found.fit.badness).min();
+        let warm = best.map_or_else(Vec::new, |best| self.warm_ones(demand, &query, best, seed));
         if near.len() > NEAR_ALL_MAX {
             let mut sample = self.sample(&query, &roots.nodes, near_worst, &mut random);
             if sample.len() < NEAR_SAMPLE_MIN {
@@ -102,8 +107,16 @@ impl View {
             }
             near = sample;
         }
-        let (mut picked, odds) = self.draw_with_odds(near, &query, choices_max, now, &mut random);
-        picked.extend(beyond);
+        let (mut picked, odds) = if warm.is_empty() {
+            self.draw_with_odds(near, &query, choices_max, now, &mut random)
+        } else {
+            let (mut first, odds) = self.draw_with_odds(warm, &query, choices_max, now, &mut random);
+            near.retain(|found| !first.iter().any(|one| one.slot == found.slot));
+            first.extend(self.draw(near, &query, choices_max, now, &mut random));
+            (first, odds)
+        };
+        let known: Vec<u32> = picked.iter().map(|found| found.slot).collect();
+        picked.extend(beyond.into_iter().filter(|found| !known.contains(&found.slot)));
         picked.truncate(choices_max);
         let mut result = self.result(picked, demand, &query, search.tally);
         result.report.odds = odds;
@@ -140,9 +153,22 @@ impl View {
         }
         report.fit = u64::try_from(fits.len()).unwrap_or(u64::MAX);
         fits.sort_unstable_by_key(|found| (found.fit.badness, found.slot));
-        let worst = fits.first().map_or(0, |best| near_best(demand.objective, best.fit.badness));
-        let beyond = fits.split_off(fits.partition_point(|found| found.fit.badness <= worst));
-        let (mut picked, odds) = self.draw_with_odds(fits, query, choices_max, now, random);
+        let best = fits.first().map_or(0, |best| best.fit.badness);
+        // Where the packages are there already comes first, as everywhere.
+        let is_warm = |found: &Found| {
+            let provider = self.record(found.slot).map(Record::provider);
+            let has = demand.packages.is_some_and(|set| provider.is_some_and(|p| p.warm.contains(&set)));
+            has && found.fit.badness <= warm_worst(demand.objective, best)
+        };
+        let (warm, others): (Vec<Found>, Vec<Found>) = fits.into_iter().partition(is_warm);
+        let worst = near_best(demand.objective, best);
+        let (near, beyond): (Vec<Found>, Vec<Found>) = others.into_iter().partition(|f| f.fit.badness <= worst);
+        let (mut picked, mut odds) = self.draw_with_odds(warm, query, choices_max, now, random);
+        let (drawn, odds_of_near) = self.draw_with_odds(near, query, choices_max, now, random);
+        if picked.is_empty() {
+            odds = odds_of_near;
+        }
+        picked.extend(drawn);
         picked.extend(beyond);
         picked.truncate(choices_max);
         let choices: Vec<Choice> = picked
@@ -242,13 +268,13 @@ impl View {
                 here
             });
             let (weight, found) = left.remove(at.unwrap_or(0));
-            odds.extend(self.record(found.slot).map(|record| self.odds(record, weight, all, now)));
+            odds.extend(self.record(found.slot).map(|record| self.odds(record, query, (weight, all), now)));
             drawn.push(found);
         }
         (drawn, odds)
     }
 
-    fn odds(&self, record: &Record, weight: u64, all: u64, now: TimeMs) -> Odds {
+    fn odds(&self, record: &Record, query: &Query, (weight, all): (u64, u64), now: TimeMs) -> Odds {
         let share = u128::from(weight).saturating_mul(1_000_000) / u128::from(all.max(1));
         let recent = u64::from(record.recent_now(now, self.settings.recent_half_life_ms));
         Odds {
@@ -256,6 +282,7 @@ impl View {
             share_ppm: u32::try_from(share).unwrap_or(1_000_000),
             quality_bps: record.quality_bps,
             stake: record.provider().stake,
+            warm: query.packages.map(|set| record.provider().warm.contains(&set)),
             // Being chosen once counts 256.
             chosen_lately_milli: recent.saturating_mul(1_000) / 256,
         }
@@ -441,5 +468,7 @@ pub(super) fn choice_from(
     let allocation = Allocation { cpu_millis, memory, disk, gpus };
     let on_demand = provider.ask.allocation_hour(&allocation, &provider.capacity.gpus).ok()?;
     let price = provider.ask.under_term(on_demand, demand.term)?;
-    Some(Choice { node: provider.node, allocation, price, latency_us: query.latency_us(record, latencies) })
+    let latency_us = query.latency_us(record, latencies);
+    let warm = demand.packages.map(|set| provider.warm.contains(&set));
+    Some(Choice { node: provider.node, allocation, price, latency_us, warm })
 }

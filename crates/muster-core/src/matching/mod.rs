@@ -6,6 +6,8 @@
 //!
 //! - **Feasible**: state, region, policy, hardware, kind of work, term, compliance, latency, price, exclusion.
 //! - **Rank**: by the demand's [`Objective`](crate::demand::Objective).
+//! - **Warm**: those on which the packages that the demand names are there come first, if they are at most a quarter
+//!   worse than the best (1 % on `cheapest`).
 //! - **Choose**: at random among the near-best (within 1 % of the best price on `cheapest`, else within 5 % of
 //!   the best rank), a Container's odds rising with match, quality and stake and falling with how often it was
 //!   chosen lately. Equals have equal odds, and nobody near the best has none.
@@ -27,6 +29,7 @@ pub mod synthetic;
 mod tests;
 mod tree;
 mod view;
+mod warm;
 mod why;
 
 pub use choose::{Choice, MatchResult};

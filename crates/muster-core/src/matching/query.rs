@@ -2,6 +2,7 @@
 
 use crate::demand::{ComplianceTier, Demand, NetworkId, Objective, Reach, Term};
 use crate::hardware::Need;
+use crate::packages::PackageSetId;
 use crate::pricing::{UsdPerHour, mib_begun, share};
 
 use super::geo::{Point, round_trip_us};
@@ -57,6 +58,8 @@ pub(super) struct Query {
     pub(super) excluded: Vec<u32>,
     /// The only ones that are wanted; empty: all.
     pub(super) only: Vec<Reach>,
+    /// Packages that had better be there.
+    pub(super) packages: Option<PackageSetId>,
     priced_cpu: u64,
     priced_memory_mib: u64,
     priced_disk_mib: u64,
@@ -112,6 +115,7 @@ impl Query {
             need: demand.need(),
             excluded,
             only: demand.only.clone(),
+            packages: demand.packages,
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
             priced_disk_mib: mib_begun(demand.disk),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::demand::{ComplianceTier, NetworkId, Origin, Region, WorkloadKinds};
 use crate::hardware::{Capacity, Free, GpuModel, GpuSet};
 use crate::ids::NodeId;
+use crate::packages::PackageSetId;
 use crate::pricing::Ask;
 use crate::units::{Bytes, Ob, TimeMs, TokenAmount, UsdMicro};
 
@@ -99,6 +100,8 @@ pub struct Provider {
     pub quality_bps: u16,
     /// Its stake.
     pub stake: TokenAmount,
+    /// Sets of packages that it has.
+    pub warm: Vec<PackageSetId>,
 }
 
 /// A class of demand: which cards count.

@@ -13,6 +13,7 @@ use super::query::Query;
 use super::record::{Basis, Class, ContainerState, Order, Provider, Record, Stand};
 use super::summary::{Change, Summary};
 use super::tree::{Item, Node, Tree};
+use super::warm::Warm;
 use super::why::Reason;
 use super::{Latencies, MatchingError, POLICY_RULES_MAX, REGIONS_MAX};
 
@@ -125,6 +126,7 @@ pub struct View {
     /// Models that Containers in the trees offer, and how many do.
     pub(super) models: BTreeMap<GpuModel, u64>,
     pub(super) latencies: Latencies,
+    pub(super) warm: Warm,
 }
 
 impl View {
@@ -148,6 +150,7 @@ impl View {
             forbidden: 0,
             models: BTreeMap::new(),
             latencies: Latencies::default(),
+            warm: Warm::default(),
         })
     }
 
@@ -192,8 +195,9 @@ impl View {
         let mut record = Record::new(provider, usable);
         let slot = if let Some(slot) = self.slot(&node) {
             self.detach(slot);
-            if let Some(old) = self.record(slot) {
+            if let Some(old) = self.records.get(usize::try_from(slot).unwrap_or(usize::MAX)).and_then(Option::as_ref) {
                 record.keep_recent(old);
+                self.warm.remove(old.provider());
             }
             slot
         } else {
@@ -205,6 +209,7 @@ impl View {
             self.by_node.insert(node, slot);
             slot
         };
+        self.warm.add(record.provider());
         if let Some(place) = self.at_mut(slot) {
             *place = Some(record);
         }
@@ -216,8 +221,8 @@ impl View {
     pub fn remove(&mut self, node: &NodeId) -> bool {
         let Some(slot) = self.by_node.remove(node) else { return false };
         self.detach(slot);
-        if let Some(place) = self.at_mut(slot) {
-            *place = None;
+        if let Some(old) = self.at_mut(slot).and_then(Option::take) {
+            self.warm.remove(old.provider());
         }
         self.spare.push(slot);
         true

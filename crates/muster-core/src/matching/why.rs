@@ -369,6 +369,8 @@ pub struct Odds {
     pub stake: TokenAmount,
     /// How often it was chosen lately, in thousandths; old times count less, and more lowers the odds.
     pub chosen_lately_milli: u64,
+    /// Whether it has the packages that the demand names, which puts it first; `None` when it names none.
+    pub warm: Option<bool>,
 }
 
 impl fmt::Display for Odds {
@@ -381,6 +383,11 @@ impl fmt::Display for Odds {
             f,
             "had {share}.{rest:02} % of the odds: quality {quality}.{tail:02} %, stake {}, chosen {times}.{part:02} times lately",
             self.stake
-        )
+        )?;
+        match self.warm {
+            Some(true) => f.write_str("; the packages are there, which puts it first"),
+            Some(false) => f.write_str("; the packages are to be fetched"),
+            None => Ok(()),
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use muster_core::delivery::Receipts;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::{End, LeaseTerms};
+use muster_core::packages::WARM_MAX;
 use muster_core::protocol::{
     CANDIDATES_MAX, Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, Heartbeat, JobSpec,
     LeaseReport, MatchFailed, MatchReply, MatchRequest, Matched, NodeAddr, NodeSignature, Offer, OfferAnswer,
@@ -189,7 +190,11 @@ impl WireMessage for ContainerReport {
 fn check_heartbeat(beat: &Heartbeat) -> Result<(), WireError> {
     check_addr(&beat.addr)?;
     beat.total.check().map_err(|why| WireError::field("total", why.to_string()))?;
-    beat.ask.check().map_err(|why| WireError::field("ask", why.to_string()))
+    beat.ask.check().map_err(|why| WireError::field("ask", why.to_string()))?;
+    if beat.warm.len() > WARM_MAX {
+        return Err(WireError::field("warm", format!("more than {WARM_MAX} sets of packages")));
+    }
+    Ok(())
 }
 
 fn check_report(report: &LeaseReport) -> Result<(), WireError> {

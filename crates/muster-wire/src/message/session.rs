@@ -102,6 +102,11 @@ pub enum FromSession {
     },
     /// It is over; the lease says how.
     Over,
+    /// The program has not begun: what it needs is being fetched.
+    Preparing {
+        /// What, and how far it is.
+        what: Sentence,
+    },
 }
 
 /// How a stream does.
@@ -152,6 +157,7 @@ impl WireMessage for FromSession {
             | Self::Idle { .. }
             | Self::Stats(_)
             | Self::Failed { .. }
+            | Self::Preparing { .. }
             | Self::Over => Ok(()),
         }
     }
@@ -191,6 +197,7 @@ mod tests {
             FromSession::Stats(stats),
             FromSession::Failed { why: why() },
             FromSession::Over,
+            FromSession::Preparing { what: why() },
         ] {
             assert_eq!(frame::decode::<FromSession>(&frame::encode(&message).unwrap()).unwrap(), message);
         }

@@ -23,6 +23,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 /// How long to wait for a session to run before the link is printed all the same.
 const RUNS_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a part of a file is sent again, and after what pause.
+const PUT_TRIES_MAX: u32 = 20;
+const PUT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A Gateway, as its customer sees it.
 #[derive(Debug)]
@@ -72,6 +75,23 @@ impl Customer {
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.send(request).await
+    }
+
+    /// A part of a file; one that comes too soon after others is sent again.
+    async fn put(&self, path: &str, part: Vec<u8>) -> Result<Value, Failure> {
+        let mut tries = 0;
+        loop {
+            let request = self.client.put(format!("{}{path}", self.url)).bearer_auth(&self.key).body(part.clone());
+            match self.send(request).await {
+                Err(failure) if failure.code == Code::Busy && tries < PUT_TRIES_MAX => tries += 1,
+                other => return other,
+            }
+            tokio::time::sleep(PUT_AGAIN_AFTER).await;
+        }
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
         let why = || format!("the Gateway {} does not answer; is it running?", self.url);
         let response = request.send().await.because(Code::Unreachable, why())?;
         let status = response.status();
@@ -119,10 +139,17 @@ pub(super) async fn app(cx: &Context, command: AppCommand) -> Result<u8, Failure
     match command {
         AppCommand::Publish { file, at } => {
             let source = std::fs::read_to_string(&file).because(Code::Io, format!("cannot read {}", file.display()))?;
-            let app = muster_gateway::App::parse(&source)
-                .map_err(|e| Failure::new(Code::Config, format!("{}: {e}", file.display())))?;
-            let body = serde_json::to_value(&app).code(Code::Internal)?;
+            let wrong = |e: muster_gateway::AppError| Failure::new(Code::Config, format!("{}: {e}", file.display()));
+            let mut app = muster_gateway::App::parse(&source).map_err(wrong)?;
             let customer = Customer::find(cx, &at).await?;
+            app.content = None;
+            if !app.files.is_empty() {
+                let base = file.parent().map(std::path::Path::to_owned).unwrap_or_default();
+                let (content, paths) = muster_gateway::gather(&base, &app.files).map_err(wrong)?;
+                upload(cx, &customer, &content, &paths).await?;
+                app.content = Some(content);
+            }
+            let body = serde_json::to_value(&app).code(Code::Internal)?;
             let value = customer.call(Method::POST, "/api/v1/apps", Some(&body)).await?;
             cx.output.result(&value, || {
                 format!("published {} {}; play it with `muster session start {}`", app.name, app.version, app.name)
@@ -149,6 +176,74 @@ pub(super) async fn app(cx: &Context, command: AppCommand) -> Result<u8, Failure
         }
     }
     Ok(0)
+}
+
+/// Sends what goes along with an app, in parts, from where an earlier try stopped.
+async fn upload(
+    cx: &Context,
+    customer: &Customer,
+    content: &muster_gateway::Content,
+    paths: &[std::path::PathBuf],
+) -> Result<(), Failure> {
+    let place = format!("/api/v1/app-content/{}", content.hash);
+    let have = customer.call(Method::GET, &place, None).await?;
+    let mut at = have.pointer("/bytes").and_then(Value::as_u64).unwrap_or(0);
+    let mut files = Joined::new(paths, at).code(Code::Io)?;
+    let mut told = at;
+    loop {
+        let part = files.part(muster_gateway::PART_BYTES_MAX).code(Code::Io)?;
+        let last = part.len() < muster_gateway::PART_BYTES_MAX;
+        let sent = customer.put(&format!("{place}/{at}"), part).await?;
+        at = sent.pointer("/bytes").and_then(Value::as_u64).unwrap_or(0);
+        if at.saturating_sub(told) > 32 << 20 {
+            cx.output.note(&format!("sent {} of {} MB …", at / 1_000_000, content.bytes() / 1_000_000));
+            told = at;
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Files one behind the other, read in parts.
+struct Joined {
+    left: std::collections::VecDeque<std::path::PathBuf>,
+    open: Option<std::fs::File>,
+}
+
+impl Joined {
+    fn new(paths: &[std::path::PathBuf], skip: u64) -> std::io::Result<Self> {
+        let mut files = Self { left: paths.iter().cloned().collect(), open: None };
+        let mut skip = skip;
+        while let Some(path) = files.left.front() {
+            let bytes = std::fs::metadata(path)?.len();
+            if skip < bytes {
+                break;
+            }
+            skip -= bytes;
+            files.left.pop_front();
+        }
+        if let Some(path) = files.left.pop_front() {
+            let mut file = std::fs::File::open(path)?;
+            std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(skip))?;
+            files.open = Some(file);
+        }
+        Ok(files)
+    }
+
+    /// The next bytes; fewer only at the end.
+    fn part(&mut self, most: usize) -> std::io::Result<Vec<u8>> {
+        use std::io::Read as _;
+        let mut part = Vec::new();
+        while part.len() < most {
+            let Some(file) = &mut self.open else { break };
+            let room = u64::try_from(most - part.len()).unwrap_or(0);
+            if file.take(room).read_to_end(&mut part)? == 0 {
+                self.open = self.left.pop_front().map(std::fs::File::open).transpose()?;
+            }
+        }
+        Ok(part)
+    }
 }
 
 /// `muster session`.
@@ -203,7 +298,7 @@ pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStart
     });
     let mut value = customer.call(Method::POST, "/api/v1/sessions", Some(&body)).await?;
     let path = format!("/api/v1/sessions/{}", text(&value, "/id"));
-    let until = tokio::time::Instant::now() + RUNS_WITHIN;
+    let mut until = tokio::time::Instant::now() + RUNS_WITHIN;
     let mut told = String::new();
     while tokio::time::Instant::now() < until {
         let state = customer.call(Method::GET, &path, None).await?;
@@ -211,9 +306,15 @@ pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStart
         if step == "ended" {
             return Err(Failure::new(Code::Interrupted, format!("the session has ended: {}", text(&state, "/why"))));
         }
-        if step != told {
-            cx.output.note(&format!("{step} …"));
-            told.clone_from(&step);
+        // A Container that fetches what the app needs says how far it is; for as long as it gets on, it is waited for.
+        let now = match state.get("why").and_then(Value::as_str).filter(|_| step != "running") {
+            Some(why) => format!("{step}: {why} …"),
+            None => format!("{step} …"),
+        };
+        if now != told {
+            cx.output.note(&now);
+            told = now;
+            until = tokio::time::Instant::now() + RUNS_WITHIN;
         }
         if let (Some(all), Some(new)) = (value.as_object_mut(), state.as_object()) {
             all.extend(new.clone());

@@ -12,7 +12,7 @@ use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, NodeKind, Registration, SenderConfig, Settlement, TxSender};
 use muster_client::Network;
 use muster_client::network::{Beacon, BeaconKind, Chain, EpochContracts, IndexerEntry};
-use muster_container::{ContainerConfig, JobBounds, OfferConfig, SessionsOffer};
+use muster_container::{AppsOffer, ContainerConfig, JobBounds, OfferConfig, SessionsOffer};
 use muster_core::beacon::BeaconSchedule;
 use muster_core::epoch::EpochNo;
 use muster_core::ids::{Address, NodeId};
@@ -377,6 +377,7 @@ pub(crate) fn container(cx: &Context, plan: &Plan, name: &str) -> Result<(), Fai
         ask: default_ask(),
         job: JobBounds::default(),
         sessions: SessionsOffer::default(),
+        apps: AppsOffer::default(),
     };
     let text = toml::to_string(&config).because(Code::Internal, "the configuration cannot be written")?;
     let head = "# What this Container offers and asks; every key is explained in docs/providers.md.\n";

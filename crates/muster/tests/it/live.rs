@@ -307,6 +307,8 @@ fn the_description_is_whole(api: &Api<'_>) {
         ("post", "/api/v1/apps"),
         ("get", "/api/v1/apps/{name}"),
         ("delete", "/api/v1/apps/{name}"),
+        ("get", "/api/v1/app-content/{hash}"),
+        ("put", "/api/v1/app-content/{hash}/{at}"),
         ("get", "/api/v1/sessions"),
         ("post", "/api/v1/sessions"),
         ("get", "/api/v1/sessions/{id}"),
@@ -341,18 +343,13 @@ fn one_session_too_many_is_refused(api: &Api<'_>) {
 
 fn programs_that_do_not_draw_cost_nothing(api: &Api<'_>) {
     let net = api.net;
-    for (name, command, words) in [
-        ("gone", r#"["false"]"#, "exit code 1"),
-        ("still", r#"["sleep", "60"]"#, "drawn nothing within"),
-        ("talks", r#"["sh", "-c", "echo no screen for me >&2; exit 3"]"#, "no screen for me"),
+    for (name, command, packages, words) in [
+        ("gone", r#"["false"]"#, "", "exit code 1"),
+        ("still", r#"["sleep", "60"]"#, "", "drawn nothing within"),
+        ("talks", r#"["sh", "-c", "echo no screen for me >&2; exit 3"]"#, "", "no screen for me"),
+        ("lacks", r#"["sleep", "61"]"#, "no-such-package-anywhere", "is not known to the Container's Debian sources"),
     ] {
-        let text = format!(
-            "name = \"{name}\"\nversion = \"1\"\ntitle = \"{name}\"\ncommand = {command}\nresolutions = [\"640x360\"]\n\
-             fps = [30]\n\n[needs]\ncpu_millis = 100\nmemory_mib = 64\ndisk_mib = 16\n"
-        );
-        let path = file(&net.role(""), &format!("{name}.toml"), text.as_bytes());
-        let published = net.run(&["app", "publish", path.to_str().unwrap()]);
-        assert_eq!(code(&published), 0, "{}", shown(&published));
+        publish(net, name, command, packages);
         let before = leases(net).len();
         let started = net.run(&["session", "start", name]);
         assert_ne!(code(&started), 0, "{}", shown(&started));
@@ -374,6 +371,111 @@ fn programs_that_do_not_draw_cost_nothing(api: &Api<'_>) {
             assert_eq!(lease["refunded"], lease["deposit"], "{lease}");
         }
     }
+}
+
+/// Publishes a small app that needs one package, or none.
+fn publish(net: &Net, name: &str, command: &str, package: &str) {
+    let packages = if package.is_empty() { String::new() } else { format!("packages = [\"{package}\"]\n") };
+    let text = format!(
+        "name = \"{name}\"\nversion = \"1\"\ntitle = \"{name}\"\ncommand = {command}\n{packages}\
+         resolutions = [\"640x360\"]\nfps = [30]\n\n[needs]\ncpu_millis = 100\nmemory_mib = 128\ndisk_mib = 16\n"
+    );
+    let path = file(&net.role(""), &format!("{name}.toml"), text.as_bytes());
+    let published = net.run(&["app", "publish", path.to_str().unwrap()]);
+    assert_eq!(code(&published), 0, "{}", shown(&published));
+}
+
+/// A small program with a window that this machine lacks and its Debian sources have; `None` (said aloud) without one.
+fn lacking(net: &Net) -> Option<&'static str> {
+    let absent = |package: &&&str| {
+        let known = Command::new("dpkg-query").args(["-W", "-f", "${Status}", **package]).output().unwrap();
+        !String::from_utf8_lossy(&known.stdout).contains("ok installed")
+    };
+    let Some(package) = ["xdemineur", "xdaliclock", "oneko"].iter().find(|one| absent(one)) else {
+        eprintln!("skipped: this machine has every program that could be missing");
+        return None;
+    };
+    let asked = Command::new("apt-get").args(["-qq", "download", package]).current_dir(net.role("")).output().unwrap();
+    if asked.status.success() {
+        return Some(package);
+    }
+    eprintln!("skipped: this machine's Debian sources do not give {package}: {}", shown(&asked));
+    None
+}
+
+#[test]
+fn files_go_along_with_an_app_and_are_not_part_of_what_it_saves() {
+    let net = Net::start(1);
+    let api = Api::of(&net);
+    let run =
+        "#!/bin/sh\nset -e\ngrep -q steep app/levels/one\necho 7 > score\necho x >> app/levels/one\nexec \"$@\"\n";
+    let dir = net.role("game");
+    std::fs::create_dir_all(dir.join("levels")).unwrap();
+    std::fs::write(dir.join("levels/one"), "steep").unwrap();
+    std::fs::write(dir.join("run"), run).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.join("run"), mode).unwrap();
+    let text = |version: &str| {
+        format!(
+            "name = \"own\"\nversion = \"{version}\"\ntitle = \"Own\"\ncommand = [\"app/run\", \"/.muster/init\", \"__latency\"]\n\
+             files = [\"levels/\", \"run\"]\nresolutions = [\"640x360\"]\nfps = [30]\n\n\
+             [needs]\ncpu_millis = 100\nmemory_mib = 256\ndisk_mib = 16\n"
+        )
+    };
+    let path = file(&dir, "app.toml", text("1").as_bytes());
+    let publish = || net.run(&["app", "publish", path.to_str().unwrap()]);
+    for _ in 0..2 {
+        let published = publish();
+        assert_eq!(code(&published), 0, "{}", shown(&published));
+    }
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        // The second time the level is as it was published, whatever the first has made of it.
+        let session = start(&net, "own");
+        let stop = net.run(&["session", "stop", session["id"].as_str().unwrap()]);
+        assert_eq!(code(&stop), 0, "{}", shown(&stop));
+        let over = api.ended(session["id"].as_str().unwrap());
+        settled(&net, &over["lease"]);
+        let saves = net.role(GATEWAY).join("saves");
+        let of_app = |account: std::fs::DirEntry| std::fs::read_dir(account.path().join("own/current")).ok();
+        let accounts = || std::fs::read_dir(&saves).ok().into_iter().flatten().flatten();
+        let names = || accounts().filter_map(of_app).flatten().flatten().map(|e| e.file_name()).collect::<Vec<_>>();
+        kept = net.wait_for("what it saved", || Some(names()).filter(|names| !names.is_empty()));
+    }
+    assert_eq!(kept, ["score"]);
+    // A version never changes, its files no more than the rest.
+    std::fs::write(dir.join("levels/one"), "very steep").unwrap();
+    let changed = publish();
+    assert_ne!(code(&changed), 0);
+    assert!(String::from_utf8_lossy(&changed.stderr).contains("a version never changes"), "{}", shown(&changed));
+    std::fs::write(&path, text("2")).unwrap();
+    let newer = publish();
+    assert_eq!(code(&newer), 0, "{}", shown(&newer));
+}
+
+#[test]
+fn an_app_that_no_container_has_is_fetched_once_and_its_players_come_back_to_where_it_is() {
+    let net = Net::start(2);
+    let api = Api::of(&net);
+    let Some(package) = lacking(&net) else { return };
+    publish(&net, "rare", &format!("[\"{package}\"]"), package);
+    let mut places = Vec::new();
+    for _ in 0..4 {
+        let session = start(&net, "rare");
+        places.push(session["container"].as_str().unwrap().to_owned());
+        let stop = net.run(&["session", "stop", session["id"].as_str().unwrap()]);
+        assert_eq!(code(&stop), 0, "{}", shown(&stop));
+        let over = api.ended(session["id"].as_str().unwrap());
+        let (lease, row) = settled(&net, &over["lease"]);
+        assert_eq!(amount(&lease["billed"]), cost(&lease, &row["ran_ms"]), "{lease} {row}");
+    }
+    places.dedup();
+    assert_eq!(places.len(), 1, "{places:?}");
+    let fetched = |n: usize| {
+        let sets = std::fs::read_dir(net.role(&format!("container-{n}")).join("apps/sets"));
+        sets.unwrap().filter(|set| set.as_ref().unwrap().path().join("root/usr").is_dir()).count()
+    };
+    assert_eq!(fetched(0) + fetched(1), 1, "the other one has fetched nothing");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::{
 use crate::demand::{ComplianceTier, Demand, Grouping, NetworkId, ONLY_MAX, Objective, Place, Reach, Region, Term};
 use crate::hardware::{Allocation, Capacity, Free, Gpu, GpuModel, GpuSet, GpuVendor, Inventory, pick_gpus};
 use crate::ids::NodeId;
+use crate::packages::PackageSetId;
 use crate::pricing::{Ask, UsdPerHour};
 use crate::units::{Bytes, Ob, TimeMs, TokenAmount, UsdMicro};
 
@@ -55,6 +56,7 @@ fn container(n: u32) -> Provider {
         time_limit_s_max: 86_400,
         quality_bps: 10_000,
         stake: TokenAmount(1_000 * TokenAmount::ONE.0),
+        warm: Vec::new(),
     }
 }
 
@@ -115,6 +117,7 @@ fn little_world(seed: u64, count: u32) -> Vec<Provider> {
             provider.egress = below(2) == 0;
             provider.compliance = [ComplianceTier::Open, ComplianceTier::Verified][usize::try_from(below(2)).unwrap()];
             provider.quality_bps = u16::try_from(below(5)).unwrap() * 2_500;
+            provider.warm = (0..4).filter(|_| below(4) == 0).map(PackageSetId).collect();
             provider.state = match below(8) {
                 0 => ContainerState::Draining,
                 1..=3 => ContainerState::Serving,
@@ -155,6 +158,7 @@ fn little_demand(seed: u64, nodes: &[Provider]) -> Demand {
     if below(3) == 0 {
         demand.price_max = Some(UsdPerHour(20_000 + below(300_000)));
     }
+    demand.packages = (below(2) == 0).then(|| PackageSetId(below(5)));
     for _ in 0..below(3) {
         demand.exclude.extend(nodes.get(usize::try_from(below(8)).unwrap()).map(|p| p.node));
     }

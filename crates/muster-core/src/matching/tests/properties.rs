@@ -1,5 +1,7 @@
 //! What holds for every world and demand.
 
+use super::super::query::Query;
+use super::super::warm;
 use super::*;
 
 proptest! {
@@ -32,6 +34,34 @@ proptest! {
             {
                 prop_assert!(chosen.price.0 <= least.0 + least.0 / 100);
             }
+        }
+    }
+
+    #[test]
+    fn who_has_the_packages_comes_first_and_nobody_is_turned_down_for_them(seed in any::<u64>(), count in 1u32..60) {
+        let providers = little_world(seed, count);
+        let mut view = view_of(providers.clone());
+        measured(&mut view);
+        for round in 0..8u64 {
+            let demand = Demand { packages: Some(PackageSetId(round % 5)), ..little_demand(seed ^ round << 20, &providers) };
+            let plain = Demand { packages: None, ..demand.clone() };
+            let (with, without) = (view.match_one(&demand, seed, NOW), view.match_one(&plain, seed, NOW));
+            prop_assert_eq!(with.choices.is_empty(), without.choices.is_empty());
+            prop_assert_eq!(with.report.turned_down, without.report.turned_down);
+            let query = Query::new(&demand, &view);
+            let badness = |node: &NodeId| {
+                let slot = view.slot(node)?;
+                let serves = view.first_why(slot, &demand, &query).is_none();
+                serves.then(|| query.check(slot, view.record(slot)?, &view.latencies).ok()).flatten().map(|fit| fit.badness)
+            };
+            let has = |node: &NodeId| view.get(node).is_some_and(|p| demand.packages.is_some_and(|set| p.warm.contains(&set)));
+            let Some(first) = with.choices.first() else { continue };
+            prop_assert_eq!(first.warm, Some(has(&first.node)));
+            let least = providers.iter().filter_map(|p| badness(&p.node)).min().unwrap();
+            let worst = warm::worst(demand.objective, least);
+            let fitting = providers.iter().filter(|p| has(&p.node)).filter_map(|p| badness(&p.node)).min();
+            prop_assert_eq!(fitting.is_some_and(|badness| badness <= worst), has(&first.node), "{:?}", &demand);
+            prop_assert!(badness(&first.node).unwrap() <= worst);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_client::Network;
 use muster_container::sandbox::{Sandbox, SandboxConfig};
-use muster_container::{ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer};
+use muster_container::{AppsOffer, ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer};
 use muster_core::calibration::Table;
 use muster_core::hardware::{Cores, Gpu, GpuModel};
 use muster_core::ids::{Address, NodeId};
@@ -157,6 +157,7 @@ fn configure(
         ask: default_ask(),
         job: JobBounds::default(),
         sessions: SessionsOffer::default(),
+        apps: AppsOffer { disk: args.apps_disk },
     };
     config.check().code(Code::Config)?;
     Ok(config)
