@@ -39,7 +39,7 @@ fn nearest_misses_read_well() {
     assert_eq!(
         miss.sentence,
         format!(
-            "none of the 2 Containers that were picked out serves; the nearest, {who}, is 83.4 ms away, more than 20 ms"
+            "none of the 2 Containers that were picked out serves; of the nearest, {who}: needs a round trip of 20 ms; it is 83.4 ms away"
         )
     );
     let miss = check(vec![container(1)], &|d| d.only = vec![reach(7, 1)]);
