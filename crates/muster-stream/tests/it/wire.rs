@@ -286,7 +286,7 @@ impl Netem {
     fn start() -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed) + std::process::id();
-        let number = u8::try_from(number % 250).unwrap() + 1;
+        let number = u8::try_from(number % 250).unwrap_or(0) + 1;
         let netem =
             Self { number, near: format!("mn{number}"), far: format!("mf{number}"), left: AtomicBool::new(false) };
         let (near, far) = (netem.near.as_str(), netem.far.as_str());
