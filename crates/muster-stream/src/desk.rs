@@ -14,6 +14,7 @@ use crate::aside::{Seen, Wish};
 use crate::control::{FromStream, StreamConfig, StreamStats, ToStream};
 use crate::display::DisplayError;
 use crate::encode::VideoCodec;
+use crate::gate::Gate;
 use crate::input::Hands;
 use crate::messages::{Ask, Tell};
 use crate::player::{Brought, Player, Refusal};
@@ -25,6 +26,8 @@ use crate::wake::{Receiver, Sender, wait};
 const PLAYERS_MAX: usize = 8;
 /// Packets that are read in one go, before frames and clocks get their turn.
 const BATCH: usize = 64;
+/// Packets that may wait to be read.
+const RECEIVE_BYTES: usize = 1 << 20;
 /// The longest packet that is read.
 const PACKET_MAX: usize = 2_000;
 /// A player that has not connected by then never will.
@@ -90,6 +93,7 @@ pub(crate) struct Desk {
     next_times: Instant,
     next_stats: Instant,
     ending: Option<Instant>,
+    gate: Gate,
 }
 
 /// What the thread works with.
@@ -108,12 +112,14 @@ pub(crate) struct Lines {
 impl Desk {
     pub(crate) fn new(config: StreamConfig, socket: UdpSocket, hands: Hands, lines: Lines) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        // More of it is kept while a picture is encoded; the system gives what it allows.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BYTES);
         let local = socket.local_addr()?;
         let shown = config.public.map_or(local, |ip| SocketAddr::new(ip, local.port()));
         let Lines { made, orders, seen, wishes, heard, listened, voices, parent_in, parent } = lines;
         let now = Instant::now();
         let draw_within = Duration::from_millis(config.draw_within_ms);
-        Ok(Self {
+        let mut desk = Self {
             last_size: (config.width, config.height),
             config,
             socket,
@@ -143,7 +149,10 @@ impl Desk {
             next_times: now,
             next_stats: now,
             ending: None,
-        })
+            gate: Gate::default(),
+        };
+        desk.close_gate();
+        Ok(desk)
     }
 
     /// Works until the parent's line ends.
@@ -171,7 +180,17 @@ impl Desk {
         }
     }
 
-    /// Reads what came, at most [`BATCH`] packets. What belongs to no player costs a look at its first bytes.
+    /// Lets nobody but the players in.
+    fn close_gate(&mut self) {
+        let names = self.players.iter().filter_map(|player| player.name).collect();
+        self.gate = Gate::new(names, self.players.iter().flat_map(Player::places));
+        // Without the kernel's help strangers cost more, and are kept out all the same.
+        if let Err(error) = self.gate.close(&self.socket) {
+            tracing::debug!(%error, "the kernel takes no filter");
+        }
+    }
+
+    /// Reads what came, at most [`BATCH`] packets. What belongs to no player costs nothing, or a look at its first bytes.
     fn packets(&mut self, packet: &mut [u8]) -> Result<(), Trouble> {
         for _ in 0..BATCH {
             let (length, source) = match self.socket.recv_from(packet) {
@@ -181,18 +200,21 @@ impl Desk {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
                 Err(error) => return Err(error.into()),
             };
-            let Some(bytes) = packet.get(..length) else { continue };
-            if self.players.is_empty() {
-                continue;
-            }
+            let Some(bytes) = packet.get(..length).filter(|bytes| self.gate.admits(source, bytes)) else { continue };
             let Ok(contents) = bytes.try_into() else { continue };
             let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
             let input = Input::Receive(Instant::now(), receive);
             if let Some(at) = self.players.iter().position(|player| player.rtc.accepts(&input)) {
-                let broken = self.players.get_mut(at).is_some_and(|player| {
+                let (mut broken, mut news) = (false, false);
+                if let Some(player) = self.players.get_mut(at) {
                     player.heard = Instant::now();
-                    player.rtc.handle_input(input).is_err()
-                });
+                    broken = player.rtc.handle_input(input).is_err();
+                    // Taken from a place that is not known only with a name and the password that belongs to it.
+                    news = player.is_at(source);
+                }
+                if news {
+                    self.close_gate();
+                }
                 if broken {
                     self.part(at)?;
                     continue;
@@ -480,6 +502,7 @@ impl Desk {
             self.part(at)?;
         }
         self.players.push(player);
+        self.close_gate();
         if codec != self.codec {
             self.codec = codec;
             self.order(Order::Codec(codec));
@@ -497,6 +520,7 @@ impl Desk {
             return Ok(());
         }
         let player = self.players.swap_remove(at);
+        self.close_gate();
         if player.connected {
             (self.parent)(FromStream::Player { player: player.id, connected: false })?;
         }

@@ -8,7 +8,7 @@ use openh264::encoder::{
 use openh264::formats::YUVSlices;
 use openh264_sys2::{
     ENCODER_OPTION_BITRATE, ENCODER_OPTION_FRAME_RATE, ENCODER_OPTION_MAX_BITRATE, ENCODER_OPTION_TRACE_LEVEL,
-    SBitrateInfo, SPATIAL_LAYER_ALL, WELS_LOG_QUIET,
+    SBitrateInfo, SPATIAL_LAYER_0, SPATIAL_LAYER_ALL, WELS_LOG_QUIET,
 };
 
 use crate::encode::{EncodeError, Encoded, VideoCodec, VideoEncoder};
@@ -78,8 +78,9 @@ impl VideoEncoder for H264 {
         // It was set up with a highest rate, that of its beginning, and would refuse more: and a size that is new brings
         // that one back.
         let most = i32::try_from(BPS_MAX.max(bps)).unwrap_or(i32::MAX);
-        for (option, rate) in [(ENCODER_OPTION_MAX_BITRATE, most), (ENCODER_OPTION_BITRATE, rate)] {
-            let mut info = SBitrateInfo { iLayer: SPATIAL_LAYER_ALL, iBitrate: rate };
+        let most = (ENCODER_OPTION_MAX_BITRATE, SBitrateInfo { iLayer: SPATIAL_LAYER_0, iBitrate: most });
+        let rate = (ENCODER_OPTION_BITRATE, SBitrateInfo { iLayer: SPATIAL_LAYER_ALL, iBitrate: rate });
+        for (option, mut info) in [most, rate] {
             // SAFETY: the encoder was initialised (it has encoded a picture), and these options take exactly this struct,
             // which lives until the call returns.
             #[allow(unsafe_code, reason = "the library offers these options by pointer only")]

@@ -13,6 +13,7 @@ pub mod control;
 mod desk;
 mod display;
 mod encode;
+mod gate;
 pub mod guest;
 mod h264;
 mod input;

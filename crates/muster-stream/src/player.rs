@@ -13,10 +13,13 @@ use str0m::rtp::Extension;
 use str0m::{Candidate, Event, IceConnectionState, Rtc, RtcConfig};
 
 use crate::encode::VideoCodec;
+use crate::gate::NAME;
 use crate::messages::{Ask, CONTROL_BYTES_MAX, InputMessage, Tell, ask, input};
 use crate::sound::Packet;
 use crate::studio::{BPS_MAX, Frame, START_BPS};
 
+/// Places from which a player's packets may come: it asks from all of its networks at first.
+const PLACES_MAX: usize = 6;
 /// Frames whose times wait to be told.
 const TIMES_MAX: usize = 64;
 /// What the sound and everything else takes of the estimate.
@@ -72,6 +75,10 @@ pub(crate) struct Player {
     /// Bits a second that the way carries, after what else goes on it.
     pub(crate) estimate: u32,
     seek: Seek,
+    /// How the name begins by which its connection asks for this one.
+    pub(crate) name: Option<[u8; NAME]>,
+    /// From where it has shown that it is there, the last first.
+    places: Vec<SocketAddr>,
     pub(crate) clip_wanted: bool,
     video: Option<(Mid, Pt)>,
     sound: Option<(Mid, Pt)>,
@@ -164,6 +171,8 @@ impl Player {
             limit: BPS_MAX,
             estimate: START_BPS,
             seek: Seek::default(),
+            name: answer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")?.as_bytes().first_chunk().copied()),
+            places: Vec::new(),
             clip_wanted: false,
             video: None,
             sound: None,
@@ -181,6 +190,21 @@ impl Player {
             self.connected_at = None;
             self.rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(u64::from(BPS_MAX)));
         }
+    }
+
+    /// Where it is, as far as it has shown.
+    pub(crate) fn places(&self) -> impl Iterator<Item = SocketAddr> {
+        self.places.iter().copied()
+    }
+
+    /// A packet from there was one that only this player can have sent; whether that is news.
+    pub(crate) fn is_at(&mut self, place: SocketAddr) -> bool {
+        if self.places.contains(&place) {
+            return false;
+        }
+        self.places.insert(0, place);
+        self.places.truncate(PLACES_MAX);
+        true
     }
 
     /// What an event of the connection means here.

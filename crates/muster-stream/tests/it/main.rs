@@ -2,6 +2,7 @@
 //! speak WebRTC, all on this machine. Needs `Xvfb` (Debian: `xvfb`).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
+mod aiortc;
 mod cheats;
 mod child;
 mod net;
@@ -16,6 +17,17 @@ mod wire;
 fn streams_for_the_other_tests() {
     if std::env::var_os(rig::CHILD).is_some()
         && let Err(error) = muster_stream::stream_main()
+    {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+/// Not a test: the process that the others start as the program that is played.
+#[test]
+fn meters_for_the_other_tests() {
+    if std::env::var_os(aiortc::CHILD).is_some()
+        && let Err(error) = muster_stream::meter_main([])
     {
         eprintln!("{error}");
         std::process::exit(1);
