@@ -123,6 +123,7 @@ fn perform(effects: Vec<Effect>, routes: &Routes, events: &mpsc::Sender<Event>) 
                 routes.offer(call, to, *terms, events.clone());
             }
             Effect::Withdraw { from, lease } => routes.withdraw(from, lease),
+            Effect::Suggest { to, packages } => routes.suggest(to, packages),
             Effect::Reply { reply, answer } => {
                 let kind = match &*answer {
                     MatchReply::Matched(_) => "matched",
