@@ -68,11 +68,13 @@ pub struct AppsOffer {
     /// Bytes, or text such as `"8G"`; 0: nothing is fetched, and apps find what is installed.
     #[serde(with = "size")]
     pub disk: Bytes,
+    /// Whether packages that others ask for are fetched while nothing runs here, before anybody waits for them.
+    pub ahead: bool,
 }
 
 impl Default for AppsOffer {
     fn default() -> Self {
-        Self { disk: Bytes(8 * Bytes::GIB) }
+        Self { disk: Bytes(8 * Bytes::GIB), ahead: true }
     }
 }
 

@@ -193,8 +193,8 @@ impl ContainerNode {
         let (keeper, handle, inbox) = brain::queue();
         let (bind, public) = config.sessions(peer.addr().direct.into_iter().map(|addr| addr.ip()));
         let program = streaming.map_or_else(streaming_program, Ok)?;
-        let apps = Apps::new(config.apps_dir(), config.apps.disk, sandbox.clone())?;
-        let warm = apps.warm();
+        let apps = Apps::new(config.apps_dir(), config.apps, sandbox.clone())?;
+        let (fetches, warm) = (apps.fetches(), apps.warm());
         let jobs = Jobs::new(Shop {
             sandbox,
             apps,
@@ -217,6 +217,7 @@ impl ContainerNode {
             egress: config.egress,
             sessions: capabilities.xvfb.is_some(),
             region: config.region.clone(),
+            fetches,
             warm,
             announce: config.announce.clone(),
         };

@@ -40,6 +40,8 @@ pub(crate) struct Face {
     pub(crate) egress: bool,
     pub(crate) sessions: bool,
     pub(crate) region: Option<Region>,
+    /// Whether packages are fetched that are not there.
+    pub(crate) fetches: bool,
     /// Sets of packages that are there.
     pub(crate) warm: watch::Receiver<Vec<PackageSetId>>,
     /// Addresses told to others, if the owner names some.
@@ -269,6 +271,7 @@ impl Presence {
             sessions: self.face.sessions,
             region: self.face.region.clone(),
             leases: u32::try_from(now.busy).unwrap_or(u32::MAX),
+            fetches: self.face.fetches,
             warm: self.face.warm.borrow().clone(),
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::{BYTES_MAX, CPU_MILLIS_MAX, Cores, GPUS_MAX, GpuModel, Need, OB_MAX};
 use crate::ids::NodeId;
-use crate::packages::PackageSetId;
+use crate::packages::PackageSet;
 use crate::pricing::UsdPerHour;
 use crate::units::{Bytes, Ob};
 
@@ -413,7 +413,7 @@ pub struct Demand {
     pub only: Vec<Reach>,
     /// Packages that had better be there: a preference, nobody is turned down for it.
     #[serde(default)]
-    pub packages: Option<PackageSetId>,
+    pub packages: PackageSet,
 }
 
 impl Default for Demand {
@@ -441,8 +441,12 @@ impl Default for Demand {
             count: 1,
             grouping: Grouping::default(),
             exclude: Vec::new(),
+<<<<<<< HEAD
             only: Vec::new(),
             packages: None,
+=======
+            packages: PackageSet::default(),
+>>>>>>> packages
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::hardware::{Capacity, Free};
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
 use crate::lease::{End, LeaseTerms, Phase};
 use crate::live::SessionSpec;
-use crate::packages::PackageSetId;
+use crate::packages::{PackageSet, PackageSetId};
 use crate::pricing::Ask;
 use crate::units::TokenAmount;
 use crate::voucher::{CompactSignature, SignedVoucher};
@@ -164,6 +164,8 @@ pub struct Heartbeat {
     pub region: Option<Region>,
     /// Leases that hold capacity.
     pub leases: u32,
+    /// Whether it fetches packages that it lacks.
+    pub fetches: bool,
     /// Sets of packages that are there already, the last used first; at most [`crate::packages::WARM_MAX`].
     pub warm: Vec<PackageSetId>,
 }
@@ -197,6 +199,8 @@ pub enum Offer {
     Take(Box<LeaseTerms>),
     /// Forget the slot: the answer came too late and somebody else has the work.
     Withdraw(LeaseId),
+    /// These packages are asked for: fetch them if you are idle and like to.
+    Fetch(PackageSet),
 }
 
 /// Container to Indexer: the answer to an [`Offer`].
@@ -211,6 +215,8 @@ pub enum OfferAnswer {
     Rejected(OfferRejected),
     /// The withdrawal was noted.
     Withdrawn,
+    /// What is asked for was noted.
+    Noted,
 }
 
 /// Why a Container turned an offer down.

@@ -454,7 +454,7 @@ async fn start_session(
         region,
         time_limit_s: wanted.time_limit_s.unwrap_or(TIME_LIMIT_S),
         latency_ms_max: wanted.max_latency_ms,
-        packages: spec.packages.id(),
+        packages: spec.packages.clone(),
         ..Demand::default()
     };
     let mut env: Vec<(String, String)> = app.env.clone().into_iter().collect();

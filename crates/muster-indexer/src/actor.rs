@@ -125,6 +125,7 @@ fn perform(effects: Vec<Effect>, routes: &Routes, events: &mpsc::Sender<Event>) 
             Effect::Candidates { reply, answer } => routes.reply(reply, Answer::Candidates(answer)),
             Effect::Noted { reply, answer } => routes.reply(reply, Answer::Noted(answer)),
             Effect::Withdraw { from, lease } => routes.withdraw(from, lease),
+            Effect::Suggest { to, packages } => routes.suggest(to, packages),
             Effect::Reply { reply, answer } => {
                 let kind = match &*answer {
                     MatchReply::Matched(_) => "matched",

@@ -8,10 +8,15 @@ use std::time::Duration;
 use muster_core::brain::indexer::Event;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::LeaseTerms;
+<<<<<<< HEAD
 use muster_core::protocol::{
     Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, MatchReply, MatchRequest, Offer,
     OfferAnswer,
 };
+=======
+use muster_core::packages::PackageSet;
+use muster_core::protocol::{ContainerReport, MatchReply, MatchRequest, Offer, OfferAnswer};
+>>>>>>> packages
 use muster_net::{Connection, FramedStream, NetError, Peer, Signature64, StreamKind, verify};
 use muster_wire::WireMessage;
 use muster_wire::message::{delivery_bytes, terms_bytes};
@@ -81,6 +86,20 @@ impl Routes {
             };
             if let Err(e) = said.await {
                 tracing::debug!(container = %from.short(), error = %e, "an offer could not be taken back");
+            }
+        });
+    }
+
+    /// Tells a Container of packages that are asked for; best effort, it is free to do nothing.
+    pub(crate) fn suggest(&self, to: NodeId, packages: PackageSet) {
+        let Some((_, way)) = held(&self.0.containers).get(&to).cloned() else { return };
+        tokio::spawn(async move {
+            let said = async {
+                let mut stream = way.open_bi(StreamKind::Offer).await?.framed();
+                stream.ask::<Offer, OfferAnswer>(&Offer::Fetch(packages), OFFER_WAIT).await
+            };
+            if let Err(e) = said.await {
+                tracing::debug!(container = %to.short(), error = %e, "a Container was not told what is asked for");
             }
         });
     }

@@ -149,6 +149,7 @@ impl ContainerNode {
             sessions: false,
             region: None,
             leases: u32::try_from(self.brain.busy()).unwrap_or(u32::MAX),
+            fetches: false,
             warm: Vec::new(),
         }
     }
@@ -345,6 +346,8 @@ impl World {
                     self.feed_container(i, Event::Offered { reply, terms });
                 }
                 Offer::Withdraw(lease) => self.feed_container(i, Event::Withdrawn { lease, from: indexer }),
+                // Nobody in here says that it fetches packages.
+                Offer::Fetch(_) => {}
             },
             Rpc::Seen { lease, view } => self.feed_container(i, Event::ChainSeen { lease, view }),
             Rpc::Executed { lease, kind, attempt, .. } => {

@@ -95,6 +95,7 @@ impl World {
                     self.send(Who::Indexer(i), Who::Container(n), Rpc::Offer { reply: call, from: id, offer });
                 }
             }
+            Effect::Suggest { .. } => {}
             Effect::Withdraw { from, lease } => {
                 if let Some(n) = container_index(from) {
                     let offer = Box::new(Offer::Withdraw(lease));

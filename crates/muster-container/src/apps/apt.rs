@@ -87,6 +87,9 @@ impl Apt {
         let mut command = Command::new("/usr/bin/apt-get");
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
         command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+        // The owner's ways out count as they do for apt itself.
+        let proxies = ["http_proxy", "https_proxy", "no_proxy"];
+        command.envs(proxies.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
         let option = |name: &str, value: &Path| format!("{name}={}", value.display());
         command.args(["-q", "-o", &option("Dir::Cache", &self.dir.join("cache"))]);
         command.args(["-o", &option("Dir::State::lists", &self.best_lists().0)]);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::apt::{Apt, Plan, complaint};
 use super::error::AppsError;
-use super::shelf::{Marker, reserve};
+use super::shelf::{Marker, Reserved, reserve, sweep};
 use super::{Fetch, Inner, Opened, blocking, guard, name, remove, unpack};
 use crate::sandbox::over;
 
@@ -44,7 +44,8 @@ impl Inner {
     ) -> Result<Opened, AppsError> {
         let tell = |how: String| drop(teller.send_replace(Fetch::Going(how)));
         let need = room(&plan);
-        let _reserved = self.reserve(set, need)?;
+        let (inner, wanted) = (Arc::clone(self), set.clone());
+        let _reserved = blocking(move || inner.reserve(&wanted, need)).await?;
         info!(%id, packages = %set, files = plan.files.len(), bytes = plan.download_bytes(), "packages are fetched");
         let began = Instant::now();
         let files = self.dir.join("fetch").join(id.to_string());
@@ -74,6 +75,9 @@ impl Inner {
             let mut shelf = guard(&inner.shelf);
             shelf.put(&inner.dir, id, &new, marker)?;
             remove(&files);
+            drop(shelf);
+            sweep(&inner.shelf);
+            let mut shelf = guard(&inner.shelf);
             let opened = shelf.take(id, |known| known.packages == packages && known.host == host);
             opened.ok_or_else(|| AppsError::program("muster", "the packages are gone as soon as they are there"))
         })
@@ -82,10 +86,17 @@ impl Inner {
         Ok(opened)
     }
 
-    fn reserve(&self, set: &PackageSet, need: u64) -> Result<super::shelf::Reserved<'_>, AppsError> {
+    /// Whether a fetch fits beside everything that is there.
+    pub(super) fn fits(&self, plan: &Plan) -> bool {
+        let need = room(plan);
+        let free = free_bytes(&self.dir).unwrap_or(0);
+        guard(&self.shelf).bytes().saturating_add(need) <= self.offer.disk.0 && free >= need.saturating_add(FREE_MIN)
+    }
+
+    fn reserve(&self, set: &PackageSet, need: u64) -> Result<Reserved, AppsError> {
         let no_room = |why| AppsError::NoRoom { set: set.clone(), need: Bytes(need), why };
-        let reserved = reserve(&self.shelf, need, self.disk.0).map_err(|taken| {
-            let (all, taken) = (self.disk, Bytes(taken));
+        let reserved = reserve(&self.shelf, need, self.offer.disk.0).map_err(|taken| {
+            let (all, taken) = (self.offer.disk, Bytes(taken));
             no_room(format!("the Container's owner gives {all} for them, of which {taken} are in use"))
         })?;
         let free = free_bytes(&self.dir).map_err(AppsError::io("look at the file system of", &self.dir))?;

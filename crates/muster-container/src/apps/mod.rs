@@ -21,20 +21,25 @@ mod unpack;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use muster_core::packages::{PackageSet, PackageSetId, WARM_MAX};
 use muster_core::units::Bytes;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 pub(crate) use error::AppsError;
 
+use crate::config::AppsOffer;
 use crate::sandbox::Sandbox;
 use apt::{Apt, Plan};
 use shelf::{Hold, Marker, Shelf};
 
 /// Sets that are fetched at one time; others wait.
 const FETCHES_MAX: usize = 2;
+/// Between two fetches that nobody waits for.
+const AHEAD_EVERY: Duration = Duration::from_secs(60);
 /// Sets that are asked for at one time: more than leases can start at once.
 const ASKED_MAX: usize = 256;
 
@@ -62,13 +67,14 @@ pub(crate) struct Apps {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    /// Bytes that sets may take; 0: nothing is fetched.
-    disk: Bytes,
+    offer: AppsOffer,
     sandbox: Sandbox,
     apt: Apt,
-    shelf: Mutex<Shelf>,
+    shelf: Arc<Mutex<Shelf>>,
     going: Mutex<BTreeMap<PackageSetId, watch::Receiver<Fetch>>>,
     places: Semaphore,
+    /// When something was fetched last that nobody waited for.
+    ahead_at: Mutex<Option<Instant>>,
     /// What is warm, the last used first.
     warm: watch::Sender<Vec<PackageSetId>>,
 }
@@ -78,13 +84,14 @@ impl Apps {
     ///
     /// # Errors
     /// The folder cannot be made or read.
-    pub(crate) fn new(dir: PathBuf, disk: Bytes, sandbox: Sandbox) -> Result<Self, AppsError> {
+    pub(crate) fn new(dir: PathBuf, offer: AppsOffer, sandbox: Sandbox) -> Result<Self, AppsError> {
         let shelf = Shelf::open(&dir)?;
         // Programs that work on it have other folders to stand in.
         let dir = dir.canonicalize().map_err(AppsError::io("resolve", &dir))?;
         let (apt, warm) = (Apt::new(dir.join("apt")), watch::Sender::new(Vec::new()));
         let (going, places) = (Mutex::default(), Semaphore::new(FETCHES_MAX));
-        let inner = Inner { dir, disk, sandbox, apt, shelf: Mutex::new(shelf), going, places, warm };
+        let (shelf, ahead_at) = (Arc::new(Mutex::new(shelf)), Mutex::default());
+        let inner = Inner { dir, offer, sandbox, apt, shelf, going, places, ahead_at, warm };
         inner.show_warm();
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -112,6 +119,41 @@ impl Apps {
                 return Err(AppsError::program("apt-get", "the Container is going down"));
             }
         }
+    }
+
+    /// Whether what is missing is fetched at all.
+    pub(crate) fn fetches(&self) -> bool {
+        self.inner.sandbox.capabilities().packages && self.inner.offer.disk > Bytes(0)
+    }
+
+    /// Fetches what may be asked for soon, in the background: one set at a time, not too often, and only where nothing
+    /// has to go for it.
+    pub(crate) fn ahead(&self, set: PackageSet) {
+        let Some(id) = set.id().filter(|_| self.inner.offer.ahead && self.fetches()) else { return };
+        {
+            let mut last = guard(&self.inner.ahead_at);
+            if last.is_some_and(|at| at.elapsed() < AHEAD_EVERY) || !guard(&self.inner.going).is_empty() {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        let apps = self.clone();
+        tokio::spawn(async move {
+            let (inner, wanted) = (Arc::clone(&apps.inner), set.clone());
+            let fits = blocking(move || match inner.look(id, &wanted)? {
+                Looked::Here(_) => Ok(false),
+                Looked::Missing { plan, .. } => Ok(inner.fits(&plan)),
+            });
+            let fetched = match fits.await {
+                Ok(true) => apps.open(&set, |_| {}).await.map(drop),
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            };
+            apps.inner.show_warm();
+            if let Err(error) = fetched {
+                info!(%id, packages = %set, %error, "packages that are asked for are not fetched");
+            }
+        });
     }
 
     fn begin(&self, id: PackageSetId, set: &PackageSet) -> Result<watch::Receiver<Fetch>, AppsError> {
@@ -151,10 +193,10 @@ impl Inner {
             Looked::Here(opened) => return Ok(opened),
             Looked::Missing { host, plan } => (host, plan),
         };
-        if !self.sandbox.capabilities().packages || self.disk == Bytes(0) {
+        if !self.sandbox.capabilities().packages || self.offer.disk == Bytes(0) {
             let missing =
                 plan.names().iter().filter_map(|file| file.split('_').next()).take(8).collect::<Vec<_>>().join(", ");
-            let why = if self.disk == Bytes(0) {
+            let why = if self.offer.disk == Bytes(0) {
                 "its owner gives no disk for them"
             } else {
                 "its kernel lays no folders over the system"

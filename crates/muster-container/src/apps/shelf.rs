@@ -64,6 +64,11 @@ impl Set {
 /// All sets that are whole.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
+    /// The folder of all packages.
+    dir: PathBuf,
+    /// Folders that are nobody's any more, out of the way and still to be removed.
+    gone: Vec<PathBuf>,
+    gone_count: u64,
     sets: BTreeMap<PackageSetId, Set>,
     /// Others have taken their place; they go when no job uses them.
     replaced: Vec<Set>,
@@ -73,14 +78,14 @@ pub(super) struct Shelf {
 
 /// Room on the disk that a fetch has been promised; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Reserved<'a> {
-    shelf: &'a Mutex<Shelf>,
+pub(super) struct Reserved {
+    shelf: Arc<Mutex<Shelf>>,
     bytes: u64,
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Reserved {
     fn drop(&mut self) {
-        let mut shelf = guard(self.shelf);
+        let mut shelf = guard(&self.shelf);
         shelf.reserved = shelf.reserved.saturating_sub(self.bytes);
     }
 }
@@ -99,7 +104,7 @@ impl Shelf {
         fs::create_dir_all(&sets).map_err(AppsError::io("create the folder", &sets))?;
         // Programs that work on it have other folders to stand in.
         let sets = sets.canonicalize().map_err(AppsError::io("resolve", &sets))?;
-        let mut shelf = Self::default();
+        let mut shelf = Self { dir: dir.canonicalize().map_err(AppsError::io("resolve", dir))?, ..Self::default() };
         for entry in fs::read_dir(&sets).map_err(AppsError::io("read the folder", &sets))? {
             let path = entry.map_err(AppsError::io("read the folder", &sets))?.path();
             let marker: Option<Marker> =
@@ -112,7 +117,20 @@ impl Shelf {
             shelf.insert(id, Set { dir: path, marker, used, hold: Hold::default() });
         }
         shelf.drop_replaced();
+        std::mem::take(&mut shelf.gone).iter().for_each(|dir| remove(dir));
         Ok(shelf)
+    }
+
+    /// Takes a folder out of the way at once; removing it takes longer, see [`sweep`].
+    fn discard(&mut self, dir: &Path) {
+        let gone = self.dir.join("new").join(format!("gone-{}", self.gone_count));
+        self.gone_count = self.gone_count.wrapping_add(1);
+        let moved = gone.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::rename(dir, &gone));
+        match moved {
+            Ok(()) => self.gone.push(gone),
+            // Nothing is lost by waiting for it.
+            Err(_) => remove(dir),
+        }
     }
 
     /// Of two of the same name the one that was used last stays.
@@ -128,9 +146,10 @@ impl Shelf {
 
     /// Removes those whose place others have taken and that nobody uses.
     fn drop_replaced(&mut self) {
-        let (used, unused) = std::mem::take(&mut self.replaced).into_iter().partition(Set::is_used);
+        let (used, unused): (Vec<Set>, Vec<Set>) =
+            std::mem::take(&mut self.replaced).into_iter().partition(Set::is_used);
         self.replaced = used;
-        unused.iter().for_each(|set| remove(&set.dir));
+        unused.iter().for_each(|set| self.discard(&set.dir));
     }
 
     /// The sets by name, the last used first.
@@ -193,21 +212,21 @@ impl Shelf {
         {
             self.replaced.push(old);
         }
-        while self.sets.len() > SETS_MAX && self.evict_one() {}
+        while self.sets.len() > SETS_MAX && self.evict_one(0) {}
         self.drop_replaced();
     }
 
-    /// Removes the longest unused set that nobody uses; whether there was one.
-    fn evict_one(&mut self) -> bool {
-        let unused = self.sets.iter().filter(|(_, set)| !set.is_used());
+    /// Removes the longest unused set that nobody uses and that takes so many bytes at least; whether there was one.
+    fn evict_one(&mut self, bytes_min: u64) -> bool {
+        let unused = self.sets.iter().filter(|(_, set)| !set.is_used() && set.marker.bytes >= bytes_min);
         let Some(id) = unused.min_by_key(|(_, set)| set.used).map(|(id, _)| *id) else { return false };
         if let Some(set) = self.sets.remove(&id) {
-            remove(&set.dir);
+            self.discard(&set.dir);
         }
         true
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let all = self.sets.values().chain(&self.replaced);
         all.map(|set| set.marker.bytes).fold(self.reserved, u64::saturating_add)
     }
@@ -225,19 +244,9 @@ impl Shelf {
             // Nothing is thrown away in vain.
             return Err(lasting);
         }
-        while self.bytes().saturating_add(need) > most && self.evict_with_bytes() {}
+        while self.bytes().saturating_add(need) > most && self.evict_one(1) {}
         self.reserved = self.reserved.saturating_add(need);
         Ok(())
-    }
-
-    /// The same as [`Self::evict_one`], among those that take room.
-    fn evict_with_bytes(&mut self) -> bool {
-        let unused = self.sets.iter().filter(|(_, set)| !set.is_used() && set.marker.bytes > 0);
-        let Some(id) = unused.min_by_key(|(_, set)| set.used).map(|(id, _)| *id) else { return false };
-        if let Some(set) = self.sets.remove(&id) {
-            remove(&set.dir);
-        }
-        true
     }
 }
 
@@ -245,9 +254,17 @@ impl Shelf {
 ///
 /// # Errors
 /// The bytes that sets in use and other fetches take.
-pub(super) fn reserve(shelf: &Mutex<Shelf>, need: u64, most: u64) -> Result<Reserved<'_>, u64> {
-    guard(shelf).make_room(need, most)?;
-    Ok(Reserved { shelf, bytes: need })
+pub(super) fn reserve(shelf: &Arc<Mutex<Shelf>>, need: u64, most: u64) -> Result<Reserved, u64> {
+    let made = guard(shelf).make_room(need, most);
+    sweep(shelf);
+    made?;
+    Ok(Reserved { shelf: Arc::clone(shelf), bytes: need })
+}
+
+/// Removes what is out of the way, while others use the shelf.
+pub(super) fn sweep(shelf: &Mutex<Shelf>) {
+    let gone = std::mem::take(&mut guard(shelf).gone);
+    gone.iter().for_each(|dir| remove(dir));
 }
 
 /// Writes a marker so that it is there whole or as it was.
@@ -313,7 +330,7 @@ mod tests {
         let used = shelf.take(a, |_| true).unwrap();
         assert_eq!(shelf.ids(), [a, c, b], "the last used first");
         let place = used.over.clone().unwrap();
-        let shelf = Mutex::new(shelf);
+        let shelf = Arc::new(Mutex::new(shelf));
         // 300 are there, 100 of them in use: 250 more can never fit into 340, and nothing is thrown away for it.
         assert_eq!(reserve(&shelf, 250, 340).unwrap_err(), 100);
         assert_eq!(guard(&shelf).ids(), [a, c, b]);
@@ -351,7 +368,7 @@ mod tests {
         assert!(place.exists());
         drop(old);
         assert!(shelf.make_room(1, 1).is_ok());
-        assert!(!place.exists());
+        assert!(!place.exists() && shelf.gone.iter().all(|dir| dir.exists()));
         assert_eq!(Shelf::open(dir.path()).unwrap().ids(), [id]);
     }
 }

@@ -15,6 +15,7 @@ use muster_core::brain::container::Held;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::LeaseTerms;
 use muster_core::live::SessionSpec;
+use muster_core::packages::PackageSet;
 use muster_core::protocol::JobSpec as Wanted;
 use tracing::warn;
 
@@ -119,6 +120,11 @@ impl Jobs {
     /// Ends and removes jobs of an earlier process that nobody has taken over.
     pub(crate) async fn recover(&self) -> Result<Vec<RecoveredJob>, SandboxError> {
         self.shop.sandbox.recover().await
+    }
+
+    /// An Indexer says that these packages are asked for.
+    pub(crate) fn fetch_ahead(&self, packages: PackageSet) {
+        self.shop.apps.ahead(packages);
     }
 
     /// Starts what the consumer wants run.

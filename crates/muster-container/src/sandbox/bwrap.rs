@@ -1,6 +1,6 @@
 //! The Sandbox as bubblewrap's arguments: what a job can see, and nothing else.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -81,7 +81,7 @@ pub(super) fn options(view: &View<'_>) -> Vec<OsString> {
     }
     args.push(["--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]);
     args.push(["--info-fd", &view.info_fd.to_string(), "--block-fd", &view.block_fd.to_string()]);
-    system_dirs(&mut args);
+    system_dirs(&mut args, view.over);
     args.push(["--proc", "/proc", "--dev", "/dev"]);
     let shm = (view.memory_bytes / 2).min(SHM_BYTES_MAX);
     args.push(["--perms", "1777", "--size", &shm.to_string(), "--tmpfs", "/dev/shm"]);
@@ -109,10 +109,12 @@ pub(super) fn options(view: &View<'_>) -> Vec<OsString> {
     args.0
 }
 
-fn system_dirs(args: &mut Args) {
+fn system_dirs(args: &mut Args, over: Option<&Path>) {
     for dir in SYSTEM_DIRS {
+        let layered = over.and_then(|folder| over::place(folder, dir.trim_start_matches('/')));
         match fs::read_link(dir) {
             Ok(target) => args.bind("--symlink", target, dir),
+            Err(_) if layered.is_some() => args.bind("--ro-bind", layered.unwrap_or_default(), dir),
             Err(_) if Path::new(dir).is_dir() => args.bind("--ro-bind", dir, dir),
             Err(_) => {}
         }
@@ -124,16 +126,13 @@ fn etc(args: &mut Args, view: &View<'_>) {
     for dir in ["/etc", "/etc/ssl", "/.muster"] {
         args.push(["--perms", "0755", "--dir", dir]);
     }
+    let host = Path::new("/etc");
+    let layered = view.over.and_then(|folder| over::place(folder, "etc"));
     let packages = view.over.map(|folder| folder.join(over::ROOT).join("etc"));
-    for name in ETC {
-        let path = Path::new("/etc").join(name);
-        if path.exists() || packages.as_ref().is_some_and(|etc| etc.join(name).exists()) {
-            args.bind("--ro-bind", &path, &path);
-        }
-    }
-    for name in packages.iter().flat_map(|etc| new_in(etc, view)) {
-        let path = Path::new("/etc").join(name);
-        args.bind("--ro-bind", &path, &path);
+    let has = |name: &OsStr| packages.as_ref().is_some_and(|etc| etc.join(name).exists());
+    let known = ETC.iter().map(OsString::from).filter(|name| host.join(name).exists() || has(name));
+    for name in known.chain(packages.iter().flat_map(|etc| new_in(etc, view))) {
+        args.bind("--ro-bind", layered.as_deref().unwrap_or(host).join(&name), host.join(&name));
     }
     // Copied, not mounted: a job can read where its mounts come from, and these would tell the provider's folders.
     for (fd, path) in view.files {
@@ -155,14 +154,15 @@ fn new_in(etc: &Path, view: &View<'_>) -> Vec<OsString> {
 }
 
 /// Options under which tools of the system write to one folder and reach nothing else.
-pub(super) fn tools(out: &Path) -> Vec<OsString> {
+pub(super) fn tools(folder: &Path, out: &Path) -> Vec<OsString> {
     let mut args = Args::default();
     args.push(["--unshare-user-try", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]);
     args.push(["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]);
     args.push(["--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "LC_ALL", "C.UTF-8"]);
-    system_dirs(&mut args);
-    for path in ["/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.cache"] {
-        args.bind("--ro-bind-try", path, path);
+    system_dirs(&mut args, Some(folder));
+    let etc = over::place(folder, "etc").unwrap_or_else(|| "/etc".into());
+    for name in ["ld.so.conf", "ld.so.conf.d", "ld.so.cache"] {
+        args.bind("--ro-bind-try", etc.join(name), Path::new("/etc").join(name));
     }
     args.push(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
     args.bind("--bind", out, "/out");

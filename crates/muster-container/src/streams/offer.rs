@@ -27,6 +27,12 @@ impl House {
                 self.brain.note(Event::Withdrawn { lease, from: indexer }).await;
                 OfferAnswer::Withdrawn
             }
+            Offer::Fetch(packages) => {
+                if self.board.summary().busy == 0 {
+                    self.jobs.fetch_ahead(packages);
+                }
+                OfferAnswer::Noted
+            }
             Offer::Take(terms) if terms.indexer != indexer => {
                 let why = "they name another Indexer than the one that offers".to_owned();
                 OfferAnswer::Rejected(OfferRejected::BadTerms(why))
@@ -51,6 +57,7 @@ impl House {
             OfferAnswer::Accepted { .. } => "accepted",
             OfferAnswer::Rejected(_) => "rejected",
             OfferAnswer::Withdrawn => "withdrawn",
+            OfferAnswer::Noted => "noted",
         };
         metrics::counter!("muster_container_offers_total", "outcome" => outcome).increment(1);
         if let Err(error) = writer.send_within(&answer, SEND_WITHIN).await {

@@ -239,7 +239,7 @@ async fn packages_lie_over_the_system_of_their_job_alone() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     };
-    for place in ["empty", "mnt/opt", "mnt/var"] {
+    for place in ["empty", "mnt/usr", "mnt/etc", "mnt/opt", "mnt/var"] {
         std::fs::create_dir_all(dir.path().join(place)).unwrap();
     }
     let brought = ["usr/share/layer/a", "etc/layer-of-a-test/b", "opt/layer/c", "var/lib/layer/d"];

@@ -4,6 +4,8 @@
 //! by offering to the chosen Containers one after the other, and remembers how leases ended so that
 //! the same bad node is not picked again.
 
+mod wishes;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ use crate::demand::{ComplianceTier, Demand, Origin, TIME_LIMIT_S_MAX, WorkloadKi
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
 use crate::lease::{End, LeaseTerms, Phase};
 use crate::matching::{Choice, ContainerState, Provider, Report, Settings, View};
+use crate::packages::PackageSet;
 use crate::params::Params;
 use crate::pricing::Exchange;
 use crate::protocol::{
@@ -20,6 +23,7 @@ use crate::protocol::{
     MatchRequest, Matched, NodeAddr, NodeSignature, OfferAnswer,
 };
 use crate::units::{TimeMs, TokenAmount};
+use wishes::Wishes;
 
 /// Requests that may wait for Containers' answers at once.
 const PENDING_MAX: usize = 20_000;
@@ -182,6 +186,13 @@ pub enum Effect {
         /// Which.
         lease: LeaseId,
     },
+    /// Tell an idle Container of packages that are asked for.
+    Suggest {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        packages: PackageSet,
+    },
     /// Answer a consumer.
     Reply {
         /// Where to.
@@ -218,9 +229,13 @@ pub struct Indexer {
     answered_order: VecDeque<RequestId>,
     leases: BTreeMap<LeaseId, Record>,
     lease_order: VecDeque<LeaseId>,
+<<<<<<< HEAD
     /// Who may say what was delivered on a lease; gone once it was said. A restart forgets them: what is lost is a
     /// consumer's word on quality.
     payers: BTreeMap<LeaseId, Address>,
+=======
+    wishes: Wishes,
+>>>>>>> packages
     seed: u64,
     next_call: u64,
     swept_at: TimeMs,
@@ -241,7 +256,11 @@ impl Indexer {
             answered_order: VecDeque::new(),
             leases: BTreeMap::new(),
             lease_order: VecDeque::new(),
+<<<<<<< HEAD
             payers: BTreeMap::new(),
+=======
+            wishes: Wishes::default(),
+>>>>>>> packages
             seed,
             next_call: 1,
             swept_at: TimeMs(0),
@@ -281,7 +300,7 @@ impl Indexer {
                 let quality_bps = known.quality();
                 self.view.set_quality(&container, quality_bps);
             }
-            Event::Beat(beat) => self.on_beat(*beat, now),
+            Event::Beat(beat) => self.on_beat(*beat, now, &mut out),
             Event::Gone(container) => self.on_gone(container),
             Event::Requested { reply, request } => self.on_request(reply, *request, now, &mut out),
             Event::Sounded { reply, demand } => {
@@ -315,15 +334,22 @@ impl Indexer {
         self.relist(container, now);
     }
 
-    fn on_beat(&mut self, beat: Heartbeat, now: TimeMs) {
+    fn on_beat(&mut self, beat: Heartbeat, now: TimeMs, out: &mut Vec<Effect>) {
         let container = beat.addr.id;
         let known = self.known(container);
         // Heartbeats may overtake one another.
         if known.beat.as_ref().is_some_and(|(last, _)| last.seq >= beat.seq) {
             return;
         }
+        let has = (beat.leases == 0 && beat.sessions && beat.fetches).then(|| beat.warm.clone());
         known.beat = Some((beat, now));
         self.relist(container, now);
+        if let Some(has) = has
+            && self.known(container).listed
+            && let Some(packages) = self.wishes.suggest(container, &has, |set| self.view.warm_count(set), now)
+        {
+            out.push(Effect::Suggest { to: container, packages });
+        }
     }
 
     fn on_gone(&mut self, container: NodeId) {
@@ -376,6 +402,7 @@ impl Indexer {
             out.push(failed(reply, MatchFailure::BadRequest, why.to_string(), 0, Vec::new()));
             return;
         }
+        self.wishes.note(&request.demand.packages, now);
         let seed = self.draw();
         let found = self.view.match_one(&request.demand, seed, now);
         let considered = found.report.considered;
@@ -478,7 +505,7 @@ impl Indexer {
                 count(&mut pending.turned_down, why.to_string());
                 self.ask_next(id, now, out);
             }
-            OfferAnswer::Withdrawn => self.ask_next(id, now, out),
+            OfferAnswer::Withdrawn | OfferAnswer::Noted => self.ask_next(id, now, out),
         }
     }
 

@@ -469,6 +469,6 @@ pub(super) fn choice_from(
     let on_demand = provider.ask.allocation_hour(&allocation, &provider.capacity.gpus).ok()?;
     let price = provider.ask.under_term(on_demand, demand.term)?;
     let latency_us = query.latency_us(record, latencies);
-    let warm = demand.packages.map(|set| provider.warm.contains(&set));
+    let warm = query.packages.map(|set| provider.warm.contains(&set));
     Some(Choice { node: provider.node, allocation, price, latency_us, warm })
 }

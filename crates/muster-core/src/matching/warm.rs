@@ -64,7 +64,7 @@ impl View {
 
     /// Those that fit, have the packages, and are hardly worse than the best; the best first.
     pub(super) fn warm_ones(&self, demand: &Demand, query: &Query, best: u64, seed: u64) -> Vec<Found> {
-        let Some(set) = demand.packages else { return Vec::new() };
+        let Some(set) = query.packages else { return Vec::new() };
         let worst = worst(demand.objective, best);
         let mut found: Vec<(u64, NodeId, Found)> = self
             .warm

@@ -111,8 +111,8 @@ fn check_reasons(reasons: &[(String, u64)]) -> Result<(), WireError> {
 }
 
 impl WireMessage for MatchRequest {
-    // The excluded Containers are most of it: 1,024 × 32 bytes.
-    const MAX_LEN: usize = 40 * 1024;
+    // The excluded Containers are most of it: 1,024 × 32 bytes; then packages: 64 × 128.
+    const MAX_LEN: usize = 48 * 1024;
     fn check(&self) -> Result<(), WireError> {
         named("lease", &self.lease.0)?;
         named("session_key", &self.session_key.0)?;
@@ -203,11 +203,14 @@ fn check_report(report: &LeaseReport) -> Result<(), WireError> {
 }
 
 impl WireMessage for Offer {
-    const MAX_LEN: usize = 2 * 1024;
+    // A set of packages is the longest: 64 names of 128 bytes.
+    const MAX_LEN: usize = 10 * 1024;
     fn check(&self) -> Result<(), WireError> {
         match self {
             Self::Take(terms) => check_terms(terms),
             Self::Withdraw(LeaseId(bytes)) => named("lease", bytes),
+            Self::Fetch(packages) if packages.is_empty() => Err(WireError::field("packages", "there are none")),
+            Self::Fetch(_) => Ok(()),
         }
     }
 }
@@ -216,7 +219,7 @@ impl WireMessage for OfferAnswer {
     const MAX_LEN: usize = 4 * 1024;
     fn check(&self) -> Result<(), WireError> {
         match self {
-            Self::Accepted { .. } | Self::Withdrawn => Ok(()),
+            Self::Accepted { .. } | Self::Withdrawn | Self::Noted => Ok(()),
             Self::Rejected(why) => match why {
                 OfferRejected::NoCapacity(why) | OfferRejected::BadTerms(why) | OfferRejected::NotRegistered(why) => {
                     sentence("rejected", why)

@@ -136,26 +136,32 @@ fn bad_results_lose_priority_where_quality_ranks() {
 
 #[test]
 fn packages_that_are_there_are_a_preference() {
-    let set = PackageSetId(7);
+    let (game, none) = (packages(7), PackageSet::default());
+    let set = game.id().unwrap();
     let dear =
         Provider { ask: Ask { core_hour: UsdMicro(24_000), ..container(1).ask }, warm: vec![set], ..container(1) };
     let mut view = view_of([container(0), dear.clone(), container(2)]);
-    let demand = |objective, packages| Demand { objective, packages, memory: Bytes(Bytes::GIB), ..Demand::default() };
+    let demand = |objective, packages: &PackageSet| Demand {
+        objective,
+        packages: packages.clone(),
+        memory: Bytes(Bytes::GIB),
+        ..Demand::default()
+    };
     let chosen = |view: &View, demand: &Demand| -> BTreeSet<NodeId> {
         (0..200).map(|seed| view.match_one(demand, seed, NOW).choices[0].node).collect()
     };
     // A fifth dearer: worth it when something else than the price counts.
-    assert_eq!(chosen(&view, &demand(Objective::Balanced, Some(set))), [dear.node].into());
-    assert_eq!(chosen(&view, &demand(Objective::Balanced, None)), [container(0).node, container(2).node].into());
-    assert_eq!(chosen(&view, &demand(Objective::Cheapest, Some(set))), [container(0).node, container(2).node].into());
-    let result = view.match_one(&demand(Objective::Balanced, Some(set)), 1, NOW);
+    assert_eq!(chosen(&view, &demand(Objective::Balanced, &game)), [dear.node].into());
+    assert_eq!(chosen(&view, &demand(Objective::Balanced, &none)), [container(0).node, container(2).node].into());
+    assert_eq!(chosen(&view, &demand(Objective::Cheapest, &game)), [container(0).node, container(2).node].into());
+    let result = view.match_one(&demand(Objective::Balanced, &game), 1, NOW);
     assert_eq!(result.choices.iter().map(|c| c.warm).collect::<Vec<_>>(), [Some(true), Some(false), Some(false)]);
     assert!(result.report.odds[0].to_string().ends_with("the packages are there, which puts it first"));
     // One that no longer says so, or is gone, counts no more.
     assert_eq!(view.warm_count(set), 1);
     view.upsert(Provider { warm: Vec::new(), ..dear.clone() }).unwrap();
     assert_eq!(view.warm_count(set), 0);
-    assert!(!chosen(&view, &demand(Objective::Balanced, Some(set))).contains(&dear.node));
+    assert!(!chosen(&view, &demand(Objective::Balanced, &game)).contains(&dear.node));
     view.upsert(dear.clone()).unwrap();
     assert!(view.remove(&dear.node));
     assert_eq!(view.warm_count(set), 0);

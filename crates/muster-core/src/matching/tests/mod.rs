@@ -11,7 +11,7 @@ use super::{
 use crate::demand::{ComplianceTier, Demand, Grouping, NetworkId, ONLY_MAX, Objective, Place, Reach, Region, Term};
 use crate::hardware::{Allocation, Capacity, Free, Gpu, GpuModel, GpuSet, GpuVendor, Inventory, pick_gpus};
 use crate::ids::NodeId;
-use crate::packages::PackageSetId;
+use crate::packages::PackageSet;
 use crate::pricing::{Ask, UsdPerHour};
 use crate::units::{Bytes, Ob, TimeMs, TokenAmount, UsdMicro};
 
@@ -22,6 +22,11 @@ mod sentences;
 mod synthetic_world;
 
 const NOW: TimeMs = TimeMs(1_000_000);
+
+/// One of a few sets.
+fn packages(n: u64) -> PackageSet {
+    PackageSet::new([format!("package-{n}")]).unwrap()
+}
 
 fn region(text: &str) -> Region {
     Region::new(text).unwrap()
@@ -117,7 +122,7 @@ fn little_world(seed: u64, count: u32) -> Vec<Provider> {
             provider.egress = below(2) == 0;
             provider.compliance = [ComplianceTier::Open, ComplianceTier::Verified][usize::try_from(below(2)).unwrap()];
             provider.quality_bps = u16::try_from(below(5)).unwrap() * 2_500;
-            provider.warm = (0..4).filter(|_| below(4) == 0).map(PackageSetId).collect();
+            provider.warm = (0..4).filter(|_| below(4) == 0).filter_map(|n| packages(n).id()).collect();
             provider.state = match below(8) {
                 0 => ContainerState::Draining,
                 1..=3 => ContainerState::Serving,
@@ -158,7 +163,9 @@ fn little_demand(seed: u64, nodes: &[Provider]) -> Demand {
     if below(3) == 0 {
         demand.price_max = Some(UsdPerHour(20_000 + below(300_000)));
     }
-    demand.packages = (below(2) == 0).then(|| PackageSetId(below(5)));
+    if below(2) == 0 {
+        demand.packages = packages(below(5));
+    }
     for _ in 0..below(3) {
         demand.exclude.extend(nodes.get(usize::try_from(below(8)).unwrap()).map(|p| p.node));
     }

@@ -43,8 +43,8 @@ proptest! {
         let mut view = view_of(providers.clone());
         measured(&mut view);
         for round in 0..8u64 {
-            let demand = Demand { packages: Some(PackageSetId(round % 5)), ..little_demand(seed ^ round << 20, &providers) };
-            let plain = Demand { packages: None, ..demand.clone() };
+            let demand = Demand { packages: packages(round % 5), ..little_demand(seed ^ round << 20, &providers) };
+            let plain = Demand { packages: PackageSet::default(), ..demand.clone() };
             let (with, without) = (view.match_one(&demand, seed, NOW), view.match_one(&plain, seed, NOW));
             prop_assert_eq!(with.choices.is_empty(), without.choices.is_empty());
             prop_assert_eq!(with.report.turned_down, without.report.turned_down);
@@ -54,7 +54,7 @@ proptest! {
                 let serves = view.first_why(slot, &demand, &query).is_none();
                 serves.then(|| query.check(slot, view.record(slot)?, &view.latencies).ok()).flatten().map(|fit| fit.badness)
             };
-            let has = |node: &NodeId| view.get(node).is_some_and(|p| demand.packages.is_some_and(|set| p.warm.contains(&set)));
+            let has = |node: &NodeId| view.get(node).is_some_and(|p| demand.packages.id().is_some_and(|set| p.warm.contains(&set)));
             let Some(first) = with.choices.first() else { continue };
             prop_assert_eq!(first.warm, Some(has(&first.node)));
             let least = providers.iter().filter_map(|p| badness(&p.node)).min().unwrap();

@@ -157,7 +157,7 @@ fn configure(
         ask: default_ask(),
         job: JobBounds::default(),
         sessions: SessionsOffer::default(),
-        apps: AppsOffer { disk: args.apps_disk },
+        apps: AppsOffer { disk: args.apps_disk, ..AppsOffer::default() },
     };
     config.check().code(Code::Config)?;
     Ok(config)
