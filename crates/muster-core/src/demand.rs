@@ -441,12 +441,8 @@ impl Default for Demand {
             count: 1,
             grouping: Grouping::default(),
             exclude: Vec::new(),
-<<<<<<< HEAD
             only: Vec::new(),
-            packages: None,
-=======
             packages: PackageSet::default(),
->>>>>>> packages
         }
     }
 }

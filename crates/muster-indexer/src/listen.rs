@@ -8,15 +8,11 @@ use std::time::Duration;
 use muster_core::brain::indexer::Event;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::lease::LeaseTerms;
-<<<<<<< HEAD
+use muster_core::packages::PackageSet;
 use muster_core::protocol::{
     Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, MatchReply, MatchRequest, Offer,
     OfferAnswer,
 };
-=======
-use muster_core::packages::PackageSet;
-use muster_core::protocol::{ContainerReport, MatchReply, MatchRequest, Offer, OfferAnswer};
->>>>>>> packages
 use muster_net::{Connection, FramedStream, NetError, Peer, Signature64, StreamKind, verify};
 use muster_wire::WireMessage;
 use muster_wire::message::{delivery_bytes, terms_bytes};

@@ -229,13 +229,10 @@ pub struct Indexer {
     answered_order: VecDeque<RequestId>,
     leases: BTreeMap<LeaseId, Record>,
     lease_order: VecDeque<LeaseId>,
-<<<<<<< HEAD
     /// Who may say what was delivered on a lease; gone once it was said. A restart forgets them: what is lost is a
     /// consumer's word on quality.
     payers: BTreeMap<LeaseId, Address>,
-=======
     wishes: Wishes,
->>>>>>> packages
     seed: u64,
     next_call: u64,
     swept_at: TimeMs,
@@ -256,11 +253,8 @@ impl Indexer {
             answered_order: VecDeque::new(),
             leases: BTreeMap::new(),
             lease_order: VecDeque::new(),
-<<<<<<< HEAD
             payers: BTreeMap::new(),
-=======
             wishes: Wishes::default(),
->>>>>>> packages
             seed,
             next_call: 1,
             swept_at: TimeMs(0),

@@ -114,12 +114,8 @@ impl Query {
             price_max: demand.price_max.map_or(u64::MAX, |price| price.0),
             need: demand.need(),
             excluded,
-<<<<<<< HEAD
             only: demand.only.clone(),
-            packages: demand.packages,
-=======
             packages: demand.packages.id(),
->>>>>>> packages
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
             priced_disk_mib: mib_begun(demand.disk),
