@@ -23,7 +23,7 @@ packages() {
     echo xvfb xkb-data x11-xkb-utils libgl1-mesa-dri pulseaudio neverball
     ;;
   test)
-    echo python3 python3-venv iptables procps chromium mesa-utils
+    echo python3 python3-venv iptables procps chromium mesa-utils coturn
     # Where Debian has it: a kernel in a process, for what only another kernel shows (scripts/cgroup2.sh).
     [[ $(uname -m) != x86_64 ]] || echo user-mode-linux
     ;;
@@ -55,6 +55,10 @@ need() {
     as_root=(sudo)
   fi
   say "installing: ${missing[*]}"
+  # A TURN server is started by tests, on loopback; the package's own service shall not run.
+  if [[ " ${missing[*]} " == *" coturn "* && -d /etc/systemd/system && ! -e /etc/systemd/system/coturn.service ]]; then
+    "${as_root[@]}" ln -s /dev/null /etc/systemd/system/coturn.service
+  fi
   local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
   # The package lists may be missing or old: fetch them and try once more before giving up.
   if ! "${install[@]}" >/dev/null 2>&1 </dev/null; then

@@ -2,13 +2,16 @@
 
 out {"sdp": offer}   in {"sdp": answer}   then, out, what it has seen; in, what it shall do:
 {"t": "key", ...} goes to the `input` channel, {"control": {...}} to `control`, {"t": "bye"} ends it.
+
+Arguments: the codec; then, for a player that reaches nothing but a TURN server, its URL, user and password.
 """
 
 import asyncio
 import json
 import sys
 
-from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
+import aioice
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
 
@@ -62,9 +65,21 @@ async def listen(track):
         say(audio=frame.samples, pts=frame.pts, loudest=max(map(abs, memoryview(bytes(frame.planes[0])).cast("h"))))
 
 
+def relayed(url, username, credential):
+    """A connection that goes by a TURN server and no other way."""
+    usual = aioice.Connection.__init__
+
+    def only_relayed(self, *args, **kwargs):
+        usual(self, *args, **{**kwargs, "transport_policy": aioice.TransportPolicy.RELAY})
+
+    aioice.Connection.__init__ = only_relayed
+    server = RTCIceServer(urls=url, username=username, credential=credential)
+    return RTCPeerConnection(RTCConfiguration(iceServers=[server]))
+
+
 async def main():
     wanted = "video/" + sys.argv[1]
-    connection = RTCPeerConnection()
+    connection = relayed(*sys.argv[2:5]) if len(sys.argv) > 2 else RTCPeerConnection()
     inputs = connection.createDataChannel("input", ordered=True)
     control = connection.createDataChannel("control", ordered=True)
     video = connection.addTransceiver("video", direction="recvonly")

@@ -44,7 +44,7 @@ struct Aiortc {
 
 impl Aiortc {
     /// Started, and with its offer.
-    fn start(codec: &str) -> (Self, String) {
+    fn start(codec: &str, relay: &[&str]) -> (Self, String) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aiortc");
         let installed = Command::new(folder.join("install.sh")).stderr(Stdio::inherit()).output().unwrap();
         assert!(installed.status.success(), "aiortc is not installed");
@@ -52,6 +52,7 @@ impl Aiortc {
         let mut process = Command::new(python)
             .arg(folder.join("player.py"))
             .arg(codec)
+            .args(relay)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -92,13 +93,17 @@ impl Aiortc {
 }
 
 /// Plays the latency meter in one form of pictures.
-fn plays(codec: &str, name: &str) {
+fn plays(codec: &str, name: &str, relay: &[&str]) {
     let display = Xvfb::start();
     let _meter = meter(&display);
     let mut stream = Stream::start(&config(&display.socket));
     stream.ready();
     stream.hear("drawing", |said| (*said == FromStream::Drawing).then_some(()));
-    let (mut aiortc, offer) = Aiortc::start(codec);
+    let (mut aiortc, offer) = Aiortc::start(codec, relay);
+    if !relay.is_empty() {
+        let ways: Vec<&str> = offer.lines().filter(|line| line.starts_with("a=candidate:")).collect();
+        assert!(!ways.is_empty() && ways.iter().all(|way| way.contains("typ relay")), "{offer}");
+    }
     let answer = stream.offer(1, offer).unwrap();
     aiortc.tell(json!({"sdp": answer}));
     stream.connected(1, true);
@@ -134,10 +139,38 @@ fn plays(codec: &str, name: &str) {
 
 #[test]
 fn a_client_that_is_not_ours_plays_h264() {
-    plays("H264", "h264");
+    plays("H264", "h264", &[]);
 }
 
 #[test]
 fn a_client_that_is_not_ours_plays_vp8() {
-    plays("VP8", "vp8");
+    plays("VP8", "vp8", &[]);
+}
+
+/// A TURN server of coturn's on this machine, for one user.
+fn turn_server(folder: &Path) -> (Running, String) {
+    // Free just now; whoever takes it in between makes the server end, which the test then says.
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let command = Command::new("turnserver")
+        .args(["-n", "-L", "127.0.0.1", "-E", "127.0.0.1", "-p", &port.to_string(), "--allow-loopback-peers"])
+        .args(["-a", "-r", "muster", "-u", "player:of-a-test", "--no-tls", "--no-dtls", "--no-cli"])
+        .args(["--userdb", &file("users"), "--pidfile", &file("pid"), "--log-file", "stdout"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let server = Running(command.expect("coturn is needed: apt-get install coturn"));
+    let end = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < end, "the TURN server does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (server, format!("turn:127.0.0.1:{port}?transport=udp"))
+}
+
+#[test]
+fn a_player_behind_a_turn_server_plays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, url) = turn_server(folder.path());
+    plays("H264", "h264", &[&url, "player", "of-a-test"]);
 }
