@@ -38,15 +38,20 @@ async function slow(player: Player): Promise<void> {
   }
 }
 
-function statusText({ phase, state, since }: Player): string {
+const BARRED =
+  'This browser does not connect to programs on its own machine; Firefox is known for that. Open the session in Chromium, or ' +
+  'have the network started with --listen and the address of this machine.';
+
+function statusText({ phase, state, since, link }: Player): string {
   const long = performance.now() - since > LONG_MS;
   if (phase === 'reconnecting') return long ? 'Reconnecting… Is your network up?' : 'Reconnecting…';
   if (state === null || phase !== 'connecting') return 'Connecting…';
-  if (state.state === 'matching') return 'Finding a machine…';
+  if (state.state === 'matching') return state.why === null ? 'Finding a machine…' : `Finding a machine… Just now ${state.why}.`;
   if (state.state === 'opening') return 'Opening the lease…';
   // What is fetched first, and how far it is.
   if (state.state === 'starting' && state.why !== null) return `${state.why.charAt(0).toUpperCase()}${state.why.slice(1)}…`;
   if (state.state === 'starting') return `Starting ${state.app.title}…`;
+  if (long && link?.barred === true) return BARRED;
   return long ? 'Still connecting… This network may block WebRTC over UDP.' : 'Connecting…';
 }
 

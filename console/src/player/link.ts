@@ -1,4 +1,4 @@
-import { apart, preferred, withStereo } from '../pure/sdp';
+import { apart, onlyLoopback, preferred, withStereo } from '../pure/sdp';
 import type { FromContainer, InputMessage, ToContainer } from './wire';
 
 /** No try will help: the browser itself lacks what is needed. */
@@ -28,6 +28,7 @@ export class Link {
   private readonly control: RTCDataChannel;
   private local: Promise<void> = Promise.resolve();
   private closed = false;
+  private loopback = false;
 
   constructor(private readonly options: LinkOptions) {
     if (typeof RTCPeerConnection !== 'function') {
@@ -68,7 +69,13 @@ export class Link {
 
   async answer(sdp: string): Promise<void> {
     await this.local;
+    this.loopback = onlyLoopback(sdp);
     await this.pc.setRemoteDescription({ type: 'answer', sdp: apart(sdp) });
+  }
+
+  /** Whether the browser does not even try the only address there is: Firefox connects to no program on its own machine. */
+  get barred(): boolean {
+    return this.loopback && this.pc.iceConnectionState === 'new';
   }
 
   get live(): boolean {

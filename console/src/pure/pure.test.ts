@@ -5,7 +5,7 @@ import { FrameLog, freezeThreshold, percentile } from './frames';
 import { keyOf } from './keys';
 import { RelativeMotion, drawnRect, inPicture } from './picture';
 import { base64, canonical, canonicalReceipt } from './receipt';
-import { apart, preferred, withStereo } from './sdp';
+import { apart, preferred, withStereo, onlyLoopback } from './sdp';
 import { CELL, CELLS, STRIP_HEIGHT, STRIP_WIDTH, checkSum, decodeStrip, encodeCells } from './strip';
 import { notches } from './wheel';
 
@@ -169,6 +169,17 @@ describe('reconnecting', () => {
   it('waits ever longer, up to two seconds', () => {
     expect([0, 1, 2, 3, 4, 50].map(backoffMs)).toEqual([0, 250, 500, 1000, 2000, 2000]);
     expect([0, 1, 2, 3, 4, 5].map(answerTimeoutMs)).toEqual([2500, 2500, 8000, 2500, 2500, 8000]);
+  });
+});
+
+describe('answers', () => {
+  it('tell whether they lead to this machine alone', () => {
+    const answer = (...addresses: string[]): string =>
+      addresses.map((address, at) => `a=candidate:${at} 1 udp 2130706175 ${address} 4711 typ host\r\n`).join('');
+    expect(onlyLoopback(answer('127.0.0.1'))).toBe(true);
+    expect(onlyLoopback(answer('127.0.0.1', '::1'))).toBe(true);
+    expect(onlyLoopback(answer('127.0.0.1', '192.0.2.7'))).toBe(false);
+    expect(onlyLoopback('v=0\r\n')).toBe(false);
   });
 });
 

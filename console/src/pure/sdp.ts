@@ -22,6 +22,12 @@ export function apart(sdp: string): string {
     .join('');
 }
 
+/** Whether the answer names no address but this machine's own. */
+export function onlyLoopback(sdp: string): boolean {
+  const addresses = [...sdp.matchAll(/^a=candidate:\S+ \d+ \S+ \d+ (\S+) /gim)].map(([, address]) => address ?? '');
+  return addresses.length > 0 && addresses.every((address) => address.startsWith('127.') || address === '::1');
+}
+
 /** A codec as `RTCRtpReceiver.getCapabilities` tells it. */
 export interface Codec {
   mimeType: string;

@@ -213,7 +213,9 @@ impl Session {
     pub(crate) fn admits(&self, secret: &str) -> bool {
         let (hash, door) = (hash(secret), guard(&self.door));
         let token = door.token.as_ref().is_some_and(|(known, until)| *known == hash && Instant::now() < *until);
-        token || door.players.iter().any(|player| player.key_hash == hash)
+        // Whoever has joined with it, and still waits for the answer, may look meanwhile.
+        let joining = door.used.as_ref().is_some_and(|(used, _)| *used == hash);
+        token || joining || door.players.iter().any(|player| player.key_hash == hash)
     }
 
     /// Whether this secret is a player's key: good for ending it.
