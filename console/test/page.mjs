@@ -90,6 +90,9 @@ const scenes = {
       session.state.state = state;
       check(await until(async () => (await page.textContent('#status-text')) === text, 4000), `says: ${text}`);
     }
+    session.state.why = 'fetching neverball: 34 of 67 MB';
+    check(await until(async () => (await page.textContent('#status-text')) === 'Fetching neverball: 34 of 67 MB…', 4000), 'says what is fetched');
+    session.state.why = null;
     await shot(page, 'desktop-before');
     check(!page.url().includes('#'), 'the token is gone from the address');
     session.state.state = 'running';

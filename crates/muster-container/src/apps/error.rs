@@ -49,6 +49,16 @@ pub(crate) enum AppsError {
         /// apt's words.
         why: String,
     },
+    /// A file is not where its list said; the lists are new since.
+    #[error(
+        "the packages {set} could not be fetched: {why}; the lists of packages were old and are new now, so try again"
+    )]
+    Stale {
+        /// The packages.
+        set: PackageSet,
+        /// apt's words.
+        why: String,
+    },
     /// A package cannot be unpacked.
     #[error("the package file {file} could not be unpacked: {why}")]
     Unpack {

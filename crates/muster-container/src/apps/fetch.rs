@@ -108,7 +108,7 @@ impl Inner {
     }
 
     /// Package files into their folder, with those that an earlier try has left. Lists that name files which are gone
-    /// are asked for anew for the next try, and once for this one.
+    /// are asked for anew.
     async fn download(
         &self,
         set: &PackageSet,
@@ -123,9 +123,7 @@ impl Inner {
             && why.contains("404")
             && self.apt.update_for_files()?
         {
-            // Another version, most likely: the plan is made anew by whoever asks next.
-            let why = format!("{why}; its lists of packages were old and are new now: try again");
-            return Err(AppsError::Download { set: set.clone(), why });
+            return Err(AppsError::Stale { set: set.clone(), why: why.clone() });
         }
         first?;
         match plan.files.iter().find(|file| !files.join(&file.file).is_file()) {

@@ -188,6 +188,18 @@ impl Inner {
         set: &PackageSet,
         teller: &watch::Sender<Fetch>,
     ) -> Result<Opened, AppsError> {
+        match Arc::clone(&self).have_by_these_lists(id, set, teller).await {
+            Err(AppsError::Stale { .. }) => self.have_by_these_lists(id, set, teller).await,
+            other => other,
+        }
+    }
+
+    async fn have_by_these_lists(
+        self: Arc<Self>,
+        id: PackageSetId,
+        set: &PackageSet,
+        teller: &watch::Sender<Fetch>,
+    ) -> Result<Opened, AppsError> {
         let (inner, wanted) = (Arc::clone(&self), set.clone());
         let (host, plan) = match blocking(move || inner.look(id, &wanted)).await? {
             Looked::Here(opened) => return Ok(opened),

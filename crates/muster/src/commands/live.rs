@@ -161,9 +161,12 @@ pub(super) async fn app(cx: &Context, command: AppCommand) -> Result<u8, Failure
                 let rows = value.as_array().into_iter().flatten().map(|one| {
                     let sizes = one.pointer("/app/resolutions/0").and_then(Value::as_str).unwrap_or("-").to_owned();
                     let by = one.pointer("/account").and_then(Value::as_str).unwrap_or("muster").to_owned();
-                    vec![text(one, "/app/name"), text(one, "/app/version"), text(one, "/app/title"), sizes, by]
+                    let needs = one.pointer("/app/packages").and_then(Value::as_array).into_iter().flatten();
+                    let needs: Vec<&str> = needs.filter_map(Value::as_str).collect();
+                    let needs = if needs.is_empty() { "-".to_owned() } else { needs.join(" ") };
+                    vec![text(one, "/app/name"), text(one, "/app/version"), text(one, "/app/title"), sizes, needs, by]
                 });
-                table(&["name", "version", "title", "size", "publisher"], rows.collect())
+                table(&["name", "version", "title", "size", "packages", "publisher"], rows.collect())
             });
         }
         AppCommand::Show { name, at } => {
