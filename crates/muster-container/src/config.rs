@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use muster_core::demand::Region;
+use muster_core::demand::{Place, Region};
 use muster_core::hardware::{Capacity, Gpu};
 use muster_core::pricing::Ask;
 use muster_core::units::Bytes;
@@ -42,6 +42,9 @@ pub struct ContainerConfig {
     /// Where it stands, as its owner names it: `ca-east`.
     #[serde(default)]
     pub region: Option<Region>,
+    /// Where that is: thousandths of a degree north and east.
+    #[serde(default)]
+    pub place: Option<Place>,
     /// Development only: a job whose command is exactly `muster:empty` runs nothing and exits with 0, without a
     /// Sandbox, so that leases can be measured without workloads.
     #[serde(default)]

@@ -217,6 +217,7 @@ impl ContainerNode {
             egress: config.egress,
             sessions: capabilities.xvfb.is_some(),
             region: config.region.clone(),
+            place: config.place,
             fetches,
             warm,
             announce: config.announce.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use muster_core::demand::Region;
+use muster_core::demand::{Place, Region};
 use muster_core::hardware::Capacity;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_core::packages::PackageSetId;
@@ -40,6 +40,7 @@ pub(crate) struct Face {
     pub(crate) egress: bool,
     pub(crate) sessions: bool,
     pub(crate) region: Option<Region>,
+    pub(crate) place: Option<Place>,
     /// Whether packages are fetched that are not there.
     pub(crate) fetches: bool,
     /// Sets of packages that are there.
@@ -270,6 +271,7 @@ impl Presence {
             egress: self.face.egress,
             sessions: self.face.sessions,
             region: self.face.region.clone(),
+            place: self.face.place,
             leases: u32::try_from(now.busy).unwrap_or(u32::MAX),
             fetches: self.face.fetches,
             warm: self.face.warm.borrow().clone(),

@@ -51,6 +51,12 @@ pub enum DemandError {
         /// The field that speaks of GPUs.
         field: &'static str,
     },
+    /// No place.
+    #[error("{text:?} is no place; write degrees north and east, for example 45.508,-73.587")]
+    PlaceText {
+        /// What was written.
+        text: String,
+    },
     /// A latency is limited, but from where is not said.
     #[error("latency_ms_max is set, but origin says neither a place nor a network to measure it from")]
     LatencyFromNowhere,
@@ -298,6 +304,38 @@ impl Place {
     #[must_use]
     pub const fn longitude_mdeg(self) -> i32 {
         self.longitude_mdeg
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let degrees = |mdeg: i32| {
+            let sign = if mdeg < 0 { "-" } else { "" };
+            format!("{sign}{}.{:03}", mdeg.unsigned_abs() / 1_000, mdeg.unsigned_abs() % 1_000)
+        };
+        write!(f, "{},{}", degrees(self.latitude_mdeg), degrees(self.longitude_mdeg))
+    }
+}
+
+impl FromStr for Place {
+    type Err = DemandError;
+    /// `45.508,-73.587`: degrees north and east, with at most three decimals.
+    fn from_str(text: &str) -> Result<Self, DemandError> {
+        let wrong = || DemandError::PlaceText { text: text.chars().take(32).collect() };
+        let mdeg = |degrees: &str| {
+            let (negative, digits) = degrees.strip_prefix('-').map_or((false, degrees), |rest| (true, rest));
+            let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
+            let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<i32>().ok())?;
+            if whole.len() > 3 || decimals.is_empty() || decimals.len() > 3 {
+                return None;
+            }
+            let scale = [1_000, 100, 10, 1].get(decimals.len())?;
+            let mdeg = number(whole)?.checked_mul(1_000)?.checked_add(number(decimals)?.checked_mul(*scale)?)?;
+            Some(if negative { -mdeg } else { mdeg })
+        };
+        let (latitude, longitude) = text.split_once(',').ok_or_else(wrong)?;
+        let (latitude, longitude) = mdeg(latitude.trim()).zip(mdeg(longitude.trim())).ok_or_else(wrong)?;
+        Self::new(latitude, longitude)
     }
 }
 
@@ -568,5 +606,17 @@ mod tests {
             "\"dearest\" is not an objective; choose one of cheapest, best, balanced"
         );
         assert!(Place::new(90_001, 0).is_err());
+        for (text, latitude, longitude) in
+            [("45.508,-73.587", 45_508, -73_587), ("-0.5, 7", -500, 7_000), ("0,0.25", 0, 250)]
+        {
+            let place: Place = text.parse().unwrap();
+            assert_eq!((place.latitude_mdeg(), place.longitude_mdeg()), (latitude, longitude), "{text}");
+            assert_eq!(place.to_string().parse(), Ok(place));
+        }
+        for wrong in
+            ["", "45", "45,", "45.5;7", "45.1234,7", "north,7", "+1,2", "1.,2", "91,0", "0,181", "1e1,2", "--1,2"]
+        {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::Receipts;
-use crate::demand::{Demand, Region};
+use crate::demand::{Demand, Place, Region};
 use crate::hardware::{Capacity, Free};
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
 use crate::lease::{End, LeaseTerms, Phase};
@@ -162,6 +162,8 @@ pub struct Heartbeat {
     pub sessions: bool,
     /// A place, as the owner names it: `ca-east`.
     pub region: Option<Region>,
+    /// Where that is on the globe, if the owner says so.
+    pub place: Option<Place>,
     /// Leases that hold capacity.
     pub leases: u32,
     /// Whether it fetches packages that it lacks.

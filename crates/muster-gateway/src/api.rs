@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use muster_client::job::JobRequest;
 use muster_client::live::{LiveState, LiveStep};
 use muster_client::rental::TopUp;
-use muster_core::demand::{Demand, Region};
+use muster_core::demand::{Demand, Origin, Place, Region};
 use muster_core::pricing::Exchange;
 use muster_core::units::{Ob, TokenAmount};
 use serde::{Deserialize, Serialize};
@@ -198,6 +198,8 @@ struct StartSession {
     fps: Option<u8>,
     /// A region, as owners name it: `ca-east`.
     region: Option<String>,
+    /// Where the player is, degrees north and east: `45.508,-73.587`.
+    near: Option<String>,
     /// The greatest round trip.
     max_latency_ms: Option<u32>,
     /// The longest that it may last.
@@ -444,7 +446,10 @@ async fn start_session(
     let spec = app.session(size, wanted.fps, wanted.layout.as_deref().unwrap_or("us"))?;
     let region = wanted.region.as_deref().map(str::parse::<Region>).transpose();
     let region = region.map_err(|e| Refusal::bad("bad_request", e.to_string()))?;
+    let near = wanted.near.as_deref().map(str::parse::<Place>).transpose();
+    let near = near.map_err(|e| Refusal::bad("bad_request", e.to_string()))?;
     let demand = Demand {
+        origin: Origin { place: near, network: None },
         cpu_millis: wanted.cpu_millis.unwrap_or(0).max(app.needs.cpu_millis),
         memory: app.memory(),
         disk: app.disk(),

@@ -148,6 +148,7 @@ impl ContainerNode {
             egress: true,
             sessions: false,
             region: None,
+            place: None,
             leases: u32::try_from(self.brain.busy()).unwrap_or(u32::MAX),
             fetches: false,
             warm: Vec::new(),

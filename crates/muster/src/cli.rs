@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use live::{
     ApiKeyCommand, AppCommand, AtGateway, GatewayCommand, GatewayRunArgs, SessionCommand, SessionStartArgs,
 };
-use muster_core::demand::{Objective, Region};
+use muster_core::demand::{Objective, Place, Region};
 use muster_core::hardware::{Cores, GpuModel};
 use muster_core::ids::{Address, LeaseId};
 use muster_core::pricing::UsdPerHour;
@@ -343,6 +343,9 @@ pub(crate) struct ContainerInitArgs {
     /// Where this machine is, as you name it: `ca-east`.
     #[arg(long, value_name = "R")]
     pub(crate) region: Option<Region>,
+    /// Where that is, in degrees north and east: `45.508,-73.587`.
+    #[arg(long, value_name = "LAT,LON", allow_hyphen_values = true)]
+    pub(crate) place: Option<Place>,
     /// Address and port to listen on.
     #[arg(long, default_value = "0.0.0.0:0", value_name = "ADDR:PORT")]
     pub(crate) listen: SocketAddr,

@@ -164,6 +164,7 @@ impl World {
             data_dir: self.dir.path().join(name),
             egress: false,
             region: None,
+            place: None,
             allow_empty: false,
             offer: OfferConfig {
                 cpu_millis: 2_000,

@@ -660,7 +660,7 @@ fn provider(beat: &Heartbeat, stake: TokenAmount, quality_bps: u16) -> Provider 
         free: beat.free,
         ask: beat.ask,
         region: beat.region.clone(),
-        origin: Origin::default(),
+        origin: Origin { place: beat.place, network: None },
         site: None,
         bandwidth_mbps: 0,
         kinds: if beat.sessions { WorkloadKinds::PROCESS.with(WorkloadKind::Session) } else { WorkloadKinds::PROCESS },

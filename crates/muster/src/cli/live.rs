@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use muster_core::demand::Region;
+use muster_core::demand::{Place, Region};
 use muster_core::hardware::Cores;
 
 use super::{RoleArgs, TimeLimit};
@@ -140,6 +140,9 @@ pub(crate) struct SessionStartArgs {
     /// Where: a region, as owners name it.
     #[arg(long, value_name = "NAME")]
     pub(crate) region: Option<Region>,
+    /// The player's place in degrees north and east, `45.508,-73.587`: the nearest Containers are looked at first.
+    #[arg(long, value_name = "LAT,LON", allow_hyphen_values = true)]
+    pub(crate) near: Option<Place>,
     /// The greatest round trip to the Container, in milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) max_latency: Option<u32>,

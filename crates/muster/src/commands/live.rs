@@ -297,6 +297,7 @@ pub(crate) async fn start(cx: &Context, customer: &Customer, args: &SessionStart
     let body = json!({
         "app": args.app, "width": size.map(|s| s.0), "height": size.map(|s| s.1), "fps": args.fps,
         "region": args.region.as_ref().map(ToString::to_string), "max_latency_ms": args.max_latency,
+        "near": args.near.map(|place| place.to_string()),
         "time_limit_s": args.time.0, "layout": args.layout, "cpu_millis": args.cpus.map(|cpus| cpus.0),
     });
     let mut value = customer.call(Method::POST, "/api/v1/sessions", Some(&body)).await?;
@@ -357,6 +358,7 @@ pub(super) async fn first(cx: &Context, once: bool) -> Result<String, Failure> {
     let args = SessionStartArgs {
         app: first_app().to_owned(),
         region: None,
+        near: None,
         max_latency: None,
         resolution: None,
         fps: None,

@@ -372,6 +372,7 @@ pub(crate) fn container(cx: &Context, plan: &Plan, name: &str) -> Result<(), Fai
         data_dir: PathBuf::from("."),
         egress: false,
         region: None,
+        place: None,
         allow_empty: plan.allow_empty,
         offer: share(cx, plan)?,
         ask: default_ask(),

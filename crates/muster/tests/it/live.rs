@@ -120,7 +120,8 @@ impl<'a> Api<'a> {
 }
 
 fn start(net: &Net, app: &str) -> Value {
-    let output = net.run(&["--json", "session", "start", app]);
+    // Far more than a way on this machine takes, so that the way is measured and nobody is turned down.
+    let output = net.run(&["--json", "session", "start", app, "--max-latency", "2000", "--near", "45.508,-73.587"]);
     assert_eq!(code(&output), 0, "{}\n{}", shown(&output), net.logs());
     let session: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(session["state"], "running", "{session}");
@@ -265,6 +266,8 @@ fn what_is_wrong_is_named(api: &Api<'_>) {
     start(json!({ "app": "latency", "width": 1280 })).refusal(400, "bad_request");
     start(json!({ "app": "latency", "region": "-" })).refusal(400, "bad_request");
     start(json!({ "app": "latency", "layout": "../../etc" })).refusal(400, "bad_app");
+    let place = start(json!({ "app": "latency", "near": "north" })).refusal(400, "bad_request");
+    assert!(place.contains("45.508,-73.587"), "{place}");
     for bad in [
         "",
         "{",

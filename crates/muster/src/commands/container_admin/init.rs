@@ -147,6 +147,7 @@ fn configure(
         data_dir: ".".into(),
         egress: args.egress,
         region: args.region.clone(),
+        place: args.place,
         allow_empty: false,
         offer: OfferConfig {
             cpu_millis: cpus.0,
