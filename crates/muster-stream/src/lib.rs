@@ -20,6 +20,7 @@ mod keys;
 mod messages;
 mod meter;
 mod pace;
+mod pads;
 mod picture;
 mod player;
 mod sound;

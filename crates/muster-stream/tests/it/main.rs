@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod aiortc;
+mod apart;
 mod child;
 mod net;
 mod rig;
 mod session;
+mod skew;
 mod sound;
 mod stranger;
 mod wire;
