@@ -14,6 +14,8 @@ mod desk;
 mod display;
 mod encode;
 mod gate;
+#[cfg(feature = "gstreamer")]
+mod gst;
 mod h264;
 mod input;
 mod keys;
