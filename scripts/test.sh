@@ -41,6 +41,7 @@ step "contracts: forge, slither, halmos" contracts/test.sh
 step "console: types, unit tests, pages in a browser" console_tests
 step "workspace: unit, property, simulator, integration and end-to-end tests, tidy" workspace_tests "$@"
 step "Sandbox: control groups version 2, in a kernel of its own" scripts/cgroup2.sh
+step "live sessions: bad networks, with the netem of a kernel of its own" scripts/netem.sh
 step "decoders: a short fuzzing run" fuzz/run.sh
 
 say "done"

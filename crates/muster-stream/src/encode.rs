@@ -2,6 +2,7 @@
 
 use str0m::format::Codec as WireCodec;
 
+#[cfg(not(feature = "gstreamer"))]
 use crate::h264::H264;
 use crate::picture::Picture;
 use crate::vp8::Vp8;
@@ -86,6 +87,9 @@ impl VideoCodec {
 
     pub(crate) fn encoder(self, fps: u8, bps: u32) -> Result<Box<dyn VideoEncoder>, EncodeError> {
         Ok(match self {
+            #[cfg(feature = "gstreamer")]
+            Self::H264 => Box::new(crate::gst::Gst::new(fps, bps)?),
+            #[cfg(not(feature = "gstreamer"))]
             Self::H264 => Box::new(H264::new(fps, bps)?),
             Self::Vp8 => Box::new(Vp8::new(fps, bps)),
         })

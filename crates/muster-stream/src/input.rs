@@ -15,6 +15,7 @@ use crate::control::Keyboard;
 use crate::display::{DisplayError, connect};
 use crate::keys::{keycode, keysym};
 use crate::messages::{InputMessage, Phase};
+use crate::pads::{Pads, plug};
 
 /// Left, middle, right, back, forward; X keeps 4 to 7 for the wheel.
 const BUTTONS: [u8; 5] = [1, 2, 3, 8, 9];
@@ -38,7 +39,7 @@ pub(crate) struct Hands {
     buttons: BTreeSet<u8>,
     wheel: (f64, f64),
     finger: Option<i64>,
-    pads_told: bool,
+    pads: Pads,
 }
 
 impl std::fmt::Debug for Hands {
@@ -114,7 +115,7 @@ impl Hands {
             buttons: BTreeSet::new(),
             wheel: (0.0, 0.0),
             finger: None,
-            pads_told: false,
+            pads: Pads::new(Box::new(plug)),
         })
     }
 
@@ -137,14 +138,8 @@ impl Hands {
             }
             InputMessage::Wheel { dx, dy } => self.roll(dx, dy)?,
             InputMessage::Touch { id, phase, x, y } => self.touch(id, phase, x, y)?,
-            InputMessage::Pad { .. } => {
-                if !std::mem::replace(&mut self.pads_told, true) {
-                    note = Some(
-                        "This machine gives sessions no virtual gamepad, so the gamepad has no effect; keyboard, mouse and the on-screen controls work.",
-                    );
-                }
-            }
-            InputMessage::PadGone { .. } => {}
+            InputMessage::Pad { i, axes, buttons, .. } => note = self.pads.set(i, &axes, &buttons),
+            InputMessage::PadGone { i } => self.pads.unplug(i),
             InputMessage::Release => self.release_all()?,
         }
         self.connection.flush().map_err(|e| DisplayError::protocol("take input", e))?;
@@ -259,6 +254,7 @@ impl Hands {
             self.fake(BUTTON_RELEASE_EVENT, button, 0, 0)?;
         }
         self.finger = None;
+        self.pads.release();
         self.connection.flush().map_err(|e| DisplayError::protocol("take input", e))
     }
 }

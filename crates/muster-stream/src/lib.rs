@@ -14,6 +14,8 @@ mod desk;
 mod display;
 mod encode;
 mod gate;
+#[cfg(feature = "gstreamer")]
+mod gst;
 pub mod guest;
 mod h264;
 mod input;
@@ -21,6 +23,7 @@ mod keys;
 mod messages;
 mod meter;
 mod pace;
+mod pads;
 mod picture;
 mod player;
 mod sound;

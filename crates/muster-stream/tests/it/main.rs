@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod aiortc;
+mod apart;
 mod cheats;
 mod child;
 mod net;
 mod rig;
 mod session;
+mod skew;
 mod sound;
 mod stranger;
 mod wire;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use muster_stream::control::{FromStream, Keyboard, StreamConfig, ToStream};
 use openh264::decoder::Decoder;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::ChannelId;
 use str0m::format::Codec;
-use str0m::media::{Direction, Frequency, MediaKind, MediaTime, Mid};
+use str0m::media::{Direction, Frequency, MediaData, MediaKind, MediaTime, Mid};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
 use x11rb::connection::Connection;
@@ -405,12 +405,21 @@ pub(crate) struct Player {
     pub(crate) picture: Option<Luma>,
     /// Packets of sound, with their time in samples.
     pub(crate) sound: Vec<(u64, Vec<u8>)>,
+    /// When the last sound and the last frame were made, by the sender's clock, as its reports tell it.
+    pub(crate) made: [Option<SystemTime>; 2],
     pub(crate) video_times: Vec<u64>,
     pub(crate) gone: bool,
     /// When frames came that can be shown: none before them is missing.
     pub(crate) shown: Vec<Instant>,
     /// Pictures are of no use before one that needs none before it.
     broken: bool,
+}
+
+/// What the sender's report says of when it was made: the clock on its wall, and what its packets are counted in.
+fn made(data: &MediaData) -> Option<SystemTime> {
+    let report = data.last_sender_info?;
+    let (at, then) = (Duration::from(data.time), Duration::from(report.rtp_time));
+    Some(if at >= then { report.ntp_time + (at - then) } else { report.ntp_time - (then - at) })
 }
 
 /// What a player's browser can.
@@ -457,6 +466,7 @@ impl Player {
             raw: None,
             picture: None,
             sound: Vec::new(),
+            made: [None; 2],
             video_times: Vec::new(),
             gone: false,
             shown: Vec::new(),
@@ -530,9 +540,11 @@ impl Player {
                 self.told.push(serde_json::from_slice(&data.data).unwrap());
             }
             Event::MediaData(data) if data.mid == self.audio => {
+                self.made[0] = made(&data);
                 self.sound.push((data.time.numer(), data.data.to_vec()));
             }
             Event::MediaData(data) => {
+                self.made[1] = made(&data);
                 self.frames += 1;
                 self.codec = Some(data.params.spec().codec);
                 self.video_times.push(data.time.numer());

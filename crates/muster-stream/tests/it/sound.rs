@@ -10,20 +10,20 @@ use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 
 use crate::rig::{Can, Player, Rig};
 
-const STEP: Duration = Duration::from_millis(20);
+pub(crate) const STEP: Duration = Duration::from_millis(20);
 
-fn pipe(path: &Path) {
+pub(crate) fn pipe(path: &Path) {
     mkfifoat(CWD, path, Mode::from_raw_mode(0o600)).unwrap();
 }
 
 /// For both ways, like sound servers do.
-fn open(path: &Path) -> File {
+pub(crate) fn open(path: &Path) -> File {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
     OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
 }
 
 /// 20 ms of a tone of 500 Hz in both channels, or of nothing.
-fn step(loud: bool) -> Vec<u8> {
+pub(crate) fn step(loud: bool) -> Vec<u8> {
     let sample = |at: u16| (f64::from(at) * 500.0 * std::f64::consts::TAU / 48_000.0).sin() * 8_000.0;
     #[expect(clippy::cast_possible_truncation, reason = "8000 at the most")]
     let sample = |at: u16| if loud { sample(at) as i16 } else { 0 };
@@ -44,7 +44,7 @@ fn play(player: &mut Player, file: &mut File, loud: bool, mut is: impl FnMut(&Pl
 }
 
 /// The loudest sample.
-fn loudness(packets: &[(u64, Vec<u8>)]) -> u16 {
+pub(crate) fn loudness(packets: &[(u64, Vec<u8>)]) -> u16 {
     let mut decoder = opus::Decoder::new(48_000, opus::Channels::Stereo).unwrap();
     let mut loudest = 0;
     for (_, packet) in packets {
