@@ -79,6 +79,11 @@ impl Returning {
             return Ok(());
         }
         let (current, previous) = (self.folder.current(), self.folder.dir.join("previous"));
+        // A file that is as it was sent does not travel back: it stays as it is here.
+        fill(&current, &self.path)?;
+        if let Some(not) = self.folder.not {
+            remove(&self.path.join(not))?;
+        }
         remove(&previous)?;
         match fs::rename(&current, &previous) {
             Ok(()) => {}
@@ -95,6 +100,30 @@ impl Drop for Returning {
             tracing::warn!(path = %self.path.display(), %error, "an unfinished save folder stays");
         }
     }
+}
+
+/// Gives a folder what another has and it has not.
+fn fill(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (one, other) = (entry.path(), to.join(entry.file_name()));
+        let there = other.symlink_metadata();
+        match (entry.file_type()?.is_dir(), there) {
+            (true, Ok(there)) if there.is_dir() => fill(&one, &other)?,
+            (_, Ok(_)) => {}
+            (true, Err(_)) => {
+                fs::create_dir(&other)?;
+                fill(&one, &other)?;
+            }
+            // Neither is ever written to again.
+            (false, Err(_)) => fs::hard_link(&one, &other)?,
+        }
+    }
+    Ok(())
 }
 
 fn remove(dir: &Path) -> io::Result<()> {
@@ -132,6 +161,15 @@ mod tests {
         second.keep().unwrap();
         assert_eq!(read(), "2");
         assert_eq!(fs::read_to_string(dir.path().join("saves/owner/game/previous/.game/score")).unwrap(), "1");
+        // What came back as it went is not sent, and is there all the same.
+        let more = folder.returning().unwrap();
+        fs::create_dir(more.path().join(".game")).unwrap();
+        fs::write(more.path().join(".game/level"), "5").unwrap();
+        more.keep().unwrap();
+        assert_eq!(read(), "2");
+        let current = dir.path().join("saves/owner/game/current/.game");
+        assert_eq!(fs::read_to_string(current.join("level")).unwrap(), "5");
+        assert!(!dir.path().join("saves/owner/game/previous/.game/level").exists());
         // The app's own folder is the player's no more than the program is.
         let third = folder.clone().without(Some("app")).returning().unwrap();
         fs::create_dir(third.path().join("app")).unwrap();
