@@ -150,7 +150,7 @@ const phase = async (app) => {
   }
   const clicks = await page.evaluate(() => window.meter.clicks);
   await context.close();
-  for (let i = 0; app === "latency" && i < ask.starts; i++) {
+  for (let i = 0; app === "latency-light" && i < ask.starts; i++) {
     const { link } = await call("POST", `/api/v1/sessions/${session.id}/link`);
     const again = await open(link);
     pages.push(again.first - again.began);
@@ -168,7 +168,7 @@ const phase = async (app) => {
     clicks_seen: clicks.length,
   };
 };
-const light = await phase("latency");
+const light = await phase("latency-light");
 const full = await phase("latency-scroll");
 await browser.close();
 const figures = { ...light, first_frame_ms_p50: at(requests, 0.5), first_frame_ms_p95: at(requests, 0.95), page_to_first_frame_ms_p50: at(pages, 0.5) };

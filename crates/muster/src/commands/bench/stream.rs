@@ -61,11 +61,14 @@ async fn play(
 ) -> Result<Value, Failure> {
     let own = network.context();
     let customer = Customer::find(&own, &AtGateway { gateway: None, key_file: None }).await?;
-    // The meter that scrolls is an app of the measurement alone.
-    let mut scroll = customer.call(Method::GET, "/api/v1/apps/latency", None).await?["app"].take();
-    scroll["name"] = json!("latency-scroll");
-    scroll["command"] = json!(["/.muster/init", muster_stream::METER, "--fps", "59", "--motion", "full"]);
-    customer.call(Method::POST, "/api/v1/apps", Some(&scroll)).await?;
+    // Meters of the measurement alone: 59 times a second, since a program in step with the screen shows how old a picture is
+    // at one place of the screen's beat only, a different one in each run.
+    let mut meter = customer.call(Method::GET, "/api/v1/apps/latency", None).await?["app"].take();
+    for (name, motion) in [("latency-light", "box"), ("latency-scroll", "full")] {
+        meter["name"] = json!(name);
+        meter["command"] = json!(["/.muster/init", muster_stream::METER, "--fps", "59", "--motion", motion]);
+        customer.call(Method::POST, "/api/v1/apps", Some(&meter)).await?;
+    }
     let script = network.path().join("stream.mjs");
     std::fs::write(&script, SCRIPT).because(Code::Io, format!("cannot write {}", script.display()))?;
     let ask = json!({
