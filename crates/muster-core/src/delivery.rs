@@ -110,15 +110,6 @@ pub enum Shortcoming {
     },
 }
 
-impl Shortcoming {
-    /// Whether the player's own line can be the cause. What several see who have nothing in common is the Container's
-    /// all the same.
-    #[must_use]
-    pub const fn may_be_the_line(&self) -> bool {
-        matches!(self, Self::NoPicture | Self::Lossy { .. })
-    }
-}
-
 impl fmt::Display for Shortcoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -150,8 +141,8 @@ pub enum Delivered {
     Unknown,
 }
 
-/// Holds what was seen against what was promised. What a cheat cannot do without (fresh frames, for this player) comes
-/// first; losses on the way excuse a small or slow picture, and never a stale one.
+/// Holds what was seen against what was promised. What a cheat cannot have (fresh frames, for this player) comes first;
+/// where too much is lost on the way, that is said before a small or slow picture.
 #[must_use]
 pub fn judge(watched: &Watched, promise: &Promise) -> Delivered {
     if watched.first_frame_ms.is_none_or(|ms| ms > FIRST_FRAME_MS_MAX) {
@@ -161,11 +152,11 @@ pub fn judge(watched: &Watched, promise: &Promise) -> Delivered {
         return Delivered::Unknown;
     }
     let Asked { asked, seen, .. } = watched.codes;
-    if watched.loss_ppm > LOSS_PPM_MAX {
-        return Delivered::Poor(Shortcoming::Lossy { ppm: watched.loss_ppm });
-    }
     if missed(&watched.codes) {
         return Delivered::Poor(Shortcoming::Stale { asked, seen });
+    }
+    if watched.loss_ppm > LOSS_PPM_MAX {
+        return Delivered::Poor(Shortcoming::Lossy { ppm: watched.loss_ppm });
     }
     let drawn = watched.ms.saturating_mul(u64::from(promise.fps)) / 1_000;
     let slow = watched.frames.saturating_mul(FRAMES_SHARE) < drawn;
@@ -200,7 +191,7 @@ pub struct Receipts {
     pub poor_in_a_row: u32,
 }
 
-/// So many poor receipts one after the other end a session: half a minute of paying for nothing.
+/// After so many poor receipts one after the other the player is told: going on would be paying for nothing.
 pub const POOR_IN_A_ROW_MAX: u32 = 3;
 
 impl Receipts {

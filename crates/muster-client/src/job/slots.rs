@@ -154,7 +154,6 @@ async fn find_near(wanted: &Wanted<'_>, key: &SessionKey) -> Result<Matched, See
         if measured.reached.is_empty()
             && measured.candidates > 0
             && let Some(max) = demand.latency_ms_max
-            && demand.origin.is_unknown()
         {
             let count = measured.candidates;
             let why = format!(
@@ -164,11 +163,8 @@ async fn find_near(wanted: &Wanted<'_>, key: &SessionKey) -> Result<Matched, See
             let failed = MatchFailed { kind: MatchFailure::Busy, why, considered, turned_down: Vec::new() };
             return Err(SeekError::Busy(failed));
         }
+        // Where nobody was named the limit stays: the Indexer says why nobody fits, and gives nobody whose way is unknown.
         demand.only = measured.reached;
-        if demand.only.is_empty() && demand.origin.is_unknown() {
-            // Nobody fits at all, wherever it stands: the Indexer says why.
-            demand.latency_ms_max = None;
-        }
     }
     seek(wanted.renter, &demand, wanted.deposit_seconds, key).await
 }
