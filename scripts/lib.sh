@@ -82,3 +82,49 @@ build_release() {
   # The features of the whole workspace, as every other command resolves them: nothing is compiled twice.
   cargo build --release --locked --workspace --bin muster
 }
+
+# tests_of CRATE: the binary of its integration tests that the workspace's tests run (asked for in the same words, so that
+# nothing is built again).
+tests_of() {
+  local binary
+  binary=$(cargo test --workspace --locked --no-run --message-format=json |
+    sed -n '/"manifest_path":"[^"]*'"$1"'\/Cargo.toml"/s/.*"name":"it".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+  [[ -x $binary ]] || fail "the tests of $1 were not built"
+  printf '%s\n' "$binary"
+}
+
+# in_uml MEMORY TMP SECONDS LOG COMMANDS: runs shell commands in user-mode Linux, a kernel that is an ordinary process. The
+# machine's files are there read-only; what is written stays in memory, but for cargo's folder, which is kept in sight where
+# it lies below /tmp.
+in_uml() {
+  local memory=$1 tmp=$2 seconds=$3 log=$4 commands=$5 folder init
+  command -v linux.uml >/dev/null 2>&1 || fail "user-mode Linux is missing: apt-get install user-mode-linux"
+  folder=$(target_dir)
+  init=$(mktemp)
+  cat >"$init" <<INIT
+#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/tmp
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs run /run
+mkdir /run/kept
+mount --bind "$folder" /run/kept
+mount -t tmpfs -o mode=1777,size=$tmp tmp /tmp
+mkdir -p "$folder"
+mount --bind /run/kept "$folder"
+mkdir -p /dev/shm /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t devpts pts /dev/pts
+ip link set lo up
+$commands
+halt -f
+INIT
+  chmod +x "$init"
+  # The kernel takes its console from a terminal or a pipe, never from a file.
+  timeout "$seconds" linux.uml mem="$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$init" \
+    con=null con0=fd:0,fd:1 quiet </dev/null 2>&1 | tr -d '\r' >"$log" || true
+  rm -f "$init"
+}
+
+# all_passed LOG COUNT: whether so many tests passed, and none else.
+all_passed() { grep -q "^test result: .*$2 passed; 0 failed; 0 ignored" <(sed 's/\x1b\[[0-9;]*m//g' "$1"); }

@@ -60,15 +60,9 @@ async fn candidates(renter: &Renter, demand: &Demand) -> Option<Vec<NodeAddr>> {
     let addrs = renter.network().indexer_addrs();
     let first = if addrs.is_empty() { 0 } else { rand::random_range(0..addrs.len()) };
     for addr in addrs.iter().cycle().skip(first).take(addrs.len()) {
-        let asked = async {
-            let connection = renter.peer().connect(&dialable(addr)?).await.map_err(|e| e.to_string())?;
-            let mut line = connection.open_bi(StreamKind::Candidates).await.map_err(|e| e.to_string())?.framed();
-            line.ask::<_, Candidates>(&request, ASK_WITHIN).await.map_err(|e| e.to_string())
-        };
-        match tokio::time::timeout(ASK_WITHIN, asked).await {
-            Ok(Ok(answer)) => return Some(answer.containers),
-            Ok(Err(why)) => tracing::debug!(indexer = %addr.id.short(), %why, "an Indexer named no candidates"),
-            Err(_) => tracing::debug!(indexer = %addr.id.short(), "an Indexer named no candidates in time"),
+        match renter.ask::<_, Candidates>(addr, StreamKind::Candidates, &request, ASK_WITHIN).await {
+            Ok(answer) => return Some(answer.containers),
+            Err(why) => tracing::debug!(indexer = %addr.id.short(), %why, "an Indexer named no candidates"),
         }
     }
     None

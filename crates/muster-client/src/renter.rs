@@ -8,7 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use muster_core::params::Params;
 use muster_core::protocol::NodeAddr;
 use muster_core::units::TimeMs;
-use muster_net::{Limits, NetError, NodeSecret, Peer, PeerAddr, PeerConfig, Rate, RelayConfig, RelayUrlError};
+use muster_net::{
+    Limits, NetError, NodeSecret, Peer, PeerAddr, PeerConfig, Rate, RelayConfig, RelayUrlError, StreamKind,
+};
+use muster_wire::WireMessage;
 use tokio_util::task::TaskTracker;
 
 use crate::ledger::Ledger;
@@ -104,6 +107,26 @@ impl Renter {
     pub fn now(&self) -> TimeMs {
         let (wall, at) = self.inner.started;
         wall.plus(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// One question to a node and its answer, dialling included, within a time.
+    ///
+    /// # Errors
+    /// Why there is no answer, as a sentence.
+    pub(crate) async fn ask<Q: WireMessage, A: WireMessage>(
+        &self,
+        addr: &NodeAddr,
+        kind: StreamKind,
+        question: &Q,
+        within: Duration,
+    ) -> Result<A, String> {
+        let asked = async {
+            let connection = self.peer().connect(&dialable(addr)?).await.map_err(|e| e.to_string())?;
+            let mut line = connection.open_bi(kind).await.map_err(|e| e.to_string())?.framed();
+            line.ask::<Q, A>(question, within).await.map_err(|e| e.to_string())
+        };
+        let late = |_| Err(format!("no answer within {} ms", within.as_millis()));
+        tokio::time::timeout(within, asked).await.unwrap_or_else(late)
     }
 
     pub(crate) fn lines(&self) -> &TaskTracker {

@@ -3,7 +3,7 @@
 use muster_core::brain::consumer::{Seek, SeekStep};
 use muster_core::ids::RequestId;
 use muster_core::pricing::Exchange;
-use muster_core::protocol::{MatchFailed, MatchFailure, MatchReply, MatchRequest, Matched, NodeAddr};
+use muster_core::protocol::{MatchFailed, MatchFailure, MatchReply, MatchRequest, Matched};
 use muster_net::{StreamKind, verify};
 use muster_wire::Signature64;
 use muster_wire::message::terms_bytes;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use muster_core::demand::Demand;
 
-use crate::renter::{Renter, dialable};
+use crate::renter::Renter;
 use crate::session::SessionKey;
 
 /// What a Container signs when it accepts terms.
@@ -97,12 +97,13 @@ pub async fn seek(
     };
     let ids: Vec<_> = addrs.iter().map(|a| a.id).collect();
     let mut brain = Seek::new(request.clone(), &ids, rand::random(), renter.params());
+    let within = Duration::from_millis(renter.params().match_timeout_ms);
     let mut step = brain.begin(renter.now());
     loop {
         step = match step {
             SeekStep::Ask(id) => {
                 let answer = match addrs.iter().find(|a| a.id == id) {
-                    Some(addr) => ask(renter, addr, &request).await,
+                    Some(addr) => renter.ask::<_, MatchReply>(addr, StreamKind::Demand, &request, within).await,
                     None => Err("it is not in the network file".to_owned()),
                 };
                 match answer {
@@ -130,18 +131,6 @@ fn failed(renter: &Renter, answer: Option<MatchFailed>, unreachable: u32) -> See
             MatchFailure::Overloaded => SeekError::Overloaded(failed),
         },
     }
-}
-
-async fn ask(renter: &Renter, addr: &NodeAddr, request: &MatchRequest) -> Result<MatchReply, String> {
-    let limit = Duration::from_millis(renter.params().match_timeout_ms);
-    let asked = async {
-        let connection = renter.peer().connect(&dialable(addr)?).await.map_err(|e| e.to_string())?;
-        let mut line = connection.open_bi(StreamKind::Demand).await.map_err(|e| e.to_string())?.framed();
-        line.ask::<_, MatchReply>(request, limit).await.map_err(|e| e.to_string())
-    };
-    tokio::time::timeout(limit, asked)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())))
 }
 
 /// A match that the Container did not sign, or that costs more than was allowed, is none: an Indexer may lie.

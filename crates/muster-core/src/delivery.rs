@@ -174,10 +174,12 @@ pub fn judge(watched: &Watched, promise: &Promise) -> Delivered {
     if asked == 0 { Delivered::Unknown } else { Delivered::Good }
 }
 
-/// Whether more than half of the answers are missing. A single question proves nothing: its answer may have been in the
-/// one packet that was lost.
+/// A single question proves nothing: its answer may have been in the one packet that was lost.
+const PROVING: u32 = 2;
+
+/// Whether more than half of the answers are missing.
 const fn missed(asked: &Asked) -> bool {
-    asked.asked > 1 && asked.seen.saturating_mul(2) < asked.asked
+    asked.asked >= PROVING && asked.seen.saturating_mul(2) < asked.asked
 }
 
 /// What a Container's players have said of it lately: receipts that were verified, in the account of one consumer.
@@ -195,31 +197,46 @@ pub struct Receipts {
 pub const POOR_IN_A_ROW_MAX: u32 = 3;
 
 impl Receipts {
-    /// Counts one.
-    pub const fn count(&mut self, delivered: Delivered) {
-        match delivered {
-            Delivered::Good => {
-                self.good = self.good.saturating_add(1);
-                self.poor_in_a_row = 0;
-            }
-            Delivered::Poor(_) => {
-                self.poor = self.poor.saturating_add(1);
-                self.poor_in_a_row = self.poor_in_a_row.saturating_add(1);
-            }
-            Delivered::Unknown => {}
-        }
-    }
-
-    /// Whether going on would be paying for nothing.
-    #[must_use]
-    pub const fn is_hopeless(&self) -> bool {
-        self.poor_in_a_row >= POOR_IN_A_ROW_MAX
-    }
-
     /// Whether what was delivered in all is less than what was promised.
     #[must_use]
     pub const fn is_poor(&self) -> bool {
         self.poor > self.good
+    }
+}
+
+/// The receipts of one lease as they come in. Only codes count: a small or slow picture may be the player's own line's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Codes asked for since the last judgement.
+    codes: Asked,
+    receipts: Receipts,
+}
+
+impl Tally {
+    /// Takes the codes of a receipt; a judgement needs as many as prove something. Whether the picture has just turned out
+    /// to be stale for so long that going on would be paying for nothing.
+    pub const fn take(&mut self, codes: Asked) -> bool {
+        self.codes.asked = self.codes.asked.saturating_add(codes.asked);
+        self.codes.seen = self.codes.seen.saturating_add(codes.seen);
+        if self.codes.asked < PROVING {
+            return false;
+        }
+        let poor = missed(&self.codes);
+        self.codes = Asked { asked: 0, seen: 0, ms_p95: 0 };
+        if poor {
+            self.receipts.poor = self.receipts.poor.saturating_add(1);
+            self.receipts.poor_in_a_row = self.receipts.poor_in_a_row.saturating_add(1);
+        } else {
+            self.receipts.good = self.receipts.good.saturating_add(1);
+            self.receipts.poor_in_a_row = 0;
+        }
+        poor && self.receipts.poor_in_a_row >= POOR_IN_A_ROW_MAX
+    }
+
+    /// What they came to.
+    #[must_use]
+    pub const fn receipts(&self) -> Receipts {
+        self.receipts
     }
 }
 
@@ -282,14 +299,18 @@ mod tests {
 
     #[test]
     fn three_poor_receipts_in_a_row_are_enough() {
-        let poor = Delivered::Poor(Shortcoming::NoPicture);
-        let mut receipts = Receipts::default();
-        for one in [poor, poor, Delivered::Good, poor, Delivered::Unknown, poor] {
-            receipts.count(one);
-        }
-        assert!(!receipts.is_hopeless() && receipts.is_poor());
-        receipts.count(poor);
-        assert!(receipts.is_hopeless());
+        let mut tally = Tally::default();
+        let mut take = |asked, seen| tally.take(Asked { asked, seen, ms_p95: 0 });
+        let (poor, good, too_few) = ((2, 0), (3, 2), (1, 0));
+        assert!(![poor, poor, good, poor, (0, 0), poor].map(|(asked, seen)| take(asked, seen)).contains(&true));
+        assert!(take(poor.0, poor.1));
+        // What is too little for a judgement waits for more.
+        assert!(!take(too_few.0, too_few.1));
+        assert!(take(too_few.0, too_few.1));
+        assert!(!take(good.0, good.1));
+        let receipts = tally.receipts();
+        assert_eq!(receipts, Receipts { good: 2, poor: 6, poor_in_a_row: 0 });
+        assert!(receipts.is_poor());
     }
 
     proptest! {

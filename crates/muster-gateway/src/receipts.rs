@@ -7,7 +7,7 @@
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use muster_core::delivery::{Asked, CODE_MS_MAX, Delivered, Promise, Receipts, Watched, judge};
+use muster_core::delivery::{Asked, CODE_MS_MAX, Receipts, Tally};
 use muster_core::ids::LeaseId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -88,9 +88,7 @@ pub(crate) struct Ledger {
     kept: Vec<Receipt>,
     /// The number that each player's next receipt has at least, and when its last one ended.
     next: Vec<(u64, u64, u64)>,
-    /// Codes that were asked for since the last judgement.
-    codes: Asked,
-    leases: Vec<(LeaseId, Receipts)>,
+    leases: Vec<(LeaseId, Tally)>,
 }
 
 /// Whether a text is a key that receipts can be verified with.
@@ -173,38 +171,21 @@ impl Ledger {
             self.kept.remove(0);
         }
         self.kept.push(receipt);
-        Ok(lease.is_some_and(|lease| self.judge(&payload, lease)))
+        Ok(lease.is_some_and(|lease| self.count(payload.codes(), lease)))
     }
 
-    fn judge(&mut self, payload: &Payload, lease: LeaseId) -> bool {
-        if !self.leases.iter().any(|(known, _)| *known == lease) {
-            // What another Container was asked is not for this one to answer.
-            self.codes = Asked::default();
-            if self.leases.len() >= LEASES_MAX {
-                self.leases.remove(0);
-            }
-            self.leases.push((lease, Receipts::default()));
+    /// Counts it for the lease that runs: what another Container was asked is not for this one to answer.
+    fn count(&mut self, codes: Asked, lease: LeaseId) -> bool {
+        if let Some((_, tally)) = self.leases.iter_mut().find(|(known, _)| *known == lease) {
+            return tally.take(codes);
         }
-        let codes = payload.codes();
-        self.codes.asked = self.codes.asked.saturating_add(codes.asked);
-        self.codes.seen = self.codes.seen.saturating_add(codes.seen);
-        self.codes.ms_p95 = self.codes.ms_p95.max(codes.ms_p95);
-        // One code alone may have been in the packet that was lost.
-        if self.codes.asked < 2 {
-            return false;
+        if self.leases.len() >= LEASES_MAX {
+            self.leases.remove(0);
         }
-        let watched = Watched {
-            ms: payload.to - payload.from,
-            first_frame_ms: Some(0),
-            width: payload.width,
-            height: payload.height,
-            codes: std::mem::take(&mut self.codes),
-            ..Watched::default()
-        };
-        let delivered = judge(&watched, &Promise { width: 0, height: 0, fps: 0 });
-        let Some((_, receipts)) = self.leases.iter_mut().find(|(known, _)| *known == lease) else { return false };
-        receipts.count(delivered);
-        delivered != Delivered::Good && receipts.is_hopeless()
+        let mut tally = Tally::default();
+        let stale = tally.take(codes);
+        self.leases.push((lease, tally));
+        stale
     }
 
     pub(crate) fn kept(&self) -> Vec<Receipt> {
@@ -213,11 +194,14 @@ impl Ledger {
 
     /// What the Indexers are to be told.
     pub(crate) fn leases(&self) -> Vec<(LeaseId, Receipts)> {
-        self.leases.iter().filter(|(_, receipts)| receipts.good + receipts.poor > 0).copied().collect()
+        let all = self.leases.iter().map(|(lease, tally)| (*lease, tally.receipts()));
+        all.filter(|(_, receipts)| *receipts != Receipts::default()).collect()
     }
 
     pub(crate) fn state(&self) -> DeliveryState {
-        let sum = |of: fn(&Receipts) -> u32| self.leases.iter().map(|(_, r)| of(r)).fold(0, u32::saturating_add);
+        let sum = |of: fn(&Receipts) -> u32| {
+            self.leases.iter().map(|(_, tally)| of(&tally.receipts())).fold(0, u32::saturating_add)
+        };
         DeliveryState { good: sum(|r| r.good), poor: sum(|r| r.poor) }
     }
 }

@@ -556,7 +556,6 @@ impl Desk {
     fn clocks(&mut self) -> Result<Instant, Trouble> {
         let now = Instant::now();
         for player in &mut self.players {
-            player.seek_room(now);
             if player.rtc.handle_input(Input::Timeout(now)).is_err() {
                 player.rtc.disconnect();
             }

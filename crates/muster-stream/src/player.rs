@@ -25,9 +25,6 @@ const TIMES_MAX: usize = 64;
 /// What the sound and everything else takes of the estimate.
 const ASIDE_BPS: u64 = 150_000;
 
-/// How long a new connection is not tried for more than it begins with.
-const SETTLE: Duration = Duration::from_millis(700);
-
 /// The answer without the word that this side is ICE-lite. Browsers choose the way to a lite agent only with their second
 /// check, 50 ms after the first, and to any other with the first one; this side does the same for both.
 fn without_lite(sdp: &str) -> String {
@@ -64,8 +61,6 @@ pub(crate) struct Player {
     /// How it is sent pictures.
     pub(crate) codec: VideoCodec,
     pub(crate) connected: bool,
-    /// Until the way may be tried for more.
-    connected_at: Option<Instant>,
     pub(crate) since: Instant,
     /// When anything came from it.
     pub(crate) heard: Instant,
@@ -157,14 +152,14 @@ impl Player {
             rtc.add_local_candidate(candidate);
         }
         let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| bad(e.to_string()))?.to_sdp_string();
-        // No more is asked for than is known of, so that the first picture does not wait behind trials of the way.
+        // No more is asked for than is known of, so that the first picture does not wait behind trials of the way; later on
+        // `seek` does.
         rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(u64::from(START_BPS)));
         let player = Self {
             id,
             rtc,
             codec,
             connected: false,
-            connected_at: None,
             since: now,
             heard: now,
             needs_key: true,
@@ -182,14 +177,6 @@ impl Player {
             count: Count::default(),
         };
         Ok((player, without_lite(&answer)))
-    }
-
-    /// Has the way tried for more than is known of, once the first pictures are through.
-    pub(crate) fn seek_room(&mut self, now: Instant) {
-        if self.connected_at.is_some_and(|at| now >= at + SETTLE) {
-            self.connected_at = None;
-            self.rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(u64::from(BPS_MAX)));
-        }
     }
 
     /// Where it is, as far as it has shown.
@@ -212,7 +199,6 @@ impl Player {
         match event {
             Event::Connected => {
                 self.connected = true;
-                self.connected_at = Some(Instant::now());
                 Some(Brought::Connected)
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) | Event::Closed => Some(Brought::Gone),

@@ -23,7 +23,7 @@ pub use line::{SessionLine, SessionNews, SessionRefusal};
 
 use crate::job::{Job, JobControl, JobError, JobEvent, JobReport, JobRequest, JobStep};
 use crate::rental::{RentalEvent, Stdio};
-use crate::renter::{Renter, dialable};
+use crate::renter::Renter;
 use crate::session::SessionKey;
 
 /// Steps that wait to be shown.
@@ -175,13 +175,8 @@ pub async fn report_delivery(renter: &Renter, lease: LeaseId, receipts: Receipts
     let addrs = renter.network().indexer_addrs();
     let addr = addrs.iter().find(|addr| addr.id == indexer).ok_or("its Indexer is not in the network file")?;
     let proof = key.wallet().sign_message(&delivery_bytes(lease, &receipts, indexer));
-    let told = async {
-        let connection = renter.peer().connect(&dialable(addr)?).await.map_err(|e| e.to_string())?;
-        let mut line = connection.open_bi(StreamKind::Delivery).await.map_err(|e| e.to_string())?.framed();
-        let report = DeliveryReport { lease, receipts, proof };
-        line.ask::<_, DeliveryNoted>(&report, REPORT_WITHIN).await.map_err(|e| e.to_string())
-    };
-    let noted = tokio::time::timeout(REPORT_WITHIN, told).await.map_err(|_| "no answer in time".to_owned())??;
+    let report = DeliveryReport { lease, receipts, proof };
+    let noted: DeliveryNoted = renter.ask(addr, StreamKind::Delivery, &report, REPORT_WITHIN).await?;
     Ok(noted.counts)
 }
 
