@@ -127,16 +127,21 @@ pub(crate) fn own_passphrase(dirs: &Dirs) -> Result<String, Failure> {
     read_passphrase(&path)
 }
 
+/// The wallet of a keystore, made now if there is none.
+pub(crate) fn open_or_make(path: &Path, passphrase: &str) -> Result<Wallet, Failure> {
+    if path.exists() {
+        return Wallet::open_keystore(path, passphrase).code(Code::Wallet);
+    }
+    let wallet = Wallet::random();
+    wallet.save_keystore(path, passphrase).code(Code::Wallet)?;
+    Ok(wallet)
+}
+
 /// One of the folder's own wallets, made when it is missing.
 pub(crate) fn own(dirs: &Dirs, name: &str) -> Result<(PathBuf, Wallet), Failure> {
     let passphrase = own_passphrase(dirs)?;
     let path = keystore_path(dirs, name)?;
-    if path.exists() {
-        let wallet = Wallet::open_keystore(&path, &passphrase).code(Code::Wallet)?;
-        return Ok((path, wallet));
-    }
-    let wallet = Wallet::random();
-    wallet.save_keystore(&path, &passphrase).code(Code::Wallet)?;
+    let wallet = open_or_make(&path, &passphrase)?;
     Ok((path, wallet))
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::apt::{Apt, Plan, complaint};
 use super::error::AppsError;
-use super::shelf::{Marker, Reserved, reserve, sweep};
+use super::shelf::{Marker, Reserved, reserve, seal, sweep};
 use super::{Fetch, Inner, Opened, blocking, guard, name, remove, unpack};
 use crate::sandbox::over;
 
@@ -72,10 +72,9 @@ impl Inner {
             let bytes = unpack::size(&new);
             let marker = Marker { bytes, ..marker };
             let (packages, host) = (marker.packages.clone(), marker.host.clone());
-            let mut shelf = guard(&inner.shelf);
-            shelf.put(&inner.dir, id, &new, marker)?;
+            seal(&new, &marker)?;
+            guard(&inner.shelf).put(&inner.dir, id, &new, marker)?;
             remove(&files);
-            drop(shelf);
             sweep(&inner.shelf);
             let mut shelf = guard(&inner.shelf);
             let opened = shelf.take(id, |known| known.packages == packages && known.host == host);

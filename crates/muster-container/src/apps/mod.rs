@@ -123,7 +123,7 @@ impl Apps {
 
     /// Whether what is missing is fetched at all.
     pub(crate) fn fetches(&self) -> bool {
-        self.inner.sandbox.capabilities().packages && self.inner.offer.disk > Bytes(0)
+        self.inner.fetches()
     }
 
     /// Fetches what may be asked for soon, in the background: one set at a time, not too often, and only where nothing
@@ -181,6 +181,10 @@ impl Apps {
 }
 
 impl Inner {
+    fn fetches(&self) -> bool {
+        self.sandbox.capabilities().packages && self.offer.disk > Bytes(0)
+    }
+
     /// The set as it is, or as it becomes by fetching what is missing.
     async fn have(
         self: Arc<Self>,
@@ -205,7 +209,7 @@ impl Inner {
             Looked::Here(opened) => return Ok(opened),
             Looked::Missing { host, plan } => (host, plan),
         };
-        if !self.sandbox.capabilities().packages || self.offer.disk == Bytes(0) {
+        if !self.fetches() {
             let missing =
                 plan.names().iter().filter_map(|file| file.split('_').next()).take(8).collect::<Vec<_>>().join(", ");
             let why = if self.offer.disk == Bytes(0) {

@@ -192,15 +192,14 @@ impl Shelf {
         Ok(())
     }
 
-    /// Takes over a folder that is whole but for its place.
+    /// Takes over a folder that is whole and on the disk ([`seal`]) but for its place.
     pub(super) fn put(&mut self, dir: &Path, id: PackageSetId, new: &Path, marker: Marker) -> Result<(), AppsError> {
-        write_marker(new, &marker)?;
-        sync(new)?;
         let place = dir.join("sets").join(marker.folder(id));
         // Only one that is not known can be in the way: one that was known would have been taken.
         remove(&place);
         fs::rename(new, &place).map_err(AppsError::io("move", new))?;
-        sync(&dir.join("sets"))?;
+        let sets = dir.join("sets");
+        File::open(&sets).and_then(|sets| sets.sync_all()).map_err(AppsError::io("sync", &sets))?;
         self.place(id, place, marker);
         Ok(())
     }
@@ -281,8 +280,10 @@ fn write_marker(dir: &Path, marker: &Marker) -> Result<(), AppsError> {
     write().map_err(failed)
 }
 
-/// Waits until everything on this file system is on the disk.
-fn sync(dir: &Path) -> Result<(), AppsError> {
+/// Marks a new folder as whole, and waits until everything in it is on the disk: with large sets for long, so not while the
+/// shelf is held, which every start of a session looks at.
+pub(super) fn seal(dir: &Path, marker: &Marker) -> Result<(), AppsError> {
+    write_marker(dir, marker)?;
     let folder = File::open(dir).map_err(AppsError::io("open", dir))?;
     rustix::fs::syncfs(&folder).map_err(|error| AppsError::io("sync", dir)(error.into()))
 }
@@ -301,6 +302,7 @@ mod tests {
         let new = dir.join("new").join(name);
         fs::create_dir_all(new.join("root/usr")).unwrap();
         let marker = Marker { packages, host: "one".into(), files: vec![format!("{name}_1_all.deb")], bytes };
+        seal(&new, &marker).unwrap();
         shelf.put(dir, id, &new, marker).unwrap();
         id
     }

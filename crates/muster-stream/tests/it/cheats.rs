@@ -15,8 +15,9 @@ use serde_json::Value;
 use str0m::change::SdpOffer;
 use str0m::format::Codec;
 use str0m::media::{Frequency, MediaKind, MediaTime, Mid};
-use str0m::net::{Protocol, Receive};
-use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
+use str0m::{Candidate, Event, Output, Rtc, RtcConfig};
+
+use crate::rig::hear;
 
 const WIDTH: usize = 640;
 const HEIGHT: usize = 360;
@@ -134,19 +135,7 @@ impl Studio {
                 self.send();
                 continue;
             }
-            let pause = when.min(due).saturating_duration_since(Instant::now());
-            let pause = pause.clamp(Duration::from_millis(1), Duration::from_millis(10));
-            self.socket.set_read_timeout(Some(pause)).unwrap();
-            let mut packet = [0; 2_000];
-            let input = match self.socket.recv_from(&mut packet) {
-                Ok((length, source)) => {
-                    let contents = packet[..length].try_into().unwrap();
-                    let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
-                    Input::Receive(Instant::now(), receive)
-                }
-                Err(_) => Input::Timeout(Instant::now()),
-            };
-            self.rtc.handle_input(input).unwrap();
+            hear(&mut self.rtc, &self.socket, self.local, when.min(due));
         }
     }
 

@@ -386,6 +386,22 @@ impl Luma {
     }
 }
 
+/// Takes one packet, or waits for a little while, until `when` at most.
+pub(crate) fn hear(rtc: &mut Rtc, socket: &UdpSocket, local: SocketAddr, when: Instant) {
+    let pause = when.saturating_duration_since(Instant::now());
+    socket.set_read_timeout(Some(pause.clamp(Duration::from_millis(1), Duration::from_millis(15)))).unwrap();
+    let mut packet = [0; 2_000];
+    let input = match socket.recv_from(&mut packet) {
+        Ok((length, source)) => {
+            let contents = packet[..length].try_into().unwrap();
+            let receive = Receive { proto: Protocol::Udp, source, destination: local, contents };
+            Input::Receive(Instant::now(), receive)
+        }
+        Err(_) => Input::Timeout(Instant::now()),
+    };
+    rtc.handle_input(input).unwrap();
+}
+
 /// Who looks on and plays: the page's part of WebRTC.
 pub(crate) struct Player {
     pub(crate) rtc: Rtc,
@@ -519,18 +535,7 @@ impl Player {
                 Output::Event(event) => self.event(event),
             }
         };
-        let pause = when.saturating_duration_since(Instant::now());
-        self.socket.set_read_timeout(Some(pause.clamp(Duration::from_millis(1), Duration::from_millis(15)))).unwrap();
-        let mut packet = [0; 2_000];
-        let input = match self.socket.recv_from(&mut packet) {
-            Ok((length, source)) => {
-                let contents = packet[..length].try_into().unwrap();
-                let receive = Receive { proto: Protocol::Udp, source, destination: self.local, contents };
-                Input::Receive(Instant::now(), receive)
-            }
-            Err(_) => Input::Timeout(Instant::now()),
-        };
-        self.rtc.handle_input(input).unwrap();
+        hear(&mut self.rtc, &self.socket, self.local, when);
     }
 
     fn event(&mut self, event: Event) {

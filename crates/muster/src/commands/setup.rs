@@ -347,14 +347,7 @@ pub(crate) fn container_wallet(cx: &Context, name: &str) -> Result<Wallet, Failu
 
 /// The wallet in a folder of this network's own, made on the first call.
 fn folder_wallet(cx: &Context, dir: &Path) -> Result<Wallet, Failure> {
-    let path = dir.join("wallet.json");
-    let passphrase = wallets::own_passphrase(&cx.dirs)?;
-    if path.exists() {
-        return Wallet::open_keystore(&path, &passphrase).code(Code::Wallet);
-    }
-    let wallet = Wallet::random();
-    wallet.save_keystore(&path, &passphrase).code(Code::Wallet)?;
-    Ok(wallet)
+    wallets::open_or_make(&dir.join("wallet.json"), &wallets::own_passphrase(&cx.dirs)?)
 }
 
 /// Writes the configuration of a Container of this folder, if it has none.

@@ -188,14 +188,7 @@ pub(super) fn init(cx: &Context, args: &CheckerInitArgs) -> Result<u8, Failure> 
     }
     let player_dir = dir.join(PLAYER);
     make_private(&player_dir)?;
-    let player_path = player_dir.join("wallet.json");
-    let player = match player_path.exists() {
-        true => wallets::open(&cx.dirs, &cx.global, &player_path)?,
-        false => muster_chain::keys::Wallet::random(),
-    };
-    if !player_path.exists() {
-        player.save_keystore(&player_path, &passphrase).code(Code::Wallet)?;
-    }
+    let player = wallets::open_or_make(&player_dir.join("wallet.json"), &passphrase)?;
     let secret = NodeSecret::load_or_create(&dir.join("node.key")).code(Code::Wallet)?;
     network.save(&dir.join("network.toml")).code(Code::Io)?;
     file.save(&path)?;
