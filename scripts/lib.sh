@@ -17,7 +17,7 @@ target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 # sessions, and carries SwiftShader, the second software driver of Vulkan).
 packages() {
   case $1 in
-  base) echo gcc g++ libc6-dev libvpx-dev make cmake nasm pkg-config ca-certificates git ;;
+  base) echo gcc g++ libc6-dev libclang-dev libvpx-dev make cmake nasm pkg-config ca-certificates git ;;
   run)
     echo bubblewrap slirp4netns e2fsprogs iproute2 util-linux mount libvulkan1 mesa-vulkan-drivers povray ffmpeg
     echo xvfb xkb-data x11-xkb-utils libgl1-mesa-dri pulseaudio neverball
@@ -97,11 +97,23 @@ tests_of() {
 # machine's files are there read-only; what is written stays in memory, but for cargo's folder, which is kept in sight where
 # it lies below /tmp.
 in_uml() {
-  local memory=$1 tmp=$2 seconds=$3 log=$4 commands=$5 folder init
+  local memory=$1 tmp=$2 seconds=$3 log=$4 commands=$5 init
   command -v linux.uml >/dev/null 2>&1 || fail "user-mode Linux is missing: apt-get install user-mode-linux"
-  folder=$(target_dir)
   init=$(mktemp)
-  cat >"$init" <<INIT
+  first_program "$tmp" "$commands" 'halt -f' >"$init"
+  chmod +x "$init"
+  # The kernel takes its console from a terminal or a pipe, never from a file.
+  timeout "$seconds" linux.uml mem="$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$init" \
+    con=null con0=fd:0,fd:1 quiet </dev/null 2>&1 | tr -d '\r' >"$log" || true
+  rm -f "$init"
+}
+
+# first_program TMP COMMANDS END: what the first program of a kernel of our own does, whose file system is this machine's,
+# read-only.
+first_program() {
+  local tmp=$1 commands=$2 end=$3 folder
+  folder=$(target_dir)
+  cat <<INIT
 #!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/tmp
 mount -t proc proc /proc
@@ -117,13 +129,8 @@ mount -t tmpfs shm /dev/shm
 mount -t devpts pts /dev/pts
 ip link set lo up
 $commands
-halt -f
+$end
 INIT
-  chmod +x "$init"
-  # The kernel takes its console from a terminal or a pipe, never from a file.
-  timeout "$seconds" linux.uml mem="$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$init" \
-    con=null con0=fd:0,fd:1 quiet </dev/null 2>&1 | tr -d '\r' >"$log" || true
-  rm -f "$init"
 }
 
 # all_passed LOG COUNT: whether so many tests passed, and none else.

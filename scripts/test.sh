@@ -9,6 +9,8 @@ need base run test
 contracts/build.sh
 # Without the pages no test of a whole session passes: the Gateway serves them from inside the binary.
 scripts/console.sh
+# The test of embeddings goes without the model where pip's index cannot be reached, and says so.
+scripts/minilm.sh --unpack || say "no embedding model: its test is left out"
 
 passed=()
 failed=()
@@ -42,6 +44,7 @@ step "console: types, unit tests, pages in a browser" console_tests
 step "workspace: unit, property, simulator, integration and end-to-end tests, tidy" workspace_tests "$@"
 step "Sandbox: control groups version 2, in a kernel of its own" scripts/cgroup2.sh
 step "live sessions: bad networks, with the netem of a kernel of its own" scripts/netem.sh
+step "live sessions: gamepads, with the uinput of a kernel of its own" scripts/uinput.sh
 step "decoders: a short fuzzing run" fuzz/run.sh
 
 say "done"

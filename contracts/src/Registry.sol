@@ -16,6 +16,9 @@ import {TokenPull} from "./TokenPull.sol";
 /// hardware and a stake. A node is named by its ed25519 public key. Whoever registers a key is its owner; that the
 /// node really holds the key is proven off chain, where peers dial by it.
 ///
+/// An app registers like a node: its key is {appId} of its name, its endpoint is the name itself, its fingerprint the
+/// hash of what is published. Stake, unbonding and slashing are the same.
+///
 /// Stake leaves only through unbonding, and can be slashed until it is withdrawn. A node whose stake falls below
 /// the minimum of its kind is jailed until it is topped up. All amounts are in the token's smallest unit, all times
 /// in unix seconds. Pausing stops what brings money in, never what lets it out.
@@ -33,6 +36,10 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     uint8 public constant KIND_CONTAINER = 1;
     uint8 public constant KIND_INDEXER = 2;
     uint8 public constant KIND_CHECKER = 3;
+    uint8 public constant KIND_APP = 4;
+
+    /// @notice What the keys of apps begin with, and those of nobody else.
+    bytes8 public constant APP_TAG = "must-app";
 
     uint8 public constant STATUS_NONE = 0;
     uint8 public constant STATUS_ACTIVE = 1;
@@ -106,7 +113,7 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     event PenaltyPoolSet(address pool);
     event PenaltiesCollected(address indexed pool, uint256 amount);
 
-    /// @notice The kind is none of Container (1), Indexer (2), Checker (3).
+    /// @notice The kind is none of Container (1), Indexer (2), Checker (3), App (4).
     error UnknownKind(uint8 kind);
     /// @notice No node was ever registered under this key.
     error UnknownNode(bytes32 nodeKey);
@@ -116,6 +123,8 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     error KeyTaken(bytes32 nodeKey);
     /// @notice A node key of zero.
     error ZeroKey();
+    /// @notice The key of an app is not {appId} of its name; or a node's begins as only apps' do.
+    error WrongKey(bytes32 nodeKey);
     /// @notice An address of zero, or of this contract, where tokens would be lost.
     error BadAddress();
     /// @notice An amount of zero.
@@ -141,13 +150,13 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
 
     /// @param token_ the token of stakes and rewards
     /// @param admin gets the admin and the governor role; nobody gets the slasher's or the rewarder's
-    /// @param minStake_ least stakes of Container, Indexer, Checker, in this order
+    /// @param minStake_ least stakes of Container, Indexer, Checker, App, in this order
     /// @param unbondingPeriod_ seconds
     /// @param penaltyPool_ where slashed tokens go
     constructor(
         address token_,
         address admin,
-        uint128[3] memory minStake_,
+        uint128[4] memory minStake_,
         uint64 unbondingPeriod_,
         address penaltyPool_
     ) {
@@ -155,7 +164,7 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
         token = IERC20(token_);
         _grantRole(DEFAULT_ADMIN_ROLE, admin);
         _grantRole(GOVERNOR_ROLE, admin);
-        for (uint8 i = 0; i < 3; ++i) {
+        for (uint8 i = 0; i < KIND_APP; ++i) {
             _setMinStake(i + 1, minStake_[i]);
         }
         _setUnbondingPeriod(unbondingPeriod_);
@@ -190,10 +199,11 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
         _register(kind, nodeKey, endpoint, fingerprint, stake);
     }
 
-    /// @notice Changes where a node is found and what hardware it commits to.
+    /// @notice Changes where a node is found and what hardware it commits to; of an app, what is published of it.
     function update(bytes32 nodeKey, string calldata endpoint, bytes32 fingerprint) external {
         Node storage n = _owned(nodeKey);
         if (n.status == STATUS_LEFT) revert NotServing(nodeKey);
+        _checkKey(n.kind, nodeKey, endpoint);
         _setEndpoint(n, endpoint);
         n.fingerprint = fingerprint;
         emit NodeUpdated(nodeKey, endpoint, fingerprint);
@@ -395,6 +405,12 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
         }
     }
 
+    /// @notice The key of the app of a name: eight bytes that no node's key begins with, then the first 24 of the name's
+    /// keccak256.
+    function appId(string calldata name) public pure returns (bytes32) {
+        return bytes32(APP_TAG) | (keccak256(bytes(name)) >> 64);
+    }
+
     /// @inheritdoc INodeRegistry
     function identity(bytes32 nodeKey) external view returns (address owner, uint8 kind, uint8 status) {
         Node storage n = _nodes[nodeKey];
@@ -412,8 +428,9 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     function _register(uint8 kind, bytes32 nodeKey, string calldata endpoint, bytes32 fingerprint, uint128 stake)
         private
     {
-        if (kind < KIND_CONTAINER || kind > KIND_CHECKER) revert UnknownKind(kind);
+        if (kind < KIND_CONTAINER || kind > KIND_APP) revert UnknownKind(kind);
         if (nodeKey == 0) revert ZeroKey();
+        _checkKey(kind, nodeKey, endpoint);
         uint128 least = minStake[kind];
         if (stake < least) revert BelowMinStake(stake, least);
 
@@ -433,6 +450,12 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
         _setEndpoint(n, endpoint);
         emit NodeRegistered(nodeKey, kind, msg.sender, endpoint, fingerprint, stake);
         token.pull(msg.sender, stake);
+    }
+
+    /// Apps and nodes never meet under one key.
+    function _checkKey(uint8 kind, bytes32 nodeKey, string calldata endpoint) private pure {
+        bool right = kind == KIND_APP ? nodeKey == appId(endpoint) : (nodeKey >> 192) != (bytes32(APP_TAG) >> 192);
+        if (!right) revert WrongKey(nodeKey);
     }
 
     /// Moves stake to unbonding and starts the period.
@@ -458,7 +481,7 @@ contract Registry is AccessControl, Pausable, ReentrancyGuardTransient, IContain
     }
 
     function _setMinStake(uint8 kind, uint128 amount) private {
-        if (kind < KIND_CONTAINER || kind > KIND_CHECKER) revert UnknownKind(kind);
+        if (kind < KIND_CONTAINER || kind > KIND_APP) revert UnknownKind(kind);
         minStake[kind] = amount;
         emit MinStakeSet(kind, amount);
     }

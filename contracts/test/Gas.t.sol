@@ -23,6 +23,11 @@ contract GasTest is Base {
         vm.startPrank(provider);
         registry.register(1, keccak256("gas"), "10.0.0.1:4433", keccak256("hardware"), MIN_STAKE);
         vm.snapshotGasLastCall("registry register");
+        bytes32 app = registry.appId("neverball");
+        registry.register(4, app, "neverball", keccak256("what is published"), MIN_STAKE);
+        vm.snapshotGasLastCall("registry register app");
+        registry.update(app, "neverball", keccak256("the next version"));
+        vm.snapshotGasLastCall("registry update app");
         registry.addStake(NODE, 1e18);
         vm.snapshotGasLastCall("registry addStake");
         registry.requestUnbond(NODE, 1e18);

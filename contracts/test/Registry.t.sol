@@ -11,6 +11,7 @@ import {FeeToken} from "./utils/Tokens.sol";
 contract RegistryTest is Base {
     bytes32 private constant OTHER = keccak256("another node");
     bytes32 private constant EVIDENCE = keccak256("a transcript");
+    string private constant APP = "neverball";
 
     // ---- registering ----
 
@@ -38,8 +39,8 @@ contract RegistryTest is Base {
         vm.startPrank(provider);
         vm.expectRevert(abi.encodeWithSelector(Registry.UnknownKind.selector, 0));
         registry.register(0, OTHER, "", 0, MIN_STAKE);
-        vm.expectRevert(abi.encodeWithSelector(Registry.UnknownKind.selector, 4));
-        registry.register(4, OTHER, "", 0, MIN_STAKE);
+        vm.expectRevert(abi.encodeWithSelector(Registry.UnknownKind.selector, 5));
+        registry.register(5, OTHER, "", 0, MIN_STAKE);
         vm.expectRevert(Registry.ZeroKey.selector);
         registry.register(1, 0, "", 0, MIN_STAKE);
         vm.expectRevert(abi.encodeWithSelector(Registry.BelowMinStake.selector, MIN_STAKE - 1, MIN_STAKE));
@@ -112,7 +113,7 @@ contract RegistryTest is Base {
 
     function test_aTokenWithAFeeOnTransferIsRefused() public {
         FeeToken odd = new FeeToken(provider);
-        Registry r = new Registry(address(odd), admin, [MIN_STAKE, 1, 1], UNBONDING, penaltyPool);
+        Registry r = new Registry(address(odd), admin, [MIN_STAKE, 1, 1, 1], UNBONDING, penaltyPool);
         vm.startPrank(provider);
         odd.approve(address(r), type(uint256).max);
         vm.expectRevert(TokenPull.UnsupportedToken.selector);
@@ -418,8 +419,8 @@ contract RegistryTest is Base {
         refusedTo(stranger, role);
         registry.unpause();
         vm.startPrank(admin);
-        vm.expectRevert(abi.encodeWithSelector(Registry.UnknownKind.selector, 4));
-        registry.setMinStake(4, 1);
+        vm.expectRevert(abi.encodeWithSelector(Registry.UnknownKind.selector, 5));
+        registry.setMinStake(5, 1);
         vm.expectRevert(Registry.OutOfBounds.selector);
         registry.setUnbondingPeriod(0);
         vm.expectRevert(Registry.OutOfBounds.selector);
@@ -436,9 +437,9 @@ contract RegistryTest is Base {
         vm.assertEq(registry.unbondingPeriod(), 365 days, "period");
         vm.assertEq(registry.penaltyPool(), stranger, "pool");
         vm.expectRevert(Registry.BadAddress.selector);
-        new Registry(address(0), admin, [MIN_STAKE, 1, 1], 1, penaltyPool);
+        new Registry(address(0), admin, [MIN_STAKE, 1, 1, 1], 1, penaltyPool);
         vm.expectRevert(Registry.BadAddress.selector);
-        new Registry(address(token), address(0), [MIN_STAKE, 1, 1], 1, penaltyPool);
+        new Registry(address(token), address(0), [MIN_STAKE, 1, 1, 1], 1, penaltyPool);
     }
 
     function test_aHigherMinimumJailsNobodyByItself() public {
@@ -492,5 +493,100 @@ contract RegistryTest is Base {
     function refusedTo(address who, bytes32 role) private {
         vm.expectRevert(abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, who, role));
         vm.prank(who);
+    }
+
+    // ---- apps ----
+
+    function test_anAppIsNamedByItsNameAlone() public {
+        bytes32 app = registry.appId(APP);
+        vm.assertEq(app, bytes32(bytes8("must-app")) | (keccak256(bytes(APP)) >> 64), "as it is told");
+        uint256 before = token.balanceOf(provider);
+        vm.startPrank(provider);
+        vm.expectRevert(abi.encodeWithSelector(Registry.BelowMinStake.selector, MIN_STAKE / 8 - 1, MIN_STAKE / 8));
+        registry.register(4, app, APP, EVIDENCE, MIN_STAKE / 8 - 1);
+        vm.expectEmit(address(registry));
+        emit Registry.NodeRegistered(app, 4, provider, APP, EVIDENCE, MIN_STAKE / 8);
+        registry.register(4, app, APP, EVIDENCE, MIN_STAKE / 8);
+        vm.stopPrank();
+        Registry.Node memory n = registry.node(app);
+        vm.assertEq(n.owner, provider, "owner");
+        vm.assertEq(n.kind, 4, "kind");
+        vm.assertEq(n.stake, MIN_STAKE / 8, "stake");
+        vm.assertEq(n.fingerprint, EVIDENCE, "what is published");
+        vm.assertEq(before - token.balanceOf(provider), MIN_STAKE / 8, "paid");
+        vm.assertEq(registry.nodeCount(4), 1, "listed");
+        vm.assertEq(registry.activeContainerOwner(app), address(0), "no Container");
+        vm.prank(stranger);
+        vm.expectRevert(abi.encodeWithSelector(Registry.KeyTaken.selector, app));
+        registry.register(4, app, APP, EVIDENCE, MIN_STAKE);
+    }
+
+    function test_appsAndNodesNeverMeetUnderOneKey(string calldata name, bytes24 rest, uint8 kind) public {
+        vm.assume(bytes(name).length <= 256);
+        bytes32 app = registry.appId(name);
+        bytes32 tagged = bytes32(bytes8("must-app")) | (bytes32(rest) >> 64);
+        kind = uint8(bound(kind, 1, 3));
+        vm.startPrank(provider);
+        // A node's key never begins as an app's does, so nobody takes an app's name as a node.
+        vm.expectRevert(abi.encodeWithSelector(Registry.WrongKey.selector, app));
+        registry.register(kind, app, name, 0, MIN_STAKE);
+        vm.expectRevert(abi.encodeWithSelector(Registry.WrongKey.selector, tagged));
+        registry.register(kind, tagged, name, 0, MIN_STAKE);
+        // An app's key is its name's, and no other.
+        vm.expectRevert(abi.encodeWithSelector(Registry.WrongKey.selector, OTHER));
+        registry.register(4, OTHER, name, 0, MIN_STAKE);
+        vm.expectRevert(abi.encodeWithSelector(Registry.WrongKey.selector, app));
+        registry.register(4, app, string.concat(name, "x"), 0, MIN_STAKE);
+        registry.register(4, app, name, 0, MIN_STAKE);
+        vm.stopPrank();
+    }
+
+    function test_anAppsOwnerChangesWhatIsPublishedAndNotItsName() public {
+        bytes32 app = addApp();
+        vm.startPrank(provider);
+        vm.expectRevert(abi.encodeWithSelector(Registry.WrongKey.selector, app));
+        registry.update(app, "another", EVIDENCE);
+        vm.expectEmit(address(registry));
+        emit Registry.NodeUpdated(app, APP, OTHER);
+        registry.update(app, APP, OTHER);
+        vm.stopPrank();
+        vm.assertEq(registry.node(app).fingerprint, OTHER, "changed");
+        vm.prank(stranger);
+        vm.expectRevert(abi.encodeWithSelector(Registry.NotOwner.selector, app, stranger));
+        registry.update(app, APP, EVIDENCE);
+    }
+
+    function test_anAppsStakeLeavesAndIsTakenAsANodesIs() public {
+        bytes32 app = addApp();
+        slashApp(app, 1);
+        vm.assertEq(registry.node(app).status, 2, "below the least");
+        vm.startPrank(provider);
+        registry.addStake(app, 1);
+        vm.assertEq(registry.node(app).status, 1, "whole again");
+        registry.leave(app);
+        vm.assertEq(registry.node(app).status, 3, "leaving");
+        vm.expectRevert(abi.encodeWithSelector(Registry.Unbonding.selector, START + UNBONDING));
+        registry.withdraw(app);
+        vm.stopPrank();
+        vm.warp(START + UNBONDING);
+        uint256 before = token.balanceOf(provider);
+        vm.startPrank(provider);
+        registry.withdraw(app);
+        vm.assertEq(token.balanceOf(provider) - before, MIN_STAKE / 8, "all of it");
+        // The name stays its owner's.
+        registry.register(4, app, APP, OTHER, MIN_STAKE / 8);
+        vm.stopPrank();
+        vm.assertEq(registry.nodeCount(4), 1, "listed once");
+    }
+
+    function addApp() private returns (bytes32 app) {
+        app = registry.appId(APP);
+        vm.prank(provider);
+        registry.register(4, app, APP, EVIDENCE, MIN_STAKE / 8);
+    }
+
+    function slashApp(bytes32 app, uint128 amount) private {
+        vm.prank(slasher);
+        registry.slash(app, amount, EVIDENCE);
     }
 }

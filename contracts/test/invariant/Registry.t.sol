@@ -27,6 +27,8 @@ contract RegistryInvariant is Invariants {
             Registry.Node memory n = registry.node(deeds.keyAt(i));
             owed += uint256(n.stake) + n.unbonding + n.rewards;
             if (n.status == 3) vm.assertEq(n.stake, 0, "who leaves has no stake");
+            bool tagged = bytes8(deeds.keyAt(i)) == registry.APP_TAG();
+            if (n.status != 0) vm.assertTrue(tagged == (n.kind == 4), "apps have keys of their own");
             bool serves = registry.activeContainerOwner(deeds.keyAt(i)) != address(0);
             vm.assertTrue(serves == (n.kind == 1 && n.status == 1), "only active Containers take leases");
         }

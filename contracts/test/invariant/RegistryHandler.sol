@@ -7,7 +7,7 @@ import {Base} from "../utils/Base.sol";
 
 /// Random deeds of owners, slashers and rewarders.
 contract RegistryHandler is Base {
-    uint256 public constant NODES = 4;
+    uint256 public constant NODES = 5;
 
     uint256 public slashed;
     uint256 public rewarded;
@@ -30,11 +30,18 @@ contract RegistryHandler is Base {
     function setUp() public pure override {}
 
     function keyAt(uint256 i) public pure returns (bytes32) {
+        // Not asked of the registry: the call would use up a prank.
+        if (kindAt(i) == 4) return bytes32(bytes8("must-app")) | (keccak256(bytes(nameAt(i))) >> 64);
         return keccak256(abi.encode("node", i % NODES));
     }
 
+    /// An app's name; nodes are found nowhere.
+    function nameAt(uint256 i) public pure returns (string memory) {
+        return kindAt(i) == 4 ? "an app" : "";
+    }
+
     function kindAt(uint256 i) public pure returns (uint8) {
-        return uint8(i % NODES % 3 + 1);
+        return uint8(i % NODES % 4 + 1);
     }
 
     function ownerAt(uint256 i) public pure returns (address) {
@@ -49,13 +56,26 @@ contract RegistryHandler is Base {
         bool allowed = !registry.paused() && (n.status == 0 || (n.status == 3 && n.unbonding == 0));
         vm.prank(ownerAt(which));
         if (allowed) {
-            registry.register(kindAt(which), keyAt(which), "", 0, stake);
+            registry.register(kindAt(which), keyAt(which), nameAt(which), 0, stake);
             paidIn += stake;
         } else {
-            try registry.register(kindAt(which), keyAt(which), "", 0, stake) {
+            try registry.register(kindAt(which), keyAt(which), nameAt(which), 0, stake) {
                 wrong = "registered twice";
             } catch {}
         }
+    }
+
+    /// Somebody tries to take an app's key as a node, and to register another app under it.
+    function squat(uint8 kind) external {
+        bytes32 app = registry.appId("an app");
+        vm.startPrank(ownerAt(0));
+        try registry.register(kind % 3 + 1, app, "an app", 0, MIN_STAKE) {
+            wrong = "a node took an app's key";
+        } catch {}
+        try registry.register(4, app, "another app", 0, MIN_STAKE) {
+            wrong = "an app took another's key";
+        } catch {}
+        vm.stopPrank();
     }
 
     function addStake(uint256 which, uint128 amount) external {
@@ -143,7 +163,7 @@ contract RegistryHandler is Base {
     function govern(uint8 what, uint64 period) external {
         vm.startPrank(admin);
         if (what % 4 == 0) registry.paused() ? registry.unpause() : registry.pause();
-        else if (what % 4 == 1) registry.setMinStake(what % 3 + 1, MIN_STAKE / (1 + what % 5));
+        else if (what % 4 == 1) registry.setMinStake(what % 4 + 1, MIN_STAKE / (1 + what % 5));
         else registry.setUnbondingPeriod(1 + period % 10 days);
         vm.stopPrank();
     }

@@ -38,8 +38,9 @@ abstract contract Base {
     function setUp() public virtual {
         vm.warp(START);
         token = new MusterToken(treasury);
-        registry =
-            new Registry(address(token), admin, [MIN_STAKE, MIN_STAKE / 2, MIN_STAKE / 4], UNBONDING, penaltyPool);
+        registry = new Registry(
+            address(token), admin, [MIN_STAKE, MIN_STAKE / 2, MIN_STAKE / 4, MIN_STAKE / 8], UNBONDING, penaltyPool
+        );
         escrow = newEscrow();
         bytes32 slasherRole = registry.SLASHER_ROLE();
         bytes32 rewarderRole = registry.REWARDER_ROLE();

@@ -58,8 +58,8 @@ pub struct Contracts {
 /// Parameters of a deployment, as the contracts take them.
 #[derive(Clone, Debug)]
 pub struct DeployParams {
-    /// Least stake of a Container, an Indexer and a Checker.
-    pub min_stake: [TokenAmount; 3],
+    /// Least stake of a Container, an Indexer, a Checker and an app.
+    pub min_stake: [TokenAmount; 4],
     /// Seconds between asking for stake back and getting it.
     pub unbonding_s: u64,
     /// The network's share of every payment, in hundredths of a per cent.
@@ -75,12 +75,19 @@ impl DeployParams {
     #[must_use]
     pub fn development(container_stake: TokenAmount, indexer_stake: TokenAmount, fee_bps: u16) -> Self {
         Self {
-            min_stake: [container_stake, indexer_stake, TokenAmount::ZERO],
+            min_stake: [container_stake, indexer_stake, TokenAmount::ZERO, TokenAmount::ZERO],
             unbonding_s: 60,
             fee_bps,
             service_fee_delay_s: 60,
             challenge_window_s: 30,
         }
+    }
+
+    /// The same with a least stake of apps.
+    #[must_use]
+    pub fn with_app_stake(mut self, stake: TokenAmount) -> Self {
+        self.min_stake[3] = stake;
+        self
     }
 }
 

@@ -436,7 +436,7 @@ impl<'a> Agent<'a> {
 fn log(lease: LeaseId, event: &RentalEvent) {
     let lease = lease.short();
     match event {
-        RentalEvent::Paid { ran_ms, amount } => tracing::debug!(%lease, ran_ms, %amount, "paid"),
+        RentalEvent::Paid { ran_ms, amount, .. } => tracing::debug!(%lease, ran_ms, %amount, "paid"),
         RentalEvent::Uploading { .. } | RentalEvent::Downloading { .. } => tracing::trace!(%lease, ?event, "transfer"),
         RentalEvent::Lost { why } => tracing::info!(%lease, why, "the line broke"),
         RentalEvent::Complaint(why) | RentalEvent::NeedsWallet(why) | RentalEvent::OutputsFailed { why, .. } => {

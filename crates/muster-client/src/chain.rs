@@ -12,14 +12,14 @@ use muster_chain::contracts::Contracts;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{
     ChainClient, ClientError, LeaseOnChain, OpenLease, OutboxError, SendError, SenderConfig, Settlement,
-    SettlementError, TxSender,
+    SettlementError, TxId, TxSender,
 };
 use muster_core::ids::{Address, LeaseId};
 use muster_core::lease::LeaseTerms;
 use muster_core::protocol::EscrowLease;
 use muster_core::units::TokenAmount;
 use muster_core::voucher::{SignedVoucher, Voucher};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -258,6 +258,24 @@ fn by_client(error: &ClientError, text: String) -> LedgerError {
     }
 }
 
+/// Opens a lease, and tells when the transaction is on its way.
+async fn open_telling(
+    settlement: Settlement,
+    open: OpenLease,
+    sent: oneshot::Sender<()>,
+) -> Result<(LeaseId, TxId), SettlementError> {
+    let teller = settlement.clone();
+    let mut opening = std::pin::pin!(settlement.open_lease(open));
+    tokio::select! {
+        biased;
+        opened = &mut opening => return opened,
+        () = teller.open_lease_sent(&open) => {}
+    }
+    // Whoever asked may have gone.
+    sent.send(()).ok();
+    opening.await
+}
+
 impl Ledger for ChainLedger {
     fn consumer(&self) -> Option<Address> {
         self.wallet.as_ref().map(Wallet::address)
@@ -275,7 +293,7 @@ impl Ledger for ChainLedger {
         .boxed()
     }
 
-    fn open(&self, terms: LeaseTerms) -> BoxFuture<'_, Result<(), LedgerError>> {
+    fn open(&self, terms: LeaseTerms, sent: oneshot::Sender<()>) -> BoxFuture<'_, Result<(), LedgerError>> {
         async move {
             let open = OpenLease {
                 salt: terms.salt,
@@ -286,7 +304,7 @@ impl Ledger for ChainLedger {
                 rate_per_second: terms.rate_per_second,
                 max_seconds: terms.max_seconds,
             };
-            let opened = self.with_wallet("opening a lease", |s| async move { s.open_lease(open).await }).await;
+            let opened = self.with_wallet("opening a lease", |s| open_telling(s, open, sent)).await;
             opened.map(|_| ())
         }
         .boxed()

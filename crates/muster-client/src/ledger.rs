@@ -8,6 +8,7 @@ use muster_core::lease::LeaseTerms;
 use muster_core::protocol::EscrowLease;
 use muster_core::units::TokenAmount;
 use muster_core::voucher::{SignedVoucher, Voucher};
+use tokio::sync::oneshot;
 
 use crate::session::SessionKey;
 
@@ -37,8 +38,9 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     fn lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<EscrowLease, LedgerError>>;
 
     /// Opens a lease with its agreed deposit; done when it is in a block. Asked again for the same lease, it pays
-    /// once.
-    fn open(&self, terms: LeaseTerms) -> BoxFuture<'_, Result<(), LedgerError>>;
+    /// once. `sent` hears when the transaction is written down and on its way: from then on it is sent until the chain
+    /// has decided. It is dropped where that is never known.
+    fn open(&self, terms: LeaseTerms, sent: oneshot::Sender<()>) -> BoxFuture<'_, Result<(), LedgerError>>;
 
     /// Adds to a deposit. `intent` names this wish: asked again with the same, it pays once.
     fn top_up(&self, lease: LeaseId, amount: TokenAmount, intent: String) -> BoxFuture<'_, Result<(), LedgerError>>;

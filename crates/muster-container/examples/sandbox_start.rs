@@ -47,6 +47,7 @@ async fn measure(sandbox: &Sandbox, runs: usize) -> Result<[Vec<Duration>; 5], B
         devices: Vec::new(),
         display: None,
         over: None,
+        lent: Vec::new(),
     };
     let mut steps: [Vec<Duration>; 5] = Default::default();
     for run in 0..runs.max(1) {

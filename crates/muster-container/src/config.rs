@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use muster_core::demand::{Place, Region};
 use muster_core::hardware::{Capacity, Gpu};
+use muster_core::inference::TokenAsk;
 use muster_core::pricing::Ask;
-use muster_core::units::Bytes;
+use muster_core::units::{Bytes, UsdMicro};
 use serde::{Deserialize, Serialize};
 
 /// Characters that a Container's name may have.
@@ -62,6 +63,37 @@ pub struct ContainerConfig {
     /// What of the disk apps may take.
     #[serde(default)]
     pub apps: AppsOffer,
+    /// Whether models are served, and what is asked for their tokens.
+    #[serde(default)]
+    pub models: ModelsOffer,
+}
+
+/// Whether models are served, and what is asked for their tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelsOffer {
+    /// What of the disk weights may take: bytes, or text such as `"40G"`; 0: no models are served.
+    #[serde(with = "size")]
+    pub disk: Bytes,
+    /// What is asked for a million tokens, in micro-dollars, for each GiB of a model's weights.
+    pub ask: TokenAsk,
+    /// Minutes after which a model that nobody asks anything gives its place back.
+    pub idle_minutes: u64,
+}
+
+impl Default for ModelsOffer {
+    fn default() -> Self {
+        let ask = TokenAsk { input: UsdMicro(20_000), cached: UsdMicro(5_000), output: UsdMicro(80_000) };
+        Self { disk: Bytes(0), ask, idle_minutes: 30 }
+    }
+}
+
+impl ModelsOffer {
+    /// What is asked, where models are served at all.
+    #[must_use]
+    pub const fn asked(&self) -> Option<TokenAsk> {
+        if self.disk.0 == 0 { None } else { Some(self.ask) }
+    }
 }
 
 /// What of the disk the packages of apps may take.
@@ -161,6 +193,10 @@ impl ContainerConfig {
             return bad("data_dir", "name a folder");
         }
         self.capacity().check().map_err(|why| ConfigError { field: "offer", why: why.to_string() })?;
+        if self.models.idle_minutes == 0 {
+            return bad("models.idle_minutes", "give one minute at least: a model must have time to be asked");
+        }
+        self.models.ask.check().map_err(|why| ConfigError { field: "models.ask", why: why.to_string() })?;
         self.ask.check().map_err(|why| ConfigError { field: "ask", why: why.to_string() })
     }
 
@@ -208,6 +244,12 @@ impl ContainerConfig {
     #[must_use]
     pub fn apps_dir(&self) -> PathBuf {
         self.data_dir.join("apps")
+    }
+
+    /// Where weights of models are kept.
+    #[must_use]
+    pub fn models_dir(&self) -> PathBuf {
+        self.data_dir.join("models")
     }
 
     /// Where logs of jobs are kept, a folder a lease.

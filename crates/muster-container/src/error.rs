@@ -8,6 +8,7 @@ use muster_net::NetError;
 
 use crate::apps::AppsError;
 use crate::config::ConfigError;
+use crate::models::ModelsError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
 
@@ -29,6 +30,9 @@ pub enum ContainerError {
     /// The folder of packages cannot be used.
     #[error("the packages of apps: {0}")]
     Apps(String),
+    /// The folder of weights cannot be used.
+    #[error("the weights of models: {0}")]
+    Models(String),
     /// The network cannot be joined.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -57,6 +61,12 @@ pub enum ContainerError {
     /// Our own fault.
     #[error("the brain's thread panicked")]
     Panicked,
+}
+
+impl From<ModelsError> for ContainerError {
+    fn from(error: ModelsError) -> Self {
+        Self::Models(error.to_string())
+    }
 }
 
 impl From<AppsError> for ContainerError {

@@ -13,6 +13,7 @@
 //! | `jobs`, `spool` | work folders, jobs in the Sandbox, their streams |
 //! | `audit` | proofs of the cards for Checkers |
 //! | `apps` | packages that apps need, fetched and kept warm |
+//! | `models`, `engines` | weights of models, and what they run on |
 //! | `presence` | heartbeats to the Indexers |
 //! | `desk`, `ledger`, `chain_ledger` | what is asked of the chain |
 //! | `admin`, `status` | what the owner asks |
@@ -30,9 +31,11 @@ mod config;
 mod control;
 mod desk;
 mod ends;
+mod engines;
 mod error;
 mod jobs;
 mod ledger;
+mod models;
 mod node;
 mod presence;
 pub mod sandbox;
@@ -46,8 +49,9 @@ pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
 pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
 pub use config::{
-    AppsOffer, ConfigError, ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer, socket_path,
+    AppsOffer, ConfigError, ContainerConfig, GpuOffer, JobBounds, ModelsOffer, OfferConfig, SessionsOffer, socket_path,
 };
+pub use engines::{EngineInput, EngineOutput, EngineSetup, Engines};
 pub use error::ContainerError;
 pub use ledger::{Earnings, Ledger, LedgerError, Settled, Standing};
 pub use node::{ContainerNode, Joining, Ready};

@@ -30,9 +30,11 @@ use crate::clock::Clock;
 use crate::config::ContainerConfig;
 use crate::control::Control;
 use crate::desk::Desk;
+use crate::engines::Engines;
 use crate::error::ContainerError;
-use crate::jobs::{Jobs, Shop, Stage};
+use crate::jobs::{Jobs, Serving, Shop, Stage};
 use crate::ledger::{Ledger, LedgerError};
+use crate::models::Models;
 use crate::presence::{Face, Pending, Presence};
 use crate::sandbox::{Sandbox, SandboxConfig, SandboxError};
 use crate::sessions::Sessions;
@@ -81,6 +83,7 @@ pub struct ContainerNode {
     streaming: Option<Vec<PathBuf>>,
     stale: bool,
     provers: Arc<dyn Provers>,
+    engines: Option<Arc<dyn Engines>>,
     ready: Option<oneshot::Sender<Ready>>,
     watcher: Option<Arc<dyn WatchSteps>>,
 }
@@ -106,6 +109,7 @@ impl ContainerNode {
             streaming: None,
             stale: false,
             provers: Arc::new(Processor),
+            engines: None,
             ready: None,
             watcher: None,
         })
@@ -136,6 +140,13 @@ impl ContainerNode {
     #[must_use]
     pub fn with_provers(mut self, provers: Arc<dyn Provers>) -> Self {
         self.provers = provers;
+        self
+    }
+
+    /// What models run on, where some are served.
+    #[must_use]
+    pub fn with_engines(mut self, engines: Option<Arc<dyn Engines>>) -> Self {
+        self.engines = engines;
         self
     }
 
@@ -172,7 +183,7 @@ impl ContainerNode {
     }
 
     async fn assemble(self) -> Result<Parts, ContainerError> {
-        let Self { config, joining, secret, ledger, init_exe, streaming, stale, provers, watcher, .. } = self;
+        let Self { config, joining, secret, ledger, init_exe, streaming, stale, provers, watcher, engines, .. } = self;
         make_private_dir(&config)?;
         let (clock, node) = (Clock::new(), secret.id());
         let store = Store::open(&config.store_path(), node)?;
@@ -184,6 +195,8 @@ impl ContainerNode {
             id: node,
             total: config.capacity(),
             ask: config.ask,
+            models: config.models.asked().filter(|_| engines.is_some()),
+            model_idle_ms: config.models.idle_minutes.saturating_mul(60_000),
             egress: config.egress,
             params: joining.params.clone(),
         };
@@ -195,9 +208,14 @@ impl ContainerNode {
         let program = streaming.map_or_else(streaming_program, Ok)?;
         let apps = Apps::new(config.apps_dir(), config.apps, sandbox.clone())?;
         let (fetches, warm) = (apps.fetches(), apps.warm());
+        let asked = config.models.asked().filter(|_| engines.is_some());
+        let weights = asked.map(|_| Models::open(config.models_dir(), config.models.disk)).transpose()?;
+        let serving = weights.zip(engines).map(|(weights, engines)| Serving { weights, engines });
+        let weights = serving.as_ref().map(|serving| serving.weights.warm());
         let jobs = Jobs::new(Shop {
             sandbox,
             apps,
+            serving,
             brain: handle.clone(),
             node,
             leases_dir: config.leases_dir(),
@@ -220,6 +238,8 @@ impl ContainerNode {
             place: config.place,
             fetches,
             warm,
+            weights,
+            models: asked,
             announce: config.announce.clone(),
         };
         let every = Duration::from_millis(joining.params.heartbeat_ms);

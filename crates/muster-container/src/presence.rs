@@ -8,7 +8,8 @@ use std::time::Duration;
 use muster_core::demand::{Place, Region};
 use muster_core::hardware::Capacity;
 use muster_core::ids::{LeaseId, NodeId};
-use muster_core::packages::PackageSetId;
+use muster_core::inference::TokenAsk;
+use muster_core::packages::{PackageSetId, WARM_MAX};
 use muster_core::pricing::Ask;
 use muster_core::protocol::{ContainerReport, Heartbeat, LeaseReport, NodeAddr};
 use muster_net::{Connection, FrameWriter, NetError, Peer, PeerAddr, StreamKind};
@@ -45,6 +46,10 @@ pub(crate) struct Face {
     pub(crate) fetches: bool,
     /// Sets of packages that are there.
     pub(crate) warm: watch::Receiver<Vec<PackageSetId>>,
+    /// Weights that are there, where models are served.
+    pub(crate) weights: Option<watch::Receiver<Vec<PackageSetId>>>,
+    /// What is asked for a model's tokens, where models are served.
+    pub(crate) models: Option<TokenAsk>,
     /// Addresses told to others, if the owner names some.
     pub(crate) announce: Vec<std::net::SocketAddr>,
 }
@@ -274,8 +279,18 @@ impl Presence {
             place: self.face.place,
             leases: u32::try_from(now.busy).unwrap_or(u32::MAX),
             fetches: self.face.fetches,
-            warm: self.face.warm.borrow().clone(),
+            warm: self.warm(),
+            models: self.face.models,
         }
+    }
+
+    /// What is there already: of weights and packages as many as can be told, in turn.
+    fn warm(&self) -> Vec<PackageSetId> {
+        let weights = self.face.weights.as_ref().map(|weights| weights.borrow().clone()).unwrap_or_default();
+        let packages = self.face.warm.borrow().clone();
+        let half = WARM_MAX / 2;
+        let first = weights.len().min(half.max(WARM_MAX.saturating_sub(packages.len())));
+        weights.into_iter().take(first).chain(packages).take(WARM_MAX).collect()
     }
 
     /// Where this Container is dialled.

@@ -406,6 +406,7 @@ mod tests {
             open_within_ms: 15_000,
             allocation: Allocation { cpu_millis: 1, memory: Bytes(1), disk: Bytes(1), gpus: GpuSet::NONE },
             egress: false,
+            tokens: None,
         };
         let mut lease = Lease::accepted(terms, TimeMs(u64::from(name)));
         lease.phase = phase;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::{BYTES_MAX, CPU_MILLIS_MAX, Cores, GPUS_MAX, GpuModel, Need, OB_MAX};
 use crate::ids::NodeId;
-use crate::packages::PackageSet;
+use crate::inference::{ModelDemand, ModelError};
+use crate::packages::{PackageSet, PackageSetId};
 use crate::pricing::UsdPerHour;
 use crate::units::{Bytes, Ob};
 
@@ -78,6 +79,17 @@ pub enum DemandError {
         /// Thousandths of a degree east.
         longitude_mdeg: i32,
     },
+    /// The model that is asked for is none, or none is where one has to be.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A model where none belongs, or none where one does.
+    #[error("the demand is for {kind} and {has} a model; only a demand for a model names one")]
+    ModelMissing {
+        /// What is asked for.
+        kind: WorkloadKind,
+        /// `names` or `lacks`.
+        has: &'static str,
+    },
     /// A word that is none of those that this option knows.
     #[error("{text:?} is not {what}; choose one of {known}")]
     Word {
@@ -125,8 +137,11 @@ pub enum WorkloadKind {
     Process,
     /// A command whose private display is streamed to players.
     Session,
+    /// A model that answers requests.
+    Model,
 }
-words!(WorkloadKind, "a kind of workload", "process, session", "process" => Process, "session" => Session);
+words!(WorkloadKind, "a kind of workload", "process, session, model",
+    "process" => Process, "session" => Session, "model" => Model);
 
 /// A set of kinds of work: what a Container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -165,6 +180,7 @@ impl WorkloadKinds {
         match kind {
             WorkloadKind::Process => 1,
             WorkloadKind::Session => 2,
+            WorkloadKind::Model => 4,
         }
     }
 }
@@ -452,6 +468,9 @@ pub struct Demand {
     /// Packages that had better be there: a preference, nobody is turned down for it.
     #[serde(default)]
     pub packages: PackageSet,
+    /// The model that is wanted, where one is: it is paid by the token.
+    #[serde(default)]
+    pub model: Option<ModelDemand>,
 }
 
 impl Default for Demand {
@@ -481,6 +500,7 @@ impl Default for Demand {
             exclude: Vec::new(),
             only: Vec::new(),
             packages: PackageSet::default(),
+            model: None,
         }
     }
 }
@@ -511,6 +531,16 @@ impl Demand {
                 return Err(DemandError::LatencyFromNowhere);
             }
         }
+        match &self.model {
+            Some(model) => model.check()?,
+            None if self.kind == WorkloadKind::Model => {
+                return Err(DemandError::ModelMissing { kind: self.kind, has: "lacks" });
+            }
+            None => {}
+        }
+        if self.model.is_some() && self.kind != WorkloadKind::Model {
+            return Err(DemandError::ModelMissing { kind: self.kind, has: "names" });
+        }
         within("time_limit_s", &self.time_limit_s, &1, &TIME_LIMIT_S_MAX)?;
         within("count", &self.count, &1, &COUNT_MAX)?;
         within("the number of excluded Containers", &self.exclude.len(), &0, &EXCLUDE_MAX)?;
@@ -523,6 +553,12 @@ impl Demand {
             }
         }
         Ok(())
+    }
+
+    /// What had better be there already: a model's weights, or packages.
+    #[must_use]
+    pub fn warm_id(&self) -> Option<PackageSetId> {
+        self.model.as_ref().map_or_else(|| self.packages.id(), |model| Some(model.weights.warm_id()))
     }
 
     /// What one task needs of a machine.

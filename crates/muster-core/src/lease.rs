@@ -3,11 +3,18 @@
 //! ```text
 //!             Opened          StartRequested       Started          Ended          SettleSent        Closed
 //!  Accepted ---------> Open ----------------> Starting ------> Running -----> Ended ----------> Settling ------> Closed
-//!     |                  |                        |                             ^
-//!     | Voided           +------------------------+---------- Ended ------------+
-//!     v
-//!   Void
+//!     | | StartRequested, early                   ^ |                           ^
+//!     | +-----------------------------------------+ |                           |
+//!     |                  +--------------------------+---------- Ended ----------+
+//!     | Voided                                                                  |
+//!     v                                     Voided, where no deposit was seen   |
+//!   Void <----------------------------------------------------------------------+
 //! ```
+//!
+//! Where the consumer and the Container want it so, the workload begins while the deposit is on its way: the lease is then
+//! starting before it was ever open. It runs, and is billed, from when both hold: the workload reported running, and the
+//! deposit is seen ([`Lease::deposit_seen`]). One that is over before leaves the lease ended without a deposit, until the
+//! deposit is seen and given back, or never comes.
 //!
 //! A body applies a fact to the lease, writes the lease down durably, and only then acts on it. Facts
 //! that arrive twice change nothing; facts that cannot follow are refused and change nothing.
@@ -19,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::Allocation;
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
-use crate::units::{TimeMs, TokenAmount};
+use crate::inference::{TokenCounts, TokenRates};
+use crate::units::{Bytes, TimeMs, TokenAmount};
 use crate::voucher::{SignedVoucher, VoucherRefused};
 
 /// What both sides agreed on before any money moved. Never changes afterwards.
@@ -54,6 +62,19 @@ pub struct LeaseTerms {
     pub allocation: Allocation,
     /// Whether the workload may reach the network.
     pub egress: bool,
+    /// What its tokens cost, where it is a model's; the rate per second is then zero.
+    pub tokens: Option<TokenTerms>,
+}
+
+/// How the tokens of a model's lease are paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenTerms {
+    /// How large the model's weights are, for which the Container asks.
+    pub weights: Bytes,
+    /// What they cost, frozen for the life of the lease.
+    pub rates: TokenRates,
+    /// So much may be unpaid.
+    pub credit: TokenAmount,
 }
 
 /// How a workload came to its end.
@@ -81,7 +102,7 @@ pub enum End {
     Interrupted(String),
     /// The consumer never came to start it.
     NeverStarted,
-    /// Nobody used the session any more.
+    /// Nobody used it any more.
     Idle,
 }
 
@@ -119,7 +140,7 @@ impl fmt::Display for End {
                 write!(f, "interrupted by the Container: {why}; the interrupted interval is not billed")
             }
             Self::NeverStarted => f.write_str("the job was never started by the consumer"),
-            Self::Idle => f.write_str("the session ended because nobody used it any more; start another one"),
+            Self::Idle => f.write_str("it ended because nobody used it any more; start another one"),
         }
     }
 }
@@ -127,11 +148,11 @@ impl fmt::Display for End {
 /// Where a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Phase {
-    /// The Container holds the slot; the deposit is not seen yet.
+    /// The Container holds the slot; the deposit is not seen yet, and nothing has begun.
     Accepted,
     /// The deposit is on the chain; inputs may be on their way.
     Open,
-    /// The Container was told to begin and has written that down.
+    /// The Container was told to begin and has written that down. The deposit may still be on its way.
     Starting,
     /// The workload runs; billing counts.
     Running,
@@ -188,13 +209,21 @@ pub enum Fact {
         deposit: TokenAmount,
     },
     /// The consumer said go; nothing has been started yet.
-    StartRequested,
+    StartRequested {
+        /// The workload may begin before the deposit is seen.
+        early: bool,
+    },
     /// The workload reported that it runs.
     Started,
     /// It has run so long.
     Ran {
         /// Milliseconds since it started.
         ran_ms: u64,
+    },
+    /// A model has read and drawn so many tokens since the lease began.
+    Counted {
+        /// By the engine's count.
+        tokens: TokenCounts,
     },
     /// The consumer signed, or the Container took, a voucher.
     Paid(SignedVoucher),
@@ -255,12 +284,15 @@ pub struct Lease {
     pub accepted_at: TimeMs,
     /// When the deposit was seen.
     pub opened_at: Option<TimeMs>,
-    /// When the workload reported running, by this side's clock.
+    /// Since when the workload counts as running, by this side's clock: it reported so, and the deposit was seen. Before
+    /// the deposit is seen, when it reported so.
     pub started_at: Option<TimeMs>,
     /// When the workload was over, by this side's clock.
     pub ended_at: Option<TimeMs>,
     /// Milliseconds that the workload ran, as last reported.
     pub ran_ms: u64,
+    /// Tokens that its model has read and drawn, as last reported.
+    pub tokens: TokenCounts,
     /// How it ended.
     pub end: Option<End>,
     /// The last voucher.
@@ -286,6 +318,7 @@ impl Lease {
             started_at: None,
             ended_at: None,
             ran_ms: 0,
+            tokens: TokenCounts::ZERO,
             end: None,
             voucher: None,
             vouchers: 0,
@@ -306,16 +339,70 @@ impl Lease {
         self.terms.lease
     }
 
+    /// Whether the escrow was seen to hold the deposit. Nothing is billed before.
+    #[must_use]
+    pub const fn deposit_seen(&self) -> bool {
+        self.opened_at.is_some()
+    }
+
+    /// Whether the workload has begun, and may be over, while the deposit is not seen.
+    #[must_use]
+    pub const fn is_early(&self) -> bool {
+        !self.deposit_seen() && matches!(self.phase, Phase::Starting | Phase::Ended)
+    }
+
     /// What has been promised so far.
     #[must_use]
     pub fn paid(&self) -> TokenAmount {
         self.voucher.map_or(TokenAmount::ZERO, |v| v.voucher.amount)
     }
 
-    /// What `ran_ms` of running cost: rate × time, rounded down, never above the deposit.
+    /// What `ran_ms` of running and the tokens so far cost: rate × time, rounded down, and each token by its rate; never
+    /// above the deposit.
     #[must_use]
     pub fn cost_of(&self, ran_ms: u64) -> TokenAmount {
-        self.terms.rate_per_second.per_second_for_ms(ran_ms).min(self.deposit)
+        self.full_cost_of(ran_ms).min(self.deposit)
+    }
+
+    fn full_cost_of(&self, ran_ms: u64) -> TokenAmount {
+        let tokens = self.terms.tokens.map_or(TokenAmount::ZERO, |terms| terms.rates.cost(self.tokens));
+        self.terms.rate_per_second.per_second_for_ms(ran_ms).saturating_add(tokens)
+    }
+
+    /// Whether more is unpaid than may be.
+    #[must_use]
+    pub fn is_unpaid(&self) -> bool {
+        match &self.terms.tokens {
+            None => self.unpaid_ms() > self.terms.interval_ms,
+            Some(terms) => self.cost_of(self.ran_ms).saturating_sub(self.paid()) > terms.credit,
+        }
+    }
+
+    /// Whether the deposit pays for no more.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        match &self.terms.tokens {
+            None => self.deposit_left_ms() == 0,
+            Some(_) => self.full_cost_of(self.ran_ms) >= self.deposit,
+        }
+    }
+
+    /// What the deposit of a model's lease still pays for, once that is less than a quarter of it or than twice what may be
+    /// unpaid.
+    #[must_use]
+    pub fn tokens_left_low(&self) -> Option<TokenAmount> {
+        let terms = self.terms.tokens.as_ref()?;
+        let left = self.deposit.saturating_sub(self.cost_of(self.ran_ms));
+        (left.0 < self.deposit.0 / 4 || left.0 < terms.credit.0.saturating_mul(2)).then_some(left)
+    }
+
+    /// Whether a model may take another request: half of what may be unpaid is left for those that are in hand, and the
+    /// deposit is not used up.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        let Some(terms) = &self.terms.tokens else { return false };
+        let unpaid = self.cost_of(self.ran_ms).saturating_sub(self.paid());
+        self.phase == Phase::Running && !self.is_used_up() && unpaid.0 <= terms.credit.0 / 2
     }
 
     /// What is owed for good once the workload is over. An interruption is not billed for the
@@ -356,19 +443,13 @@ impl Lease {
         match fact {
             Fact::Opened { deposit } => self.on_opened(*deposit, now),
             Fact::ToppedUp { deposit } => self.on_topped_up(*deposit),
-            Fact::StartRequested => match self.phase {
+            Fact::StartRequested { early } => match self.phase {
                 Phase::Open => self.go_to(Phase::Starting),
+                Phase::Accepted if *early => self.go_to(Phase::Starting),
                 Phase::Starting | Phase::Running => Ok(false),
                 _ => Err(self.out_of_order("start")),
             },
-            Fact::Started => match self.phase {
-                Phase::Open | Phase::Starting => {
-                    self.started_at = Some(now);
-                    self.go_to(Phase::Running)
-                }
-                Phase::Running => Ok(false),
-                _ => Err(self.out_of_order("started")),
-            },
+            Fact::Started => self.on_started(now),
             Fact::Ran { ran_ms } => match self.phase {
                 Phase::Running => {
                     let more = *ran_ms > self.ran_ms;
@@ -377,16 +458,28 @@ impl Lease {
                 }
                 _ => Err(self.out_of_order("ran")),
             },
+            Fact::Counted { tokens } => match self.phase {
+                // After the end what was on its way may still be learned.
+                Phase::Running | Phase::Ended if self.terms.tokens.is_some() && self.started_at.is_some() => {
+                    let grown = self.tokens.max(*tokens);
+                    let more = grown != self.tokens;
+                    self.tokens = grown;
+                    Ok(more)
+                }
+                _ => Err(self.out_of_order("counted")),
+            },
             Fact::Paid(voucher) => self.on_paid(voucher),
             Fact::Ended { end, ran_ms } => self.on_ended(end, *ran_ms, now),
             Fact::SettleSent => match self.phase {
-                Phase::Ended => self.go_to(Phase::Settling),
+                Phase::Ended if self.deposit_seen() => self.go_to(Phase::Settling),
                 Phase::Settling | Phase::Closed => Ok(false),
                 _ => Err(self.out_of_order("settle")),
             },
             Fact::Closed { redeemed, refunded } => self.on_closed(*redeemed, *refunded, now),
             Fact::Voided => match self.phase {
                 Phase::Accepted => self.go_to(Phase::Void),
+                // A slot in which something may still run is not given away.
+                Phase::Ended if !self.deposit_seen() => self.go_to(Phase::Void),
                 Phase::Void => Ok(false),
                 _ => Err(self.out_of_order("void")),
             },
@@ -407,19 +500,45 @@ impl Lease {
             return Err(FactRefused::DepositShort { got: deposit, agreed: self.terms.deposit });
         }
         match self.phase {
-            Phase::Accepted => {
+            Phase::Accepted | Phase::Starting | Phase::Ended if !self.deposit_seen() => {
                 self.deposit = deposit;
                 self.opened_at = Some(now);
-                self.go_to(Phase::Open)
+                match (self.phase, self.started_at) {
+                    (Phase::Starting, Some(_)) => {
+                        // What ran until now is nobody's debt.
+                        self.started_at = Some(now);
+                        self.go_to(Phase::Running)
+                    }
+                    (Phase::Accepted, _) => self.go_to(Phase::Open),
+                    _ => Ok(true),
+                }
             }
             Phase::Void => Err(self.out_of_order("opened")),
             _ => self.on_topped_up(deposit),
         }
     }
 
+    fn on_started(&mut self, now: TimeMs) -> Result<bool, FactRefused> {
+        match self.phase {
+            Phase::Open | Phase::Starting if self.deposit_seen() => {
+                self.started_at = Some(now);
+                self.go_to(Phase::Running)
+            }
+            // It counts as running once the deposit is seen.
+            Phase::Starting => {
+                let news = self.started_at.is_none();
+                self.started_at = self.started_at.or(Some(now));
+                Ok(news)
+            }
+            Phase::Running => Ok(false),
+            _ => Err(self.out_of_order("started")),
+        }
+    }
+
     fn on_topped_up(&mut self, deposit: TokenAmount) -> Result<bool, FactRefused> {
         match self.phase {
             Phase::Accepted | Phase::Void => Err(self.out_of_order("topped up")),
+            Phase::Starting | Phase::Ended if !self.deposit_seen() => Err(self.out_of_order("topped up")),
             _ => {
                 let more = deposit > self.deposit;
                 self.deposit = self.deposit.max(deposit);
@@ -429,7 +548,7 @@ impl Lease {
     }
 
     fn on_paid(&mut self, signed: &SignedVoucher) -> Result<bool, FactRefused> {
-        if !matches!(self.phase, Phase::Running | Phase::Ended) {
+        if !self.deposit_seen() || !matches!(self.phase, Phase::Running | Phase::Ended) {
             return if self.voucher.as_ref() == Some(signed) { Ok(false) } else { Err(self.out_of_order("paid")) };
         }
         let earlier = self.voucher.map(|v| v.voucher);
@@ -445,9 +564,11 @@ impl Lease {
     fn on_ended(&mut self, end: &End, ran_ms: u64, now: TimeMs) -> Result<bool, FactRefused> {
         match self.phase {
             Phase::Open | Phase::Starting | Phase::Running => {
-                // What never started never ran.
-                if self.started_at.is_some() {
+                // What never started never ran, and what ran before the deposit was seen does not count.
+                if self.phase == Phase::Running {
                     self.ran_ms = self.ran_ms.max(ran_ms);
+                } else {
+                    self.started_at = None;
                 }
                 self.end = Some(end.clone());
                 self.ended_at = Some(now);
@@ -467,6 +588,9 @@ impl Lease {
                     self.end = Some(End::NeverStarted);
                     self.ended_at = Some(now);
                 }
+                if !self.deposit_seen() {
+                    self.started_at = None;
+                }
                 self.redeemed = redeemed;
                 self.refunded = refunded;
                 self.go_to(Phase::Closed)
@@ -474,3 +598,6 @@ impl Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! the simulator.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+pub mod apps;
 pub mod beacon;
 pub mod brain;
 pub mod calibration;
@@ -13,6 +14,7 @@ pub mod demand;
 pub mod epoch;
 pub mod hardware;
 pub mod ids;
+pub mod inference;
 pub mod lease;
 pub mod live;
 pub mod matching;

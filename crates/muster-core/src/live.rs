@@ -12,6 +12,8 @@ pub const WIDTH: (u16, u16) = (320, 3840);
 pub const HEIGHT: (u16, u16) = (200, 2160);
 /// The most frames a second.
 pub const FPS_MAX: u8 = 120;
+/// The most gamepads.
+pub const GAMEPADS_MAX: u8 = 4;
 /// The longest name of a keyboard's layout, in bytes.
 pub const LAYOUT_LEN_MAX: usize = 32;
 
@@ -33,6 +35,9 @@ pub struct SessionSpec {
     pub sound: bool,
     /// Whether the program hears the player's microphone.
     pub microphone: bool,
+    /// How many gamepads the program sees, from its start on; 0 for one that takes none.
+    #[serde(default)]
+    pub gamepads: u8,
     /// Debian packages that the program needs; those that the machine lacks are fetched before it begins.
     #[serde(default)]
     pub packages: PackageSet,
@@ -84,6 +89,9 @@ pub enum SessionSpecError {
     /// A microphone without sound.
     #[error("the session asks for a microphone and for no sound; ask for both")]
     MicrophoneWithoutSound,
+    /// More gamepads than there are hands.
+    #[error("the session asks for {0} gamepads; it may have up to {GAMEPADS_MAX}")]
+    Gamepads(u8),
 }
 
 impl Default for SessionSpec {
@@ -96,6 +104,7 @@ impl Default for SessionSpec {
             keyboard: KeyboardUse::Position,
             sound: true,
             microphone: false,
+            gamepads: 0,
             packages: PackageSet::default(),
         }
     }
@@ -122,6 +131,9 @@ impl SessionSpec {
         if self.microphone && !self.sound {
             return Err(SessionSpecError::MicrophoneWithoutSound);
         }
+        if self.gamepads > GAMEPADS_MAX {
+            return Err(SessionSpecError::Gamepads(self.gamepads));
+        }
         Ok(())
     }
 }
@@ -147,5 +159,6 @@ mod tests {
         assert!(wrong(|s| s.layout = "us;rm".to_owned()).contains("us;rm"));
         assert!(wrong(|s| s.layout = "x".repeat(33)).contains("layout"));
         assert!(wrong(|s| (s.sound, s.microphone) = (false, true)).contains("microphone"));
+        assert!(wrong(|s| s.gamepads = 5).contains("5 gamepads"));
     }
 }

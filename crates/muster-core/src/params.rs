@@ -21,6 +21,9 @@ pub struct Params {
     pub match_timeout_ms: u64,
     /// How long a Container holds a slot for the deposit to appear.
     pub open_timeout_ms: u64,
+    /// How long a live session's program may run before its deposit is seen on the chain: longer than a transaction takes
+    /// to get into a block. 0: programs wait for the deposit.
+    pub early_start_ms: u64,
     /// How long an open lease may wait for the consumer's inputs and its go, without any traffic.
     pub start_timeout_ms: u64,
     /// At most so much running time may be unpaid.
@@ -40,6 +43,8 @@ pub struct Params {
     pub container_stake: TokenAmount,
     /// Stake of an Indexer.
     pub indexer_stake: TokenAmount,
+    /// Stake that integrating an app takes, where a Gateway asks for it.
+    pub app_stake: TokenAmount,
     /// Whether Indexers offer Containers that have not proved their cards yet. Where money is at stake they do not; on a
     /// development network one that has just joined is used while one watches.
     pub offer_unproved: bool,
@@ -61,6 +66,7 @@ impl Params {
             offer_timeout_ms: 500,
             match_timeout_ms: 4_000,
             open_timeout_ms: 15_000,
+            early_start_ms: 10_000,
             start_timeout_ms: 30_000,
             voucher_interval_ms: 2_000,
             settle_grace_ms: 12_000,
@@ -70,6 +76,7 @@ impl Params {
             fee_bps: 2_000,
             container_stake: TokenAmount(1_000 * TokenAmount::ONE.0),
             indexer_stake: TokenAmount(5_000 * TokenAmount::ONE.0),
+            app_stake: TokenAmount(100 * TokenAmount::ONE.0),
             offer_unproved: true,
             epoch: EpochParams::development(),
             reward: RewardParams::development(),
@@ -86,6 +93,7 @@ impl Params {
             offer_timeout_ms: 500,
             match_timeout_ms: 5_000,
             open_timeout_ms: 60_000,
+            early_start_ms: 10_000,
             start_timeout_ms: 300_000,
             voucher_interval_ms: 10_000,
             settle_grace_ms: 30_000,
@@ -95,6 +103,7 @@ impl Params {
             fee_bps: 2_000,
             container_stake: TokenAmount(1_334_220_000_000_000_000_000),
             indexer_stake: TokenAmount(5_000 * TokenAmount::ONE.0),
+            app_stake: TokenAmount(1_000 * TokenAmount::ONE.0),
             offer_unproved: false,
             epoch: EpochParams::production(),
             reward: RewardParams::production(),

@@ -27,6 +27,17 @@ pub enum PricingError {
         /// What it holds.
         got: UsdMicro,
     },
+    /// An ask for tokens beyond what this version counts with.
+    #[error(
+        "the ask for a million {field} tokens is {got}, more than the greatest that is accepted, {}",
+        crate::inference::TOKEN_PRICE_MAX
+    )]
+    TokenAskTooHigh {
+        /// Which tokens.
+        field: &'static str,
+        /// What is asked.
+        got: UsdMicro,
+    },
     /// A reserved term's share of the price is not between 1 and 10,000 ten-thousandths.
     #[error("reserved_bps is {got}; it must be from 1 to 10000 ten-thousandths of the on-demand price")]
     ReservedShare {
@@ -184,6 +195,18 @@ impl Exchange {
         }
         // At most 2^64 * 10^18 < 2^124.
         Ok(TokenAmount(u128::from(price.0).saturating_mul(TokenAmount::ONE.0).div_ceil(divisor)))
+    }
+
+    /// Network tokens, in their smallest unit, that are worth `price`; rounded up.
+    ///
+    /// # Errors
+    /// [`PricingError::TokenPriceZero`].
+    pub fn tokens_for(&self, price: UsdMicro) -> Result<TokenAmount, PricingError> {
+        if self.token_price.0 == 0 {
+            return Err(PricingError::TokenPriceZero);
+        }
+        // At most 2^64 * 10^18 < 2^124.
+        Ok(TokenAmount(u128::from(price.0).saturating_mul(TokenAmount::ONE.0).div_ceil(u128::from(self.token_price.0))))
     }
 
     /// Micro-dollars that an amount of tokens is worth, rounded down; for showing, never for settling.

@@ -10,6 +10,7 @@ use crate::delivery::Receipts;
 use crate::demand::{Demand, Place, Region};
 use crate::hardware::{Capacity, Free};
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
+use crate::inference::{ModelSpec, TokenAsk, TokenCounts};
 use crate::lease::{End, LeaseTerms, Phase};
 use crate::live::SessionSpec;
 use crate::packages::{PackageSet, PackageSetId};
@@ -168,8 +169,10 @@ pub struct Heartbeat {
     pub leases: u32,
     /// Whether it fetches packages that it lacks.
     pub fetches: bool,
-    /// Sets of packages that are there already, the last used first; at most [`crate::packages::WARM_MAX`].
+    /// Sets of packages and weights that are there already, the last used first; at most [`crate::packages::WARM_MAX`].
     pub warm: Vec<PackageSetId>,
+    /// What is asked for a million tokens for each GiB of a model's weights, where models are served.
+    pub models: Option<TokenAsk>,
 }
 
 /// Container to Indexer on its standing stream.
@@ -235,6 +238,10 @@ pub enum OfferRejected {
         /// Offered, per second.
         offered: TokenAmount,
     },
+    /// The tokens' rates are below what it asks.
+    TokensTooCheap,
+    /// It serves no models.
+    NoModels,
     /// The provider lets no job reach the network.
     NoEgress,
     /// The terms name another Container, are out of bounds or came too late.
@@ -253,6 +260,8 @@ impl fmt::Display for OfferRejected {
             Self::TooCheap { asked, offered } => {
                 write!(f, "the Container asks {asked} a second, offered were {offered}")
             }
+            Self::TokensTooCheap => f.write_str("the Container asks more for this model's tokens than was offered"),
+            Self::NoModels => f.write_str("the Container serves no models"),
             Self::NoEgress => f.write_str("the Container lets no job reach the network"),
             Self::BadTerms(why) => write!(f, "the terms are not acceptable: {why}"),
             Self::KnownLease => f.write_str("a lease of this name exists already"),
@@ -272,7 +281,7 @@ pub enum ToContainer {
         /// Signature by the session key.
         proof: CompactSignature,
     },
-    /// The inputs are all there: begin.
+    /// The inputs are all there: begin. For a live session without inputs also before the deposit is seen.
     Go(JobSpec),
     /// Paid so far.
     Paid(SignedVoucher),
@@ -298,6 +307,9 @@ pub struct JobSpec {
     /// A private display that is streamed; none for a job that only computes.
     #[serde(default)]
     pub session: Option<SessionSpec>,
+    /// A model that answers requests; `command` is then empty.
+    #[serde(default)]
+    pub model: Option<ModelSpec>,
 }
 
 /// Container to consumer, on the control stream of one lease.
@@ -325,6 +337,11 @@ pub enum ToConsumer {
     Usage {
         /// Milliseconds of running.
         ran_ms: u64,
+    },
+    /// So many tokens were read and drawn in all: please pay.
+    Counted {
+        /// By the engine's count.
+        tokens: TokenCounts,
     },
     /// The workload is over.
     Ended {

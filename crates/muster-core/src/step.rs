@@ -96,12 +96,15 @@ pub trait WatchSteps: fmt::Debug + Send + Sync {
     fn on_step(&self, lease: LeaseId, step: Step, when: When);
 }
 
-/// The steps between two states of a lease's record, in order. One write may pass several; a lease that never opens
-/// passes none.
+/// The steps between two states of a lease's record, in the order of [`Step::ALL`]. One write may pass several; a lease
+/// that never opens passes none.
 pub fn steps(before: Option<&Lease>, after: &Lease) -> impl Iterator<Item = Step> {
     let (from, to) = (before.map(|l| l.phase), after.phase);
+    // A workload may begin before the deposit is seen, so the order of phases does not tell.
+    let opened = after.deposit_seen() && !before.is_some_and(Lease::deposit_seen);
     let paid = before.map(Lease::paid).unwrap_or_default() < after.paid();
     Step::ALL.into_iter().filter(move |step| match step.phase() {
+        Some(Phase::Open) => opened,
         Some(phase) => to != Phase::Void && from.is_none_or(|from| from < phase) && phase <= to,
         None => paid,
     })
@@ -131,18 +134,25 @@ mod tests {
             open_within_ms: 1_000,
             allocation: Allocation::default(),
             egress: false,
+            tokens: None,
         }
     }
 
     #[test]
     fn a_write_passes_every_step_between_two_phases() {
         let accepted = Lease::accepted(terms(), TimeMs(0));
-        let running = Lease { phase: Phase::Running, ..accepted.clone() };
+        let seen = Some(TimeMs(5));
+        let running = Lease { phase: Phase::Running, opened_at: seen, ..accepted.clone() };
         let void = Lease { phase: Phase::Void, ..accepted.clone() };
+        let early = Lease { phase: Phase::Starting, ..accepted.clone() };
         let passed = |before: Option<&Lease>, after: &Lease| steps(before, after).collect::<Vec<_>>();
         assert_eq!(passed(None, &accepted), [Step::Accepted]);
         assert_eq!(passed(Some(&accepted), &running), [Step::Open, Step::Starting, Step::Running]);
         assert_eq!(passed(Some(&running), &running), []);
+        // One that begins before its deposit is seen passes the same steps in another order.
+        assert_eq!(passed(Some(&accepted), &early), [Step::Starting]);
+        assert_eq!(passed(Some(&early), &Lease { opened_at: seen, ..early.clone() }), [Step::Open]);
+        assert_eq!(passed(Some(&early), &running), [Step::Open, Step::Running]);
         assert_eq!(passed(Some(&accepted), &void), []);
     }
 }

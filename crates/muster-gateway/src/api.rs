@@ -24,7 +24,8 @@ use crate::receipts::{DeliveryState, Receipt, is_key};
 use crate::refusal::{Body, ErrorBody, Refusal};
 use crate::saves::{Returning, SaveFolder};
 use crate::sessions::{IceServer, Pass, Session, TOKEN_TTL, Wanted, now_ms};
-use crate::{Gateway, assets};
+use crate::weights::WEIGHTS_PART_MAX;
+use crate::{Gateway, assets, models_api};
 
 /// Bytes of the longest body.
 pub(crate) const BODY_BYTES_MAX: usize = 128 * 1024;
@@ -42,7 +43,10 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Muster Gateway", description = "Live sessions and apps of a Muster network."),
+    info(
+        title = "Muster Gateway",
+        description = "Live sessions and apps of a Muster network, and models by the OpenAI API."
+    ),
     paths(
         list_apps,
         get_app,
@@ -57,7 +61,21 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         keep_receipt,
         list_receipts,
         stop_session,
-        link_session
+        link_session,
+        crate::models_api::deploy_model,
+        crate::models_api::list_deployments,
+        crate::models_api::get_deployment,
+        crate::models_api::scale_deployment,
+        crate::models_api::remove_deployment,
+        crate::models_api::arrived_weights,
+        crate::models_api::take_weights,
+        crate::openai::list_models,
+        crate::openai::get_model,
+        crate::openai::chat_completions,
+        crate::openai::completions,
+        crate::openai::embeddings,
+        crate::openai::responses,
+        crate::openai::usage
     )
 )]
 struct Description;
@@ -80,6 +98,14 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/sessions/{id}/receipts", post(keep_receipt).get(list_receipts))
         .route("/sessions/{id}/stop", post(stop_session))
         .route("/sessions/{id}/link", post(link_session))
+        .route("/models", post(models_api::deploy_model).get(models_api::list_deployments))
+        .route("/models/{id}", get(models_api::get_deployment).delete(models_api::remove_deployment))
+        .route("/models/{id}/scale", post(models_api::scale_deployment))
+        .route("/weights/{sha256}", get(models_api::arrived_weights))
+        .route(
+            "/weights/{sha256}/{total}/{at}",
+            put(models_api::take_weights).layer(DefaultBodyLimit::max(WEIGHTS_PART_MAX)),
+        )
         .method_not_allowed_fallback(wrong_method);
     Router::new()
         .nest("/api/v1", api)
@@ -94,7 +120,9 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .layer(middleware::from_fn_with_state(gateway.clone(), guard))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(tower::limit::GlobalConcurrencyLimitLayer::new(AT_ONCE_MAX))
-        .with_state(gateway)
+        .with_state(gateway.clone())
+        // What is asked of models has limits of its own, by key.
+        .merge(gateway.inner.model_api.router())
 }
 
 async fn wrong_method() -> Refusal {
@@ -145,7 +173,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 impl Gateway {
     /// Whose request this is.
-    fn account(&self, headers: &HeaderMap) -> Result<String, Refusal> {
+    pub(crate) fn account(&self, headers: &HeaderMap) -> Result<String, Refusal> {
         let account = bearer(headers).and_then(|key| self.inner.keys.account(key)).ok_or_else(Refusal::unauthorised)?;
         self.inner.limits.account(&account)?;
         Ok(account)
@@ -299,7 +327,7 @@ fn step(state: &LiveState) -> &'static str {
     }
 }
 
-fn must(amount: TokenAmount) -> String {
+pub(crate) fn must(amount: TokenAmount) -> String {
     // People read this; the lease's record has it to the last digit. Rounded down, to a millionth of a token.
     let micro = amount.0 / (TokenAmount::ONE.0 / 1_000_000);
     format!("{}.{:06} MUST", micro / 1_000_000, micro % 1_000_000)
@@ -361,18 +389,26 @@ async fn get_app(State(gateway): State<Gateway>, Path(name): Path<String>) -> Re
     Ok(Json(gateway.inner.apps.get(&name)?))
 }
 
-/// Publishes an app, or a new version of it.
+/// Publishes an app, or a new version of it. Where the Gateway asks for a stake (402, `stake_needed`), the publisher's
+/// wallet registers the app on the chain with the hash of exactly this and signs; docs/apps.md says what.
 #[utoipa::path(post, path = "/api/v1/apps", request_body = App,
-    responses((status = 201, body = App), (status = 200, body = App), (status = 409, body = ErrorBody)))]
+    params(("muster-publisher" = Option<String>, Header, description = "The publisher's signature: 128 hex digits")),
+    responses((status = 201, body = App), (status = 200, body = App), (status = 402, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
 async fn publish_app(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Body(app): Body<App>,
 ) -> Result<(StatusCode, Json<App>), Refusal> {
     let account = gateway.account(&headers)?;
+    gateway.inner.apps.may_publish(&app, &account)?;
+    let publisher = match &gateway.inner.config.app_stakes {
+        Some(stakes) => Some(stakes.admit(&app, &headers, bearer(&headers).unwrap_or_default()).await?),
+        None => None,
+    };
     let published = app.clone();
     // What goes along is read and written.
-    let new = blocking(move || gateway.inner.apps.publish(published, &account)).await?;
+    let new = blocking(move || gateway.inner.apps.publish(published, &account, publisher)).await?;
     Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(app)))
 }
 
@@ -407,13 +443,13 @@ async fn take_content(
     Ok(Json(Arrived { bytes }))
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, AppError> + Send + 'static,
+pub(crate) async fn blocking<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
     let broken =
         |error: tokio::task::JoinError| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "io", error.to_string());
-    done.map_err(broken)?.map_err(Refusal::from)
+    done.map_err(broken)?.map_err(Into::into)
 }
 
 /// Withdraws an app; sessions that run go on.
@@ -430,14 +466,18 @@ async fn withdraw_app(
 
 /// Starts a session: rents a Container and runs an app on it.
 #[utoipa::path(post, path = "/api/v1/sessions", request_body = StartSession,
-    responses((status = 201, body = Started), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 201, body = Started), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody), (status = 429, body = ErrorBody)))]
 async fn start_session(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Body(wanted): Body<StartSession>,
 ) -> Result<(StatusCode, Json<Started>), Refusal> {
     let account = gateway.account(&headers)?;
-    let app = gateway.inner.apps.get(&wanted.app)?.app;
+    let published = gateway.inner.apps.get(&wanted.app)?;
+    if let Some(stakes) = &gateway.inner.config.app_stakes {
+        stakes.playable(&published).await?;
+    }
+    let app = published.app;
     let size = match (wanted.width, wanted.height) {
         (Some(width), Some(height)) => Some((width, height)),
         (None, None) => None,

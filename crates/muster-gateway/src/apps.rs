@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use muster_core::ids::Address;
 use muster_core::live::{KeyboardUse, SessionSpec};
 use muster_core::packages::{PackageSet, PackagesError};
 use muster_core::units::Bytes;
@@ -98,6 +99,9 @@ pub struct App {
     pub title: String,
     /// Program and arguments.
     pub command: Vec<String>,
+    /// The stake that its publisher promises, in whole tokens; the least of the network where none is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stake: Option<u64>,
     /// Debian packages that it needs on the Container.
     #[serde(default)]
     pub packages: Vec<String>,
@@ -126,6 +130,10 @@ pub struct App {
     /// Whether it may hear the player's microphone, if the player agrees.
     #[serde(default)]
     pub microphone: bool,
+    /// How many gamepads it sees, from its start on: 0 for one that takes none, up to 4. None are not written: hashes of
+    /// apps that take none are those of before.
+    #[serde(default, skip_serializing_if = "none")]
+    pub gamepads: u8,
     /// Whether what it keeps in its home folder returns to the player, and is there the next time.
     #[serde(default = "yes")]
     pub save: bool,
@@ -282,6 +290,7 @@ impl App {
             },
             sound: self.sound,
             microphone: self.microphone,
+            gamepads: self.gamepads,
             packages: self.package_set().unwrap_or_default(),
         }
     }
@@ -316,6 +325,10 @@ pub(crate) struct Published {
     pub(crate) app: App,
     /// The account that published it; none for those that come with Muster.
     pub(crate) account: Option<String>,
+    /// The wallet that staked for it, where the Gateway asks for a stake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub(crate) publisher: Option<Address>,
 }
 
 /// All apps of a Gateway: its own folder's, and those that come with Muster.
@@ -332,7 +345,7 @@ impl Apps {
         let failed = |source| AppError::Io { path: dir.to_owned(), what: "read", source };
         let mut all = BTreeMap::new();
         for (name, text) in SHIPPED {
-            all.insert(name.to_owned(), Published { app: App::parse(text)?, account: None });
+            all.insert(name.to_owned(), Published { app: App::parse(text)?, account: None, publisher: None });
         }
         fs::create_dir_all(dir).map_err(failed)?;
         for entry in fs::read_dir(dir).map_err(failed)? {
@@ -359,9 +372,16 @@ impl Apps {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Publishes an app or a new version of it; `false` when exactly this is published already.
-    pub(crate) fn publish(&self, app: App, account: &str) -> Result<bool, AppError> {
+    /// Whether an account may publish this, as far as the Gateway itself knows: nobody stakes for what is then refused.
+    pub(crate) fn may_publish(&self, app: &App, account: &str) -> Result<(), AppError> {
         app.check()?;
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        place(&all, app, account)
+    }
+
+    /// Publishes an app or a new version of it; `false` when exactly this is published already.
+    pub(crate) fn publish(&self, app: App, account: &str, publisher: Option<Address>) -> Result<bool, AppError> {
+        self.may_publish(&app, account)?;
         match (&app.content, app.files.is_empty()) {
             (Some(content), false) => self.contents.keep(account, content)?,
             (None, true) => {}
@@ -371,26 +391,19 @@ impl Apps {
             }
         }
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = all.get(&app.name) {
-            if known.account.as_deref() != Some(account) {
-                return Err(AppError::NotYours(app.name));
-            }
-            if known.app == app {
-                return Ok(false);
-            }
-            if known.app.version == app.version {
-                return Err(AppError::Changed { name: app.name, version: app.version });
-            }
-        } else if all.len() >= APPS_MAX {
-            return Err(AppError::Full);
+        place(&all, &app, account)?;
+        let known = all.get(&app.name);
+        let new = known.is_none_or(|known| known.app != app);
+        if !new && known.is_some_and(|known| known.publisher == publisher) {
+            return Ok(false);
         }
-        let published = Published { app, account: Some(account.to_owned()) };
+        let published = Published { app, account: Some(account.to_owned()), publisher };
         let path = self.dir.join(format!("{}.json", published.app.name));
         let failed = |source| AppError::Io { path: self.dir.clone(), what: "written", source };
         let text = serde_json::to_vec_pretty(&published).map_err(|e| failed(e.into()))?;
         write_private(&path, &text).map_err(failed)?;
         all.insert(published.app.name.clone(), published);
-        Ok(true)
+        Ok(new)
     }
 
     pub(crate) fn withdraw(&self, name: &str, account: &str) -> Result<(), AppError> {
@@ -408,6 +421,20 @@ impl Apps {
     }
 }
 
+/// Whether there is a place for an app: its name is free or its account's, and its version is new or the same.
+fn place(all: &BTreeMap<String, Published>, app: &App, account: &str) -> Result<(), AppError> {
+    let Some(known) = all.get(&app.name) else {
+        return if all.len() >= APPS_MAX { Err(AppError::Full) } else { Ok(()) };
+    };
+    if known.account.as_deref() != Some(account) {
+        return Err(AppError::NotYours(app.name.clone()));
+    }
+    if known.app != *app && known.app.version == app.version {
+        return Err(AppError::Changed { name: app.name.clone(), version: app.version.clone() });
+    }
+    Ok(())
+}
+
 /// Three names that are most like one that is none.
 fn nearest(all: &BTreeMap<String, Published>, name: &str) -> String {
     let mut names: Vec<(usize, &str)> = all.keys().map(|known| (distance(known, name), known.as_str())).collect();
@@ -415,8 +442,9 @@ fn nearest(all: &BTreeMap<String, Published>, name: &str) -> String {
     names.iter().take(3).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
 }
 
-/// Letters to change, add or take away to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
+/// Letters to change, add or take away to make one word of the other; of each word the first 64 count.
+#[must_use]
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().take(64).enumerate() {
@@ -432,6 +460,11 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or_default()
+}
+
+/// Whether a number says the same as nothing.
+const fn none(count: &u8) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]
@@ -453,12 +486,17 @@ mod tests {
     fn a_version_never_changes_and_belongs_to_who_published_it() {
         let dir = tempfile::tempdir().unwrap();
         let apps = Apps::open(dir.path()).unwrap();
-        assert!(apps.publish(app("1"), "a").unwrap());
-        assert!(!apps.publish(app("1"), "a").unwrap());
+        assert!(apps.publish(app("1"), "a", None).unwrap());
+        assert!(!apps.publish(app("1"), "a", None).unwrap());
+        // Who staked for it is kept, and is nothing new.
+        assert!(!apps.publish(app("1"), "a", Some(Address([1; 20]))).unwrap());
+        assert_eq!(Apps::open(dir.path()).unwrap().get("mine").unwrap().publisher, Some(Address([1; 20])));
+        assert!(matches!(apps.may_publish(&app("1"), "b"), Err(AppError::NotYours(_))));
+        apps.may_publish(&app("2"), "a").unwrap();
         let changed = App { title: "other".into(), ..app("1") };
-        assert!(matches!(apps.publish(changed, "a"), Err(AppError::Changed { .. })));
-        assert!(matches!(apps.publish(app("2"), "b"), Err(AppError::NotYours(_))));
-        assert!(apps.publish(app("2"), "a").unwrap());
+        assert!(matches!(apps.publish(changed, "a", None), Err(AppError::Changed { .. })));
+        assert!(matches!(apps.publish(app("2"), "b", None), Err(AppError::NotYours(_))));
+        assert!(apps.publish(app("2"), "a", None).unwrap());
         assert_eq!(Apps::open(dir.path()).unwrap().get("mine").unwrap().app.version, "2");
         assert!(matches!(apps.withdraw("mine", "b"), Err(AppError::NotYours(_))));
         assert!(matches!(apps.withdraw("neverball", "a"), Err(AppError::NotYours(_))));

@@ -1,11 +1,15 @@
 //! API keys: shown once, kept as hashes.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
+use muster_core::units::UsdMicro;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +19,10 @@ const PREFIX: &str = "mk_";
 const KEYS_MAX: usize = 10_000;
 /// Bytes of the longest name.
 const NAME_LEN_MAX: usize = 64;
+/// Digits of a key's hash that name it.
+const ID_LEN: usize = 16;
+/// How often the file is looked at while all keys that come are known; for one that is not it is looked at each time.
+const WATCHED_MS: u64 = 1_000;
 
 /// Why keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -48,19 +56,138 @@ pub enum KeyError {
     Full,
 }
 
+/// What a key opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Asking models: `/v1`.
+    Models,
+    /// Apps and live sessions: `/api/v1`.
+    Sessions,
+}
+
+/// What a key may do, and how much of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyTerms {
+    /// Whose it is, where that is not its own name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// What it opens; nothing named opens all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<Scope>,
+    /// The models that it may ask; all where none is named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    /// The most that it may spend, ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_usd_micro: Option<UsdMicro>,
+    /// The most that it may spend in a calendar month, UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_month_usd_micro: Option<UsdMicro>,
+    /// Until when it is good, seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_s: Option<u64>,
+    /// Requests that it may make in a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    /// Tokens that it may read and draw in a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u64>,
+    /// Requests that it may have answered at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_at_once: Option<u32>,
+}
+
+/// A key as others may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyShown {
+    /// What it is called.
+    pub name: String,
+    /// The beginning of its hash, by which its usage is kept.
+    pub id: String,
+    /// When it was made, seconds since 1970; 0 where that was not written down.
+    pub created_s: u64,
+    /// What it may do.
+    #[serde(flatten)]
+    pub terms: KeyTerms,
+}
+
 /// A key as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     name: String,
     /// BLAKE3 of the key, in hex. A key is 256 random bits, so a plain hash hides it.
     hash: String,
+    #[serde(default)]
+    created_s: u64,
+    #[serde(flatten)]
+    terms: KeyTerms,
+}
+
+impl Kept {
+    fn shown(&self) -> KeyShown {
+        let id = self.hash.chars().take(ID_LEN).collect();
+        KeyShown { name: self.name.clone(), id, created_s: self.created_s, terms: self.terms.clone() }
+    }
+}
+
+/// A key as requests use it.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) shown: KeyShown,
+    /// What it has used; found at its first request.
+    pub(crate) account: OnceLock<Arc<crate::usage::Account>>,
+}
+
+impl Key {
+    /// Whose it is.
+    pub(crate) fn owner(&self) -> &str {
+        self.shown.terms.account.as_deref().unwrap_or(&self.shown.name)
+    }
+
+    pub(crate) fn opens(&self, scope: Scope) -> bool {
+        self.shown.terms.scopes.is_empty() || self.shown.terms.scopes.contains(&scope)
+    }
+
+    pub(crate) fn is_expired(&self, now_s: u64) -> bool {
+        self.shown.terms.expires_s.is_some_and(|until| now_s >= until)
+    }
+}
+
+/// All keys, as they were read.
+#[derive(Debug)]
+struct Table {
+    kept: Vec<Kept>,
+    by_hash: HashMap<[u8; 32], Arc<Key>>,
+    stamp: Stamp,
+}
+
+impl Table {
+    fn new(kept: Vec<Kept>, stamp: Stamp, before: &HashMap<[u8; 32], Arc<Key>>) -> Self {
+        let mut by_hash = HashMap::with_capacity(kept.len());
+        for one in &kept {
+            let mut hash = [0; 32];
+            if hex::decode_to_slice(&one.hash, &mut hash).is_err() {
+                continue;
+            }
+            let shown = one.shown();
+            // What has not changed stays, with what it knows.
+            let key = before.get(&hash).filter(|key| key.shown == shown).cloned();
+            by_hash.insert(hash, key.unwrap_or_else(|| Arc::new(Key { shown, account: OnceLock::new() })));
+        }
+        Self { kept, by_hash, stamp }
+    }
 }
 
 /// All keys of a Gateway.
 #[derive(Debug)]
 pub struct KeyStore {
     path: PathBuf,
-    kept: Mutex<(Vec<Kept>, Stamp)>,
+    table: RwLock<Table>,
+    opened: Instant,
+    /// When the file was last looked at, milliseconds since the store was opened.
+    looked_ms: AtomicU64,
 }
 
 /// Which writing of the file was read: another process (`muster api-key`) may have written a newer one.
@@ -79,53 +206,82 @@ impl KeyStore {
     /// The file cannot be read or is damaged.
     pub fn open(path: &Path) -> Result<Self, KeyError> {
         let stamp = stamp(path);
-        Ok(Self { path: path.to_owned(), kept: Mutex::new((read(path)?, stamp)) })
+        let table = RwLock::new(Table::new(read(path)?, stamp, &HashMap::new()));
+        Ok(Self { path: path.to_owned(), table, opened: Instant::now(), looked_ms: AtomicU64::new(0) })
     }
 
-    /// The keys as they are now.
-    fn kept(&self) -> std::sync::MutexGuard<'_, (Vec<Kept>, Stamp)> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = stamp(&self.path);
-        if now != kept.1 {
-            match read(&self.path) {
-                Ok(new) => *kept = (new, now),
-                // The old keys go on; whoever wrote the file is told by their own command.
-                Err(error) => tracing::warn!(%error, "the API keys are not read anew"),
-            }
+    /// Takes over what another process wrote, if the file was not looked at for so long.
+    fn refresh(&self, after_ms: u64) {
+        let now_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let looked = self.looked_ms.load(Ordering::Relaxed);
+        let due = after_ms == 0 || now_ms.saturating_sub(looked) >= after_ms;
+        // Of several that find it due, one looks.
+        if !due || self.looked_ms.compare_exchange(looked, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
         }
-        kept
+        let stamp = stamp(&self.path);
+        if stamp == self.table.read().unwrap_or_else(PoisonError::into_inner).stamp {
+            return;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        match read(&self.path) {
+            Ok(kept) => *table = Table::new(kept, stamp, &table.by_hash),
+            // The old keys go on; whoever wrote the file is told by their own command.
+            Err(error) => tracing::warn!(%error, "the API keys are not read anew"),
+        }
+    }
+
+    /// The key, if it is known. One that another process made is known at once; one that it revoked is good for a second
+    /// longer.
+    pub(crate) fn find(&self, key: &str) -> Option<Arc<Key>> {
+        let hash = *blake3::hash(key.as_bytes()).as_bytes();
+        let known = || self.table.read().unwrap_or_else(PoisonError::into_inner).by_hash.get(&hash).cloned();
+        self.refresh(WATCHED_MS);
+        known().or_else(|| {
+            self.refresh(0);
+            known()
+        })
+    }
+
+    /// Makes a key that may do everything, and gives it, for the only time.
+    ///
+    /// # Errors
+    /// The name is none or taken, or the file cannot be written.
+    pub fn create(&self, name: &str) -> Result<String, KeyError> {
+        self.create_with(name, KeyTerms::default())
     }
 
     /// Makes a key and gives it, for the only time.
     ///
     /// # Errors
     /// The name is none or taken, or the file cannot be written.
-    pub fn create(&self, name: &str) -> Result<String, KeyError> {
+    pub fn create_with(&self, name: &str, terms: KeyTerms) -> Result<String, KeyError> {
         let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(good) {
-            return Err(KeyError::Name(name.to_owned()));
+        let is_name = |name: &str| !name.is_empty() && name.len() <= NAME_LEN_MAX && name.chars().all(good);
+        if let Some(wrong) = [Some(name), terms.account.as_deref()].into_iter().flatten().find(|name| !is_name(name)) {
+            return Err(KeyError::Name(wrong.to_owned()));
         }
-        let mut kept = self.kept();
-        if kept.0.iter().any(|key| key.name == name) {
+        self.refresh(0);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if table.kept.iter().any(|key| key.name == name) {
             return Err(KeyError::Taken(name.to_owned()));
         }
-        if kept.0.len() >= KEYS_MAX {
+        if table.kept.len() >= KEYS_MAX {
             return Err(KeyError::Full);
         }
         let key = format!("{PREFIX}{}", secret());
-        let mut next = kept.0.clone();
-        next.push(Kept { name: name.to_owned(), hash: hash(&key) });
+        let mut next = table.kept.clone();
+        next.push(Kept { name: name.to_owned(), hash: hash(&key), created_s: now_s(), terms });
         self.write(&next)?;
-        *kept = (next, stamp(&self.path));
+        *table = Table::new(next, stamp(&self.path), &table.by_hash);
         Ok(key)
     }
 
-    /// Whose key this is.
+    /// Whose key this is, if it is good and opens apps and sessions.
     #[must_use]
     pub fn account(&self, key: &str) -> Option<String> {
-        let hash = hash(key);
-        let kept = self.kept();
-        kept.0.iter().find(|known| known.hash == hash).map(|known| known.name.clone())
+        let key = self.find(key)?;
+        (key.opens(Scope::Sessions) && !key.is_expired(now_s())).then(|| key.owner().to_owned())
     }
 
     /// Takes a key's rights away; `false` when there is none of that name.
@@ -133,20 +289,28 @@ impl KeyStore {
     /// # Errors
     /// The file cannot be written.
     pub fn revoke(&self, name: &str) -> Result<bool, KeyError> {
-        let mut kept = self.kept();
-        let next: Vec<Kept> = kept.0.iter().filter(|key| key.name != name).cloned().collect();
-        if next.len() == kept.0.len() {
+        self.refresh(0);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let next: Vec<Kept> = table.kept.iter().filter(|key| key.name != name).cloned().collect();
+        if next.len() == table.kept.len() {
             return Ok(false);
         }
         self.write(&next)?;
-        *kept = (next, stamp(&self.path));
+        *table = Table::new(next, stamp(&self.path), &table.by_hash);
         Ok(true)
     }
 
     /// Names of all keys.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        self.kept().0.iter().map(|key| key.name.clone()).collect()
+        self.list().into_iter().map(|key| key.name).collect()
+    }
+
+    /// All keys, without what opens them.
+    #[must_use]
+    pub fn list(&self) -> Vec<KeyShown> {
+        self.refresh(0);
+        self.table.read().unwrap_or_else(PoisonError::into_inner).kept.iter().map(Kept::shown).collect()
     }
 
     fn write(&self, kept: &[Kept]) -> Result<(), KeyError> {
@@ -177,6 +341,11 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&aside, path)?;
     path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// 256 random bits as text.
@@ -213,5 +382,34 @@ mod tests {
         assert_eq!(KeyStore::open(&path).unwrap().account(&key), None);
         fs::write(&path, "{").unwrap();
         assert!(matches!(KeyStore::open(&path), Err(KeyError::Damaged { .. })));
+    }
+
+    #[test]
+    fn terms_are_kept_and_old_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.json");
+        let old = format!("[{{\"name\":\"old\",\"hash\":\"{}\"}}]", hash("mk_old"));
+        fs::write(&path, old).unwrap();
+        let store = KeyStore::open(&path).unwrap();
+        assert_eq!(store.account("mk_old").as_deref(), Some("old"));
+        let terms = KeyTerms {
+            account: Some("studio".into()),
+            scopes: vec![Scope::Models],
+            models: vec!["tiny".into()],
+            budget_usd_micro: Some(UsdMicro(5)),
+            ..KeyTerms::default()
+        };
+        let key = store.create_with("ci", terms.clone()).unwrap();
+        assert_eq!(store.account(&key), None, "it opens no sessions");
+        let other = KeyStore::open(&path).unwrap();
+        let found = other.find(&key).unwrap();
+        assert_eq!((found.owner(), &found.shown.terms), ("studio", &terms));
+        let late = KeyTerms { expires_s: Some(1), ..KeyTerms::default() };
+        let expired = other.create_with("late", late).unwrap();
+        assert_eq!(other.account(&expired), None);
+        // What another store wrote is known at once, and what was known stays the same.
+        let before = store.find(&key).unwrap();
+        assert!(store.names().contains(&"late".to_owned()));
+        assert!(Arc::ptr_eq(&before, &store.find(&key).unwrap()));
     }
 }

@@ -258,6 +258,13 @@ impl NetError {
         matches!(self, Self::Lost { .. } | Self::Cut { .. } | Self::Closed)
     }
 
+    /// Whether the peer closed the connection because of what this node said on it, now or a while ago.
+    #[must_use]
+    pub const fn is_cut_off_there(&self) -> bool {
+        let Self::Lost { reason: CloseReason::There { code: Some(code), .. }, .. } = self else { return false };
+        matches!(code, CloseCode::Cut | CloseCode::Banned)
+    }
+
     pub(crate) fn lost(id: NodeId, error: &ConnectionError) -> Self {
         Self::Lost { id, reason: CloseReason::from_quic(error) }
     }

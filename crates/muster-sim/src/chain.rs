@@ -10,6 +10,9 @@ use muster_core::voucher::SignedVoucher;
 use crate::container::container_index;
 use crate::world::container_account;
 
+/// Which kind an opening is.
+pub(crate) const OPEN_KIND: u8 = 0;
+
 /// Something that a node wants done on the chain, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -32,7 +35,7 @@ impl Op {
     #[must_use]
     pub(crate) const fn kind(&self) -> u8 {
         match self {
-            Self::Open(_) => 0,
+            Self::Open(_) => OPEN_KIND,
             Self::Settle(_) => 1,
             Self::Close => 2,
             Self::Finalize => 3,
@@ -41,6 +44,9 @@ impl Op {
         }
     }
 }
+
+/// The name of what somebody wants done: sender, lease, kind, attempt.
+type Intent = (Address, LeaseId, u8, u64);
 
 /// The escrow and the balances around it.
 #[derive(Clone, Debug)]
@@ -53,7 +59,12 @@ pub(crate) struct Chain {
     pub fees: u128,
     escrow: u128,
     supply: u128,
-    done: BTreeSet<(Address, LeaseId, u8, u64)>,
+    /// What was carried out, and whether it had an effect.
+    done: BTreeMap<Intent, bool>,
+    /// What waits for its block.
+    waiting: BTreeSet<Intent>,
+    /// When each lease was opened.
+    opened_at: BTreeMap<LeaseId, TimeMs>,
     /// Leases that were closed without their Container.
     pub finalized: BTreeSet<LeaseId>,
     challenge_ms: u64,
@@ -73,7 +84,9 @@ impl Chain {
             fees: 0,
             escrow: 0,
             supply,
-            done: BTreeSet::new(),
+            done: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            opened_at: BTreeMap::new(),
             finalized: BTreeSet::new(),
             challenge_ms,
             fee_bps: u128::from(fee_bps),
@@ -103,13 +116,39 @@ impl Chain {
         self.leases.iter().map(|(id, (l, _))| (*id, l))
     }
 
+    /// When a lease was opened, if it was.
+    pub(crate) fn opened_at(&self, lease: LeaseId) -> Option<TimeMs> {
+        self.opened_at.get(&lease).copied()
+    }
+
+    /// An intent waits for its block; `false` where it did so already.
+    pub(crate) fn wait(&mut self, intent: Intent) -> bool {
+        self.waiting.insert(intent)
+    }
+
+    /// An intent waits no more: it is carried out now, or was lost.
+    pub(crate) fn wait_no_more(&mut self, intent: Intent) {
+        self.waiting.remove(&intent);
+    }
+
+    /// Whether the fate of an intent is known.
+    pub(crate) fn is_done(&self, intent: Intent) -> bool {
+        self.done.contains_key(&intent)
+    }
+
     /// Executes an intent; the same intent of the same sender never twice. `false`: reverted.
-    pub(crate) fn execute(&mut self, from: Address, lease: LeaseId, op: &Op, attempt: u64, now: TimeMs) -> bool {
-        if !self.done.insert((from, lease, op.kind(), attempt)) {
-            return true;
+    pub(crate) fn execute(&mut self, intent: Intent, op: &Op, refused: bool, now: TimeMs) -> bool {
+        if let Some(ok) = self.done.get(&intent) {
+            return *ok;
         }
+        let ok = !refused && self.carry_out(intent, op, now);
+        self.done.insert(intent, ok);
+        ok
+    }
+
+    fn carry_out(&mut self, (from, lease, ..): Intent, op: &Op, now: TimeMs) -> bool {
         match op {
-            Op::Open(terms) => self.open(lease, terms),
+            Op::Open(terms) => self.open(lease, terms, now),
             Op::Settle(voucher) => self.is_payee(from, lease) && self.settle(lease, voucher.as_ref(), now),
             Op::Redeem(voucher) => self.redeem(lease, voucher, now),
             Op::Close => self.close(lease, now),
@@ -126,12 +165,13 @@ impl Chain {
         true
     }
 
-    fn open(&mut self, lease: LeaseId, terms: &EscrowLease) -> bool {
+    fn open(&mut self, lease: LeaseId, terms: &EscrowLease, now: TimeMs) -> bool {
         if self.leases.contains_key(&lease) || !self.pay_in(terms.consumer, terms.deposit.0) {
             return false;
         }
         let opened = EscrowLease { status: EscrowStatus::Open, redeemed: TokenAmount::ZERO, ..terms.clone() };
         self.leases.insert(lease, (opened, None));
+        self.opened_at.insert(lease, now);
         true
     }
 

@@ -1,11 +1,12 @@
 //! What must never happen, checked at each step and at the end of a run.
 
+use muster_core::ids::{Address, LeaseId};
 use muster_core::lease::{End, Lease, Phase};
 use muster_core::protocol::EscrowStatus;
 use muster_core::units::TokenAmount;
 
 use crate::container::container_index;
-use crate::world::World;
+use crate::world::{World, account};
 
 impl World {
     pub(crate) fn check_step(&mut self) {
@@ -31,8 +32,8 @@ impl World {
                 continue;
             };
             let mut ran = container.ran.get(&lease).copied().unwrap_or(0);
-            if let Some(since) = container.jobs.get(&lease).and_then(|j| j.since) {
-                ran += self.now - since;
+            if let Some(job) = container.jobs.get(&lease) {
+                ran += self.ran_paid(lease, job);
             }
             if on_chain.redeemed > on_chain.deposit {
                 found = Some(format!("{lease:?} paid {} of a deposit of {}", on_chain.redeemed.0, on_chain.deposit.0));
@@ -42,10 +43,9 @@ impl World {
                 found = Some(format!("{lease:?} paid {} for more than its {limit_ms} ms", on_chain.redeemed.0));
             }
             let honest = container.lie == 1;
-            // A liar is believed at most for the time since the go, which came a start of a workload and some delays
-            // before the workload began: it gains nothing by claiming more than the clock of its consumer shows.
-            let since_began = container.began.get(&lease).map_or(0, |at| self.now - at);
-            let believed = if honest { ran + 1 } else { since_began + 1_000 + 10 * self.config.faults.delay_ms.1 };
+            // A liar is believed at most for the time since the go: it gains nothing by claiming more than the clock of its
+            // consumer shows.
+            let believed = if honest { ran + 1 } else { self.since_go(lease, on_chain.consumer) + 1 };
             let most = on_chain.rate_per_second.per_second_for_ms(believed + believed / 5_000);
             if on_chain.redeemed > most {
                 found = Some(format!(
@@ -57,6 +57,14 @@ impl World {
         if let Some(what) = found {
             self.violated(what);
         }
+    }
+
+    /// How long ago a consumer said go, by an honest clock.
+    fn since_go(&self, lease: LeaseId, consumer: Address) -> u64 {
+        let mut consumers = self.consumers.iter().enumerate();
+        let node = consumers.find(|(i, _)| account(*i) == consumer).map(|(_, node)| node);
+        let go_at = node.and_then(|node| Some(node.record(lease)?.go_at?.0 - node.skew_ms));
+        go_at.map_or(0, |at| self.now - at)
     }
 
     /// After a calm time nothing hangs: every lease is settled, every slot free, every task answered.
@@ -138,6 +146,8 @@ impl World {
             for lease in node.records().map(|held| &held.lease) {
                 let on_chain = self.chain.read(lease.id());
                 let redeemed = on_chain.redeemed;
+                // It was told to begin, and is void all the same.
+                self.outcome.early_unpaid += u64::from(lease.phase == Phase::Void && lease.end.is_some());
                 if lease.phase == Phase::Closed && on_chain.container != node.id {
                     found.push(format!(
                         "{:?} is another Container's, and {:?} counts it as its own",

@@ -21,6 +21,8 @@ pub struct Config {
     pub busy_ms: u64,
     /// Virtual milliseconds after that, without faults, in which everything must come to its end.
     pub calm_ms: u64,
+    /// Of a hundred tasks, so many are live sessions, whose workload may begin before its deposit is seen.
+    pub sessions_percent: u64,
     /// Faults.
     pub faults: Faults,
     /// One planned crash.
@@ -72,13 +74,18 @@ pub struct Faults {
     pub burn_ppm: u32,
     /// The least and the greatest one-way delay.
     pub delay_ms: (u64, u64),
+    /// How long an opening waits for its block at least and at most; whatever is sent later may overtake it. Other
+    /// transactions do not wait: the challenge window of this world is seconds long, and would be over.
+    pub chain_ms: (u64, u64),
+    /// The chain refuses the opening of a lease.
+    pub refused_ppm: u32,
     /// Nodes are cut off from the others every so often; 0 for never.
     pub partition_every_ms: u64,
     /// How far clocks are off at most.
     pub skew_ms: u64,
     /// Of a hundred Containers, so many lie about the time that ran.
     pub lying_containers: u64,
-    /// Of a hundred consumers, so many do not sign what they owe.
+    /// Of a hundred consumers, so many do not sign what they owe, and pay only every other deposit.
     pub lying_consumers: u64,
     /// Of a hundred Indexers, so many change the terms.
     pub lying_indexers: u64,
@@ -95,6 +102,8 @@ impl Faults {
             crash_ppm: 0,
             burn_ppm: 0,
             delay_ms: (1, 5),
+            chain_ms: (0, 0),
+            refused_ppm: 0,
             partition_every_ms: 0,
             skew_ms: 0,
             lying_containers: 0,
@@ -129,6 +138,13 @@ impl Faults {
             lying_containers: rng.below(30),
             lying_consumers: rng.below(30),
             lying_indexers: rng.below(50),
+            chain_ms: match rng.below(4) {
+                0 => (0, 0),
+                1 => (0, 100),
+                2 => (200, 2_000),
+                _ => (0, 14_000),
+            },
+            refused_ppm: if rng.chance(500_000) { 100_000 } else { 0 },
         }
     }
 }
@@ -150,11 +166,18 @@ impl Config {
             busy_ms: 60_000 + hours.saturating_mul(3_600_000),
             calm_ms: 240_000,
             faults: Faults::drawn(&mut rng),
+            sessions_percent: rng.below(101),
             crash: None,
             params: Params {
                 settle_grace_ms: 4_000,
                 close_patience_ms: 10_000,
                 keep_outputs_ms: 60_000,
+                early_start_ms: match rng.below(4) {
+                    0 => 0,
+                    1 => 1_500,
+                    2 => 4_000,
+                    _ => 10_000,
+                },
                 ..Params::development()
             },
         }

@@ -5,17 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_core::brain::consumer::{Effect, Event, Rented, Renting, Seek, SeekStep};
 use muster_core::demand::Demand;
 use muster_core::ids::{Address, LeaseId, NodeId, RequestId};
+use muster_core::lease::Phase;
+use muster_core::live::SessionSpec;
 use muster_core::protocol::{
     EscrowLease, EscrowStatus, JobSpec, MatchFailure, MatchReply, MatchRequest, Matched, ToConsumer, ToContainer,
 };
 use muster_core::units::{Bytes, TimeMs, TokenAmount};
 use muster_core::voucher::{CompactSignature, SignedVoucher, Voucher};
 
-use crate::chain::Op;
+use crate::chain::{OPEN_KIND, Op};
 use crate::config::{Config, RoleKind};
 use crate::container::{acceptance, container_index};
 use crate::rng::Rng;
 use crate::world::{Happening, OUTBOX_MS, Rpc, Session, Who, World, account};
+
+/// A deposit that is not on the chain so long after its slot has lapsed will not come, in milliseconds.
+const OPEN_GRACE_MS: u64 = 10_000;
 
 /// One lease that this consumer drives.
 #[derive(Debug)]
@@ -73,6 +78,11 @@ impl ConsumerNode {
         self.life += 1;
     }
 
+    /// A lease as it was last written down.
+    pub(crate) fn record(&self, lease: LeaseId) -> Option<&Rented> {
+        self.disk.get(&lease)
+    }
+
     /// All leases that this consumer has ever written down.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Rented> {
         self.disk.values()
@@ -84,6 +94,11 @@ fn session_key(lease: LeaseId) -> Address {
     let mut bytes = [0; 20];
     bytes.copy_from_slice(&lease.0[..20]);
     Address(bytes)
+}
+
+/// Whether a lease is for a live session: a matter of its name, so that a restart changes nothing.
+fn is_session(lease: LeaseId, config: &Config) -> bool {
+    u64::from(lease.0[20]) * 100 / 256 < config.sessions_percent
 }
 
 impl World {
@@ -174,7 +189,8 @@ impl World {
     fn matched(&mut self, i: usize, matched: Matched) {
         let now = self.clock(Who::Consumer(i));
         let lease = matched.terms.lease;
-        let brain = Renting::new(matched, self.config.params.clone(), now);
+        let session = is_session(lease, &self.config);
+        let brain = Renting::new(matched, self.config.params.clone(), now).with_early_start(session);
         let node = &mut self.consumers[i];
         node.seek = None;
         node.misses = 0;
@@ -220,7 +236,11 @@ impl World {
                     rate_per_second: t.rate_per_second,
                     max_seconds: t.max_seconds,
                 });
-                self.consumer_sends(i, lease, op, 0);
+                // Every other deposit of a liar's never comes, until the weather is calm.
+                if self.calm || !self.consumers[i].lies || lease.0[21] & 1 == 0 {
+                    self.consumer_sends(i, lease, op, 0);
+                }
+                self.feed_consumer(i, lease, Event::OpenSent);
             }
             Effect::Connect => {
                 if let Some(container) = container_index(rented.container.id) {
@@ -231,13 +251,21 @@ impl World {
                 }
             }
             Effect::SendInputs => {
-                let (delay, life) = (self.rng.between(1, 2_000), self.consumers[i].life);
+                let longest = if is_session(lease, &self.config) { 1 } else { 2_000 };
+                let (delay, life) = (self.rng.between(1, longest), self.consumers[i].life);
                 if let Some(session) = session {
                     self.after(delay, Happening::InputsArrived { consumer: i, life, lease, session });
                 }
             }
             Effect::Go => {
-                let job = JobSpec { command: vec!["true".to_owned()], env: Vec::new(), stdin: false, session: None };
+                let display = is_session(lease, &self.config).then(SessionSpec::default);
+                let job = JobSpec {
+                    command: vec!["true".to_owned()],
+                    env: Vec::new(),
+                    stdin: false,
+                    session: display,
+                    model: None,
+                };
                 self.up_if(session, ToContainer::Go(job));
             }
             Effect::Sign(amount) => self.sign(i, lease, amount, now),
@@ -265,6 +293,7 @@ impl World {
                 let attempt = self.now / 1_000;
                 self.consumer_sends(i, lease, Op::Finalize, attempt);
             }
+            Effect::TokensLow { .. } => {}
             Effect::DepositLow { .. } => {
                 if self.rng.chance(500_000) {
                     let more = rented.lease.terms.rate_per_second.per_second_for_ms(20_000);
@@ -352,7 +381,14 @@ impl World {
                 let step = seek.answered(from, reply, now);
                 self.seek_step(i, step);
             }
-            Rpc::Seen { lease, view } => self.feed_consumer(i, lease, Event::ChainSeen(view)),
+            Rpc::Seen { lease, view } => {
+                let lapsed = view.status == EscrowStatus::None && self.open_lapsed(i, lease);
+                self.feed_consumer(i, lease, Event::ChainSeen(view));
+                if lapsed {
+                    let why = "the deposit did not get onto the chain while the slot was held".to_owned();
+                    self.feed_consumer(i, lease, Event::OpenFailed { why });
+                }
+            }
             Rpc::Executed { lease, kind, attempt, ok } => {
                 let op = self.consumers[i].outbox.remove(&(lease, kind, attempt));
                 match op {
@@ -360,6 +396,12 @@ impl World {
                     Some(Op::Redeem(_)) => self.consumer_sends(i, lease, Op::Close, 0),
                     Some(Op::TopUp(_)) if ok => self.outcome.top_ups += 1,
                     _ => {}
+                }
+                // The receipt says it: a read that is still on its way may be older.
+                if let Some(Op::Open(opened)) = &op
+                    && ok
+                {
+                    self.feed_consumer(i, lease, Event::ChainSeen(opened.clone()));
                 }
                 if !ok && matches!(op, Some(Op::Open(_))) {
                     self.feed_consumer(i, lease, Event::OpenFailed { why: "the escrow refused".to_owned() });
@@ -370,6 +412,15 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Whether a deposit that is not on the chain will not come: nothing of it is on its way.
+    fn open_lapsed(&self, i: usize, lease: LeaseId) -> bool {
+        let node = &self.consumers[i];
+        let Some(driven) = node.driven.get(&lease) else { return false };
+        let open_by = driven.brain.lease().open_by().plus(OPEN_GRACE_MS);
+        let on_its_way = node.outbox.keys().any(|(of, kind, _)| *of == lease && *kind == OPEN_KIND);
+        driven.brain.lease().phase == Phase::Accepted && !on_its_way && self.clock(Who::Consumer(i)) > open_by
     }
 
     pub(crate) fn session_stands(&mut self, session: u64) {
@@ -399,7 +450,7 @@ impl World {
             && d.session == Some(session)
         {
             d.session = None;
-            self.feed_consumer(s.consumer, s.lease, Event::Lost { why: "the line broke".to_owned() });
+            self.feed_consumer(s.consumer, s.lease, Event::Lost { why: "the line broke".to_owned(), cut_off: false });
         }
     }
 
@@ -433,7 +484,8 @@ impl World {
         }
         for rented in records {
             let lease = rented.lease.id();
-            let brain = Renting::restore(rented, params.clone(), now);
+            let session = is_session(lease, &self.config);
+            let brain = Renting::restore(rented, params.clone(), now).with_early_start(session);
             self.consumers[i].driven.insert(lease, Driven { brain, session: None });
             self.feed_consumer(i, lease, Event::Begin);
             if !self.consumers[i].up {

@@ -23,6 +23,8 @@ const FAILED_START_PPM: u32 = 50_000;
 /// A workload that really runs in this world.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
+    /// Honest time at which it was told to begin.
+    pub(crate) asked: u64,
     /// Honest time at which it began; `None` while it is being started.
     pub(crate) since: Option<u64>,
     pub(crate) allocation: Allocation,
@@ -55,10 +57,8 @@ pub(crate) struct ContainerNode {
     forgotten: BTreeMap<LeaseId, Held>,
     pub(crate) outbox: BTreeMap<(LeaseId, u8, u64), Op>,
     pub(crate) jobs: BTreeMap<LeaseId, Job>,
-    /// Honest milliseconds that each lease's workload really ran in all.
+    /// Honest milliseconds that each lease's workload really ran in all, since its deposit was on the chain.
     pub(crate) ran: BTreeMap<LeaseId, u64>,
-    /// Honest time at which each lease's workload began.
-    pub(crate) began: BTreeMap<LeaseId, u64>,
     /// Leases whose workload was started, ever: none may be started twice.
     pub(crate) started: BTreeSet<LeaseId>,
     beat_at: u64,
@@ -99,8 +99,15 @@ impl ContainerNode {
             gpus: Vec::new(),
         };
         let ask = Ask { core_hour: UsdMicro(10_000 + rng.below(40_000)), ..Ask::default() };
-        let brain_config =
-            BrainConfig { id: container_id(index), total, ask, egress: true, params: config.params.clone() };
+        let brain_config = BrainConfig {
+            id: container_id(index),
+            total,
+            ask,
+            models: None,
+            model_idle_ms: 0,
+            egress: true,
+            params: config.params.clone(),
+        };
         let brain = Container::new(brain_config.clone()).expect("the simulator draws capacities within bounds");
         let liar = rng.below(100) < config.faults.lying_containers;
         Self {
@@ -118,7 +125,6 @@ impl ContainerNode {
             outbox: BTreeMap::new(),
             jobs: BTreeMap::new(),
             ran: BTreeMap::new(),
-            began: BTreeMap::new(),
             started: BTreeSet::new(),
             beat_at: 0,
             seq: 0,
@@ -152,6 +158,7 @@ impl ContainerNode {
             leases: u32::try_from(self.brain.busy()).unwrap_or(u32::MAX),
             fetches: false,
             warm: Vec::new(),
+            models: None,
         }
     }
 }
@@ -212,12 +219,17 @@ impl World {
 
     /// A workload is gone: counts how long it really ran.
     fn job_stops(&mut self, i: usize, lease: LeaseId) {
-        let now = self.now;
-        let node = &mut self.containers[i];
-        if let Some(job) = node.jobs.remove(&lease)
-            && let Some(since) = job.since
-        {
-            *node.ran.entry(lease).or_default() += now - since;
+        if let Some(job) = self.containers[i].jobs.remove(&lease) {
+            let ran = self.ran_paid(lease, &job);
+            *self.containers[i].ran.entry(lease).or_default() += ran;
+        }
+    }
+
+    /// How long a workload has really run with its deposit on the chain.
+    pub(crate) fn ran_paid(&self, lease: LeaseId, job: &Job) -> u64 {
+        match (job.since, self.chain.opened_at(lease)) {
+            (Some(since), Some(opened)) => self.now - since.max(opened.0),
+            _ => 0,
         }
     }
 
@@ -297,12 +309,13 @@ impl World {
         let node = &mut self.containers[i];
         let Some(held) = node.brain.held(lease) else { return };
         let allocation = held.lease.terms.allocation;
-        let life = node.life;
+        let (life, early, asked) = (node.life, held.lease.is_early(), self.now);
         let twice = !node.started.insert(lease);
-        node.jobs.insert(lease, Job { since: None, allocation, length_ms, run, killed: false, fails });
+        node.jobs.insert(lease, Job { asked, since: None, allocation, length_ms, run, killed: false, fails });
         if twice {
             self.violated(format!("the workload of {lease:?} was started twice"));
         }
+        self.outcome.early_starts += u64::from(early);
         self.after(delay, Happening::JobStarts { container: i, life, lease });
     }
 
@@ -324,7 +337,6 @@ impl World {
         }
         job.since = Some(now);
         let (length, run) = (job.length_ms, job.run);
-        node.began.insert(lease, now);
         self.after(length, Happening::JobEnds { container: i, life, lease, run });
         self.feed_container(i, Event::JobStarted { lease });
     }
@@ -364,7 +376,9 @@ impl World {
         let Some(s) = self.sessions.get(&session) else { return };
         let (i, lease) = (s.container, s.lease);
         match message {
-            ToContainer::Go(_) => self.feed_container(i, Event::Go { lease }),
+            ToContainer::Go(job) => {
+                self.feed_container(i, Event::Go { lease, early: job.session.is_some() });
+            }
             ToContainer::Paid(voucher) => {
                 let mut signer = [0; 20];
                 signer.copy_from_slice(&voucher.signature.r[..20]);
@@ -430,14 +444,27 @@ impl World {
         }
         // A workload that runs unpaid: one interval, and what a kill takes.
         let slack = 500;
-        let mut found = None;
+        let (mut found, mut early) = (None, 0);
+        let early_ms = self.config.params.early_start_ms;
         for (lease, job) in &node.jobs {
-            let (Some(since), Some(held)) = (job.since, node.brain.held(*lease)) else { continue };
+            let Some(held) = node.brain.held(*lease) else { continue };
+            if held.lease.is_early() {
+                early += 1;
+                let began = self.now - job.asked;
+                if began > early_ms + slack {
+                    found = Some(format!("{lease:?} has taken its slot for {began} ms without a deposit"));
+                }
+            }
+            let counts = held.lease.started_at.map_or(0, |at| at.0 - node.skew_ms);
+            let Some(since) = job.since.map(|since| since.max(counts)) else { continue };
             let paid_ms = held.lease.paid().ms_at_rate(held.lease.terms.rate_per_second).unwrap_or(u64::MAX);
             let unpaid = (self.now - since).saturating_sub(paid_ms);
             if held.lease.phase == Phase::Running && unpaid > held.lease.terms.interval_ms + slack {
                 found = Some(format!("{lease:?} ran {unpaid} ms unpaid"));
             }
+        }
+        if early > 1 {
+            found = Some(format!("{early} workloads run without their deposit at a time"));
         }
         if let Some(what) = found {
             self.violated(what);

@@ -95,18 +95,20 @@ fn main() -> ExitCode {
             serde_json::json!({ "seeds": seeds, "tasks_finished": sum.finished, "tasks_unmatched": sum.unmatched,
                 "leases_retried": sum.retried, "leases": sum.leases, "crashes": sum.crashes, "burnt": sum.burnt,
                 "failed_starts": sum.failed_starts, "time_limits": sum.time_limits, "top_ups": sum.top_ups,
-                "deposits_used_up": sum.used_up, "closed_by_consumer": sum.closed_by_consumer, "steps": sum.steps })
+                "deposits_used_up": sum.used_up, "early_starts": sum.early_starts, "early_unpaid": sum.early_unpaid, "closed_by_consumer": sum.closed_by_consumer, "steps": sum.steps })
         );
     } else {
         println!(
             "{seeds} seeds, no invariant broken: {} tasks finished, {} found no Container, {} leases ({} tried again, \
-             {} closed by their consumer), {} failed starts, {} time limits, {} top-ups, {} deposits used up, \
+             {} closed by their consumer), {} begun before their deposit ({} of them never paid), {} failed starts, {} time limits, {} top-ups, {} deposits used up, \
              {} crashes ({} Containers for good), {} steps",
             sum.finished,
             sum.unmatched,
             sum.leases,
             sum.retried,
             sum.closed_by_consumer,
+            sum.early_starts,
+            sum.early_unpaid,
             sum.failed_starts,
             sum.time_limits,
             sum.top_ups,

@@ -59,6 +59,8 @@ pub(crate) enum Happening {
     Outbox(Who, u32),
     /// A message arrives.
     Arrive { from: Who, to: Who, rpc: Rpc },
+    /// A transaction gets into its block.
+    Mined { from: Who, lease: LeaseId, op: Box<Op>, attempt: u64 },
     /// A control stream stands.
     Stands { session: u64 },
     /// A message on a control stream, to its Container.
@@ -143,6 +145,10 @@ pub struct Outcome {
     pub top_ups: u64,
     /// Workloads that used their deposit up.
     pub used_up: u64,
+    /// Workloads that began before their deposit was seen.
+    pub early_starts: u64,
+    /// Of those, the ones whose deposit never came.
+    pub early_unpaid: u64,
     /// Leases that their consumer closed because the Container did not.
     pub closed_by_consumer: u64,
     /// Events that were handled.
@@ -168,6 +174,8 @@ impl Outcome {
         self.time_limits += other.time_limits;
         self.top_ups += other.top_ups;
         self.used_up += other.used_up;
+        self.early_starts += other.early_starts;
+        self.early_unpaid += other.early_unpaid;
         self.closed_by_consumer += other.closed_by_consumer;
         self.steps += other.steps;
     }
@@ -295,6 +303,7 @@ impl World {
             Happening::Restart(..) => 12,
             Happening::Split => 13,
             Happening::Heal => 14,
+            Happening::Mined { .. } => 15,
         };
         let mixed = (self.outcome.fingerprint ^ self.now ^ (tag << 56)).wrapping_mul(0x0000_0100_0000_01b3);
         self.outcome.fingerprint = mixed.rotate_left(17);
@@ -454,6 +463,7 @@ impl World {
             Happening::Tick(who, life) => self.on_tick(who, life),
             Happening::Outbox(who, life) => self.on_outbox(who, life),
             Happening::Arrive { from, to, rpc } => self.on_arrive(from, to, rpc),
+            Happening::Mined { from, lease, op, attempt } => self.on_mined(from, lease, &op, attempt),
             Happening::Stands { session } => self.on_stands(session),
             Happening::Up { session, message } => {
                 if self.alive(session) {
@@ -545,21 +555,35 @@ impl World {
                 self.send(Who::Chain, from, Rpc::Seen { lease, view });
             }
             Rpc::Execute { lease, op, attempt } => {
-                let sender = match from {
-                    Who::Consumer(i) => account(i),
-                    Who::Container(i) => container_account(i),
-                    Who::Chain | Who::Indexer(_) => return,
-                };
-                let now = TimeMs(self.now);
-                let ok = self.chain.execute(sender, lease, &op, attempt, now);
-                if self.dies(RoleKind::Chain) {
-                    self.crash(Who::Chain);
-                    return;
+                let Some(sender) = sender(from) else { return };
+                let intent = (sender, lease, op.kind(), attempt);
+                let (low, high) = if matches!(*op, Op::Open(_)) { self.config.faults.chain_ms } else { (0, 0) };
+                if high == 0 || self.chain.is_done(intent) {
+                    self.on_mined(from, lease, &op, attempt);
+                } else if self.chain.wait(intent) {
+                    let wait = self.rng.between(low, high);
+                    self.after(wait, Happening::Mined { from, lease, op, attempt });
                 }
-                self.send(Who::Chain, from, Rpc::Executed { lease, kind: op.kind(), attempt, ok });
             }
             _ => {}
         }
+    }
+
+    fn on_mined(&mut self, from: Who, lease: LeaseId, op: &Op, attempt: u64) {
+        let Some(sender) = sender(from) else { return };
+        let intent = (sender, lease, op.kind(), attempt);
+        self.chain.wait_no_more(intent);
+        if !self.up(Who::Chain) {
+            // Lost with the node that had taken it; its sender sends it again.
+            return;
+        }
+        let refused = matches!(op, Op::Open(_)) && self.chance(self.config.faults.refused_ppm);
+        let ok = self.chain.execute(intent, op, refused, TimeMs(self.now));
+        if self.dies(RoleKind::Chain) {
+            self.crash(Who::Chain);
+            return;
+        }
+        self.send(Who::Chain, from, Rpc::Executed { lease, kind: op.kind(), attempt, ok });
     }
 
     fn on_stands(&mut self, session: u64) {
@@ -649,6 +673,15 @@ impl World {
     pub(crate) fn violated(&mut self, what: String) {
         let at = self.now - GENESIS_MS;
         self.outcome.violations.push(format!("at {at} ms: {what}"));
+    }
+}
+
+/// The account with which a node sends.
+fn sender(who: Who) -> Option<Address> {
+    match who {
+        Who::Consumer(i) => Some(account(i)),
+        Who::Container(i) => Some(container_account(i)),
+        Who::Chain | Who::Indexer(_) => None,
     }
 }
 

@@ -23,6 +23,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(5);
 /// Frames that may wait for the network; more, and the encoder begins anew.
 const FRAMES_MAX: usize = 16;
 const ORDERS_MAX: usize = 256;
+/// Threads that may work on one picture: beyond these, the bits that more slices cost are worth more than the time they save.
+const ENCODERS_MAX: usize = 4;
 /// Clipboards that wait to be put there, and pointers and clipboards that wait to be told: the bound of their memory.
 const WISHES_MAX: usize = 16;
 const SEEN_MAX: usize = 16;
@@ -51,7 +53,7 @@ fn stream(config: StreamConfig) -> Result<(), String> {
     warm.map_err(|e| e.to_string())?;
     let sentence = |e: &dyn std::fmt::Display| e.to_string();
     let display = open(&config.display_socket).map_err(|e| sentence(&e))?;
-    let hands = Hands::open(&config.display_socket, config.keyboard).map_err(|e| sentence(&e))?;
+    let hands = Hands::open(&config.display_socket, config.keyboard, &config.gamepads).map_err(|e| sentence(&e))?;
     let socket = UdpSocket::bind(config.bind)
         .map_err(|e| format!("cannot listen for players on {}: {e}; choose another address", config.bind))?;
     let listens = socket.local_addr().map_err(|e| sentence(&e))?;
@@ -78,7 +80,13 @@ fn stream(config: StreamConfig) -> Result<(), String> {
         None => None,
     };
     let studio = Studio::new(Box::new(display), config.fps, orders, make).map_err(|e| sentence(&e))?;
-    thread::Builder::new().name("muster-studio".into()).spawn(|| studio.run()).map_err(|e| sentence(&e))?;
+    // The encoder finds the others of the pool when it has work for them.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(thread::available_parallelism().map_or(1, usize::from).min(ENCODERS_MAX))
+        .thread_name(|_| "muster-studio".to_owned())
+        .build()
+        .map_err(|e| sentence(&e))?;
+    pool.spawn(|| studio.run());
     thread::Builder::new()
         .name("muster-parent".into())
         .spawn(move || listen(&from_parent))

@@ -17,6 +17,9 @@ pub struct StreamConfig {
     pub sound_pipe: Option<PathBuf>,
     /// A pipe that takes the player's microphone in the same form.
     pub microphone_pipe: Option<PathBuf>,
+    /// The program's gamepads.
+    #[serde(default)]
+    pub gamepads: Gamepads,
     /// Width of the picture.
     pub width: u16,
     /// Height of the picture.
@@ -38,6 +41,19 @@ pub struct StreamConfig {
     /// Told to lie: codes that players ask for are not drawn, as by who shows a recording. For seeing it found out.
     #[serde(default)]
     pub stale: bool,
+}
+
+/// The virtual gamepads that a program sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gamepads {
+    /// The program takes none.
+    #[default]
+    Unasked,
+    /// It takes some, and this machine has none to give.
+    Refused,
+    /// The numbers of the descriptors that steer them ([`crate::Gamepad`]), inherited by the child.
+    Lent(Vec<i32>),
 }
 
 /// How keys are meant.

@@ -19,7 +19,7 @@ use crate::input::Hands;
 use crate::messages::{Ask, Tell};
 use crate::player::{Brought, Player, Refusal};
 use crate::sound::{Packet, Voice};
-use crate::studio::{BPS_MAX, BPS_MIN, Frame, Made, Order, wall_ms};
+use crate::studio::{BPS_MAX, BPS_MIN, Frame, Made, Order, START_BPS, wall_ms};
 use crate::wake::{Receiver, Sender, wait};
 
 /// Players at once: one plays, others may look on.
@@ -34,7 +34,8 @@ const PACKET_MAX: usize = 2_000;
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// A picture that was made for whoever comes is good for so long.
 const HELD_MAX: Duration = Duration::from_secs(5);
-/// A player of whom nothing is heard for so long, not even what its browser sends by itself, holds no keys any more.
+/// A player of whom nothing is heard for so long, not even what its browser sends by itself, holds no keys any more, and no
+/// place that another wants.
 const HOLD_WITHIN: Duration = Duration::from_secs(4);
 /// How often the times of frames are told.
 const TIMES_EVERY: Duration = Duration::from_millis(200);
@@ -270,9 +271,10 @@ impl Desk {
                 let player = player.id;
                 self.last_used = Instant::now();
                 (self.parent)(FromStream::Player { player, connected: true })?;
+                // Before the picture is made: its way may be narrower than those of whoever is here.
+                self.apply_rate();
                 self.first_picture(at)?;
                 self.watch();
-                self.apply_rate();
             }
             Brought::Gone => player.rtc.disconnect(),
             Brought::Input(message) => {
@@ -489,7 +491,9 @@ impl Desk {
             };
             return Ok(Err(Refusal { code: "no_codec", why }));
         };
-        if known.is_none() && self.players.len() >= PLAYERS_MAX {
+        let full = known.is_none() && self.players.len() >= PLAYERS_MAX;
+        let silent = self.silent().filter(|_| full);
+        if full && silent.is_none() {
             let why = format!("the session has {PLAYERS_MAX} players already; one of them has to leave first");
             return Ok(Err(Refusal { code: "too_many_players", why }));
         }
@@ -497,8 +501,8 @@ impl Desk {
             Ok(accepted) => accepted,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Some(at) = known {
-            // The same player from another place: the old connection is dead, or soon will be.
+        // The same player from another place: the old connection is dead, or soon will be.
+        if let Some(at) = known.or(silent) {
             self.part(at)?;
         }
         self.players.push(player);
@@ -508,13 +512,22 @@ impl Desk {
             self.order(Order::Codec(codec));
         }
         if !self.watched {
-            // While it finds its way here.
+            // While it finds its way here; of a size for a way of which nothing is known.
+            self.rate = START_BPS;
+            self.order(Order::Rate(START_BPS));
             self.order(Order::Prepare);
         }
         Ok(Ok(answer))
     }
 
     /// Takes leave of a player.
+    /// Whoever was silent longest, if that was long: a page that was closed rarely says so, and another may have its place.
+    fn silent(&self) -> Option<usize> {
+        let players = self.players.iter().enumerate();
+        let (at, player) = players.min_by_key(|(_, player)| player.heard)?;
+        (player.heard.elapsed() > HOLD_WITHIN).then_some(at)
+    }
+
     fn part(&mut self, at: usize) -> Result<(), Trouble> {
         if at >= self.players.len() {
             return Ok(());

@@ -22,6 +22,8 @@ pub(crate) struct Encoded {
     pub(crate) bytes: Vec<u8>,
     /// Whether it needs none before it.
     pub(crate) key: bool,
+    /// Whether what stands still is as fine as it will be; nothing where the encoder does not tell.
+    pub(crate) settled: Option<bool>,
 }
 
 /// Turns pictures into frames.
@@ -35,6 +37,10 @@ pub(crate) trait VideoEncoder: Send + std::fmt::Debug {
     fn set_fps(&mut self, _fps: f64) -> Result<(), EncodeError> {
         Ok(())
     }
+
+    /// The next frame that needs none before it is for somebody who sees nothing yet: better coarse now than fine later.
+    /// Where the encoder can tell the two apart.
+    fn hasten(&mut self) {}
 
     /// Encodes a picture; with `key` into a frame that needs none before it. A size that is new begins anew.
     fn encode(&mut self, picture: &Picture, key: bool) -> Result<Encoded, EncodeError>;
@@ -90,7 +96,7 @@ impl VideoCodec {
             #[cfg(feature = "gstreamer")]
             Self::H264 => Box::new(crate::gst::Gst::new(fps, bps)?),
             #[cfg(not(feature = "gstreamer"))]
-            Self::H264 => Box::new(H264::new(fps, bps)?),
+            Self::H264 => Box::new(H264::new(bps)),
             Self::Vp8 => Box::new(Vp8::new(fps, bps)),
         })
     }

@@ -164,15 +164,17 @@ impl VideoEncoder for Gst {
         self.own.as_mut().map_or(Ok(()), |own| own.set_fps(fps))
     }
 
+    fn hasten(&mut self) {
+        if let Some(own) = &mut self.own {
+            own.hasten();
+        }
+    }
+
     fn encode(&mut self, picture: &Picture, key: bool) -> Result<Encoded, EncodeError> {
         if let Some(encoded) = self.by_kind(picture, key)? {
             return Ok(encoded);
         }
-        let own = match &mut self.own {
-            Some(own) => own,
-            none => none.insert(H264::new(self.fps, self.bps)?),
-        };
-        own.encode(picture, key)
+        self.own.get_or_insert_with(|| H264::new(self.bps)).encode(picture, key)
     }
 }
 
@@ -251,7 +253,7 @@ impl Line {
         let buffer = sample.buffer().ok_or_else(|| failed("it gave no frame"))?;
         let bytes = buffer.map_readable().map_err(failed)?.to_vec();
         let key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
-        Ok(Encoded { bytes, key })
+        Ok(Encoded { bytes, key, settled: None })
     }
 
     /// Why there is no frame.

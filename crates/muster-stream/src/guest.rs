@@ -64,6 +64,8 @@ pub struct Plan {
     pub codes: Vec<(u64, u32)>,
     /// When it presses a key, ascending.
     pub keys: Vec<u64>,
+    /// When it presses which button of its gamepad, as the W3C counts them, ascending by time; it lets go at once.
+    pub pads: Vec<(u64, u8)>,
 }
 
 /// A player that has made its offer.
@@ -174,6 +176,7 @@ struct Seat {
 impl Seat {
     fn sit(&mut self, plan: &Plan, stop: &AtomicBool) -> Result<(), GuestError> {
         let (mut codes, mut keys) = (plan.codes.iter().peekable(), plan.keys.iter().peekable());
+        let mut pads = plan.pads.iter().peekable();
         while !self.gone && !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             match self.eyes.since_first(now) {
@@ -191,6 +194,14 @@ impl Seat {
                         self.eyes.key.ask(!self.eyes.white, now);
                         self.say(self.input, &json!({"t": "key", "code": "KeyA", "key": "a", "down": true}));
                         self.say(self.input, &json!({"t": "key", "code": "KeyA", "key": "a", "down": false}));
+                    }
+                    if self.is_open(self.input)
+                        && let Some((_, button)) = pads.next_if(|(at, _)| *at <= ms)
+                    {
+                        let pressed: Vec<u8> = (0..=*button).map(|at| u8::from(at == *button)).collect();
+                        for buttons in [pressed, Vec::new()] {
+                            self.say(self.input, &json!({"t": "pad", "i": 0, "axes": [], "buttons": buttons}));
+                        }
                     }
                 }
             }

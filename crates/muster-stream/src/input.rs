@@ -11,11 +11,11 @@ use x11rb::protocol::xproto::{
 use x11rb::protocol::xtest::ConnectionExt as _;
 use x11rb::rust_connection::RustConnection;
 
-use crate::control::Keyboard;
+use crate::control::{Gamepads, Keyboard};
 use crate::display::{DisplayError, connect};
 use crate::keys::{keycode, keysym};
 use crate::messages::{InputMessage, Phase};
-use crate::pads::{Pads, plug};
+use crate::pads::Pads;
 
 /// Left, middle, right, back, forward; X keeps 4 to 7 for the wheel.
 const BUTTONS: [u8; 5] = [1, 2, 3, 8, 9];
@@ -92,7 +92,7 @@ impl Layout {
 }
 
 impl Hands {
-    pub(crate) fn open(socket: &Path, keyboard: Keyboard) -> Result<Self, DisplayError> {
+    pub(crate) fn open(socket: &Path, keyboard: Keyboard, gamepads: &Gamepads) -> Result<Self, DisplayError> {
         let connection = connect(socket)?;
         let screen = connection.setup().roots.first().ok_or_else(|| DisplayError::protocol("show a screen", "none"))?;
         let (root, width, height) =
@@ -115,7 +115,7 @@ impl Hands {
             buttons: BTreeSet::new(),
             wheel: (0.0, 0.0),
             finger: None,
-            pads: Pads::new(Box::new(plug)),
+            pads: Pads::lent(gamepads),
         })
     }
 

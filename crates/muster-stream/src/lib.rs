@@ -13,6 +13,7 @@ pub mod control;
 mod desk;
 mod display;
 mod encode;
+mod gamepad;
 mod gate;
 #[cfg(feature = "gstreamer")]
 mod gst;
@@ -33,6 +34,7 @@ mod wake;
 
 pub use child::stream_main;
 pub use display::{Area, Display, DisplayError};
+pub use gamepad::{Gamepad, GamepadError, GamepadNode};
 pub use meter::{METER, meter_main};
 
 /// First argument with which the streaming program must call [`stream_main`].

@@ -1,24 +1,23 @@
-//! Gamepads: what a browser says of a player's pad, done on a virtual one that programs see as an Xbox 360 pad, which is
-//! the one that games know best.
-//!
-//! The kernel makes such devices for who may open `/dev/uinput`. Where it does not, the player is told so, once.
+//! Gamepads: what a browser says of a player's pads, done on the virtual ones that the session was lent.
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use crate::control::Gamepads;
+use crate::gamepad::take;
 
 /// Pads at once.
 pub(crate) const PADS_MAX: u8 = 4;
 
+const NOT_ASKED: &str = "This program takes no gamepad, so the gamepad has no effect; keyboard, mouse and touch work.";
 const NO_PADS: &str = "This machine gives sessions no virtual gamepad, so the gamepad has no effect; keyboard, mouse and the on-screen controls work.";
 
 /// Kinds of events, and their codes, as `linux/input-event-codes.h` has them.
-const EV_SYN: u16 = 0;
-const EV_KEY: u16 = 1;
-const EV_ABS: u16 = 3;
+pub(crate) const EV_SYN: u16 = 0;
+pub(crate) const EV_KEY: u16 = 1;
+pub(crate) const EV_ABS: u16 = 3;
 /// A pad's buttons by the number that the W3C's standard mapping gives them; those that are none here are axes.
-const BUTTONS: [Option<u16>; 17] = [
+pub(crate) const BUTTONS: [Option<u16>; 17] = [
     Some(0x130), // BTN_SOUTH, A
     Some(0x131), // BTN_EAST, B
     Some(0x133), // BTN_X, left: the driver of these pads gives it the code of the kernel's BTN_NORTH
@@ -43,11 +42,11 @@ const ABS_HAT0X: u16 = 16;
 const ABS_HAT0Y: u16 = 17;
 /// ABS_X, ABS_Y, ABS_RX, ABS_RY.
 const STICKS: [u16; 4] = [0, 1, 3, 4];
-const STICK: (i32, i32) = (-32_768, 32_767);
+pub(crate) const STICK: (i32, i32) = (-32_768, 32_767);
 const TRIGGER: (i32, i32) = (0, 255);
 const CROSS: (i32, i32) = (-1, 1);
 /// Every axis, and from where to where it goes.
-const AXES: [(u16, (i32, i32)); 8] = [
+pub(crate) const AXES: [(u16, (i32, i32)); 8] = [
     (STICKS[0], STICK),
     (STICKS[1], STICK),
     (ABS_Z, TRIGGER),
@@ -58,18 +57,6 @@ const AXES: [(u16, (i32, i32)); 8] = [
     (ABS_HAT0Y, CROSS),
 ];
 
-/// Requests of `linux/uinput.h`: one without a parameter, and some that are given so many bytes to read.
-const UI_DEV_CREATE: libc::Ioctl = 0x5501;
-const UI_DEV_SETUP: libc::Ioctl = writes(3, size_of::<libc::uinput_setup>());
-const UI_ABS_SETUP: libc::Ioctl = writes(4, size_of::<libc::uinput_abs_setup>());
-const UI_SET_EVBIT: libc::Ioctl = writes(100, size_of::<libc::c_int>());
-const UI_SET_KEYBIT: libc::Ioctl = writes(101, size_of::<libc::c_int>());
-
-#[allow(clippy::cast_possible_truncation, reason = "sizes of three small structs")]
-const fn writes(number: libc::Ioctl, bytes: usize) -> libc::Ioctl {
-    0x4000_5500 | (bytes as libc::Ioctl) << 16 | number
-}
-
 /// A change of a pad: kind, code, value.
 pub(crate) type Change = (u16, u16, i32);
 
@@ -79,40 +66,69 @@ pub(crate) trait Device: Send {
     fn change(&mut self, changes: &[Change]) -> io::Result<()>;
 }
 
-/// Plugs one in.
-pub(crate) type Plug = Box<dyn FnMut() -> io::Result<Box<dyn Device>> + Send>;
-
 /// What a pad's buttons and axes stand at, by kind and code.
 type State = BTreeMap<(u16, u16), i32>;
 
-/// The player's pads.
+/// The session's pads, and which of the player's steers which.
 pub(crate) struct Pads {
-    plug: Plug,
-    pads: BTreeMap<u8, (Box<dyn Device>, State)>,
-    told: bool,
+    pads: Vec<(Box<dyn Device>, State)>,
+    /// By the browser's number. The first that is used steers the first, and all that are too many share the last.
+    steered: BTreeMap<u8, usize>,
+    /// What a player is told who uses one where there is none; once.
+    without: Option<&'static str>,
 }
 
 impl Pads {
-    pub(crate) fn new(plug: Plug) -> Self {
-        Self { plug, pads: BTreeMap::new(), told: false }
+    /// The pads that this process was lent. One that cannot be had counts as none.
+    pub(crate) fn lent(how: &Gamepads) -> Self {
+        let (numbers, without) = match how {
+            Gamepads::Unasked => (&[][..], NOT_ASKED),
+            Gamepads::Refused => (&[][..], NO_PADS),
+            Gamepads::Lent(numbers) => (numbers.as_slice(), NO_PADS),
+        };
+        let mut taken = BTreeSet::new();
+        let pads = numbers.iter().filter(|number| taken.insert(**number)).filter_map(|number| {
+            take(*number).inspect_err(|error| tracing::warn!(%error, number, "a gamepad that was lent is none")).ok()
+        });
+        Self::new(pads.collect(), without)
     }
 
-    /// The pad is like this now; a sentence, once, where there is none to be had.
+    fn new(pads: Vec<Box<dyn Device>>, without: &'static str) -> Self {
+        let pads = pads.into_iter().map(|pad| (pad, state(&[], &[]))).collect();
+        Self { pads, steered: BTreeMap::new(), without: Some(without) }
+    }
+
+    /// The player's pad is like this now; a sentence, once, where there is none to steer with it.
     pub(crate) fn set(&mut self, index: u8, axes: &[f64], buttons: &[f64]) -> Option<&'static str> {
         if index >= PADS_MAX {
             return None;
         }
-        if !self.pads.contains_key(&index) {
-            match (self.plug)() {
-                Ok(device) => drop(self.pads.insert(index, (device, state(&[], &[])))),
-                Err(error) => {
-                    tracing::debug!(%error, "no virtual gamepad");
-                    return (!std::mem::replace(&mut self.told, true)).then_some(NO_PADS);
-                }
-            }
+        let Some(last) = self.pads.len().checked_sub(1) else { return self.without.take() };
+        let free = || (0..last).find(|at| !self.steered.values().any(|taken| taken == at)).unwrap_or(last);
+        let at = self.steered.get(&index).copied().unwrap_or_else(free);
+        self.steered.insert(index, at);
+        self.put(at, state(axes, buttons));
+        None
+    }
+
+    /// The player's pad is gone. The program's stays, and nothing on it is held, unless another one steers it as well.
+    pub(crate) fn unplug(&mut self, index: u8) {
+        if let Some(at) = self.steered.remove(&index)
+            && !self.steered.values().any(|other| *other == at)
+        {
+            self.put(at, state(&[], &[]));
         }
-        let (device, known) = self.pads.get_mut(&index)?;
-        let now = state(axes, buttons);
+    }
+
+    /// Lets go of every button and stick.
+    pub(crate) fn release(&mut self) {
+        for at in 0..self.pads.len() {
+            self.put(at, state(&[], &[]));
+        }
+    }
+
+    fn put(&mut self, at: usize, now: State) {
+        let Some((device, known)) = self.pads.get_mut(at) else { return };
         let changes: Vec<Change> = now
             .iter()
             .filter(|(control, value)| known.get(control) != Some(value))
@@ -122,21 +138,7 @@ impl Pads {
         if !changes.is_empty()
             && let Err(error) = device.change(&changes)
         {
-            tracing::warn!(%error, index, "a virtual gamepad is gone");
-            self.pads.remove(&index);
-        }
-        None
-    }
-
-    pub(crate) fn unplug(&mut self, index: u8) {
-        self.pads.remove(&index);
-    }
-
-    /// Lets go of every button and stick; the pads stay plugged in.
-    pub(crate) fn release(&mut self) {
-        let plugged: Vec<u8> = self.pads.keys().copied().collect();
-        for index in plugged {
-            self.set(index, &[], &[]);
+            tracing::warn!(%error, at, "a virtual gamepad takes nothing");
         }
     }
 }
@@ -169,112 +171,44 @@ fn whole(value: f64) -> i32 {
     value.round() as i32
 }
 
-/// A device of `uinput`.
-struct Virtual(File);
-
-/// Plugs in a pad by way of the kernel.
-pub(crate) fn plug() -> io::Result<Box<dyn Device>> {
-    let device = Virtual(OpenOptions::new().write(true).open("/dev/uinput")?);
-    for kind in [EV_KEY, EV_ABS] {
-        device.tell(UI_SET_EVBIT, kind)?;
-    }
-    for code in BUTTONS.into_iter().flatten() {
-        device.tell(UI_SET_KEYBIT, code)?;
-    }
-    for (code, (minimum, maximum)) in AXES {
-        let fuzz = if (minimum, maximum) == STICK { 16 } else { 0 };
-        let absinfo = libc::input_absinfo { value: 0, minimum, maximum, fuzz, flat: fuzz * 8, resolution: 0 };
-        let setup = libc::uinput_abs_setup { code, absinfo };
-        // SAFETY: the request takes exactly this struct, which lives until the call returns, and only reads it.
-        #[allow(unsafe_code, reason = "the kernel's interface has no safe wrapper")]
-        ok(unsafe { libc::ioctl(device.0.as_raw_fd(), UI_ABS_SETUP, &raw const setup) })?;
-    }
-    let mut name = [0; libc::UINPUT_MAX_NAME_SIZE];
-    for (to, from) in name.iter_mut().zip(b"Microsoft X-Box 360 pad") {
-        *to = from.cast_signed();
-    }
-    let id = libc::input_id { bustype: 3, vendor: 0x045e, product: 0x028e, version: 0x0110 };
-    let setup = libc::uinput_setup { id, name, ff_effects_max: 0 };
-    // SAFETY: as above.
-    #[allow(unsafe_code, reason = "the kernel's interface has no safe wrapper")]
-    ok(unsafe { libc::ioctl(device.0.as_raw_fd(), UI_DEV_SETUP, &raw const setup) })?;
-    // SAFETY: the request takes nothing.
-    #[allow(unsafe_code, reason = "the kernel's interface has no safe wrapper")]
-    ok(unsafe { libc::ioctl(device.0.as_raw_fd(), UI_DEV_CREATE) })?;
-    Ok(Box::new(device))
-}
-
-fn ok(code: libc::c_int) -> io::Result<()> {
-    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-impl Virtual {
-    fn tell(&self, request: libc::Ioctl, what: u16) -> io::Result<()> {
-        // SAFETY: these requests take a number, and no pointer.
-        #[allow(unsafe_code, reason = "the kernel's interface has no safe wrapper")]
-        ok(unsafe { libc::ioctl(self.0.as_raw_fd(), request, libc::c_int::from(what)) })
-    }
-}
-
-impl Device for Virtual {
-    fn change(&mut self, changes: &[Change]) -> io::Result<()> {
-        let ends = (EV_SYN, 0, 0);
-        let mut bytes = Vec::new();
-        for (kind, code, value) in changes.iter().copied().chain([ends]) {
-            // The kernel puts in the time itself.
-            bytes.extend([0; size_of::<libc::timeval>()]);
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend(code.to_ne_bytes());
-            bytes.extend(value.to_ne_bytes());
-        }
-        self.0.write_all(&bytes)
-    }
-}
-
-// The device goes away with its file.
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
 
-    type Seen = Arc<Mutex<Vec<Change>>>;
+    /// What happened to each pad.
+    type Seen = Arc<Mutex<Vec<(usize, Change)>>>;
 
-    struct Fake(Seen, Arc<Mutex<u32>>);
+    struct Fake(usize, Seen);
 
     impl Device for Fake {
         fn change(&mut self, changes: &[Change]) -> io::Result<()> {
-            self.0.lock().map_err(|_| io::Error::other("a test has failed"))?.extend(changes);
+            let mut seen = self.1.lock().map_err(|_| io::Error::other("a test has failed"))?;
+            seen.extend(changes.iter().map(|change| (self.0, *change)));
             Ok(())
         }
     }
 
-    impl Drop for Fake {
-        fn drop(&mut self) {
-            *self.1.lock().unwrap() -= 1;
-        }
+    /// Pads that are none, and what happens to them.
+    fn fakes(count: usize) -> (Pads, Seen) {
+        let seen = Seen::default();
+        let pads = (0..count).map(|at| Box::new(Fake(at, Arc::clone(&seen))) as Box<dyn Device>).collect();
+        (Pads::new(pads, NO_PADS), seen)
     }
 
-    /// Pads that are none, what happens to them, and how many are plugged in.
-    fn fakes() -> (Pads, Seen, Arc<Mutex<u32>>) {
-        let (seen, plugged) = (Seen::default(), Arc::new(Mutex::new(0)));
-        let (to, count) = (Arc::clone(&seen), Arc::clone(&plugged));
-        let plug = move || {
-            *count.lock().unwrap() += 1;
-            Ok(Box::new(Fake(Arc::clone(&to), Arc::clone(&count))) as Box<dyn Device>)
-        };
-        (Pads::new(Box::new(plug)), seen, plugged)
+    fn took(seen: &Seen) -> Vec<(usize, Change)> {
+        std::mem::take(&mut *seen.lock().unwrap())
     }
 
     fn changes(pads: &mut Pads, seen: &Seen, axes: &[f64], buttons: &[f64]) -> Vec<Change> {
         assert_eq!(pads.set(0, axes, buttons), None);
-        std::mem::take(&mut *seen.lock().unwrap())
+        took(seen).into_iter().map(|(_, change)| change).collect()
     }
 
     #[test]
     fn the_standard_mapping_is_a_pad_of_linux() {
-        let (mut pads, seen, _) = fakes();
+        let (mut pads, seen) = fakes(1);
         let down = |at: usize| {
             let mut buttons = [0.0; 17];
             buttons[at] = 1.0;
@@ -309,47 +243,78 @@ mod tests {
         assert_eq!(changes(&mut pads, &seen, &[-1.0, 1.0, 0.5, 0.0], &[0.4]), [(EV_ABS, 4, 0)]);
     }
 
+    /// The layout that SDL's own list has for this pad (`030000005e0400008e02000010010000`), and which number of the
+    /// W3C's standard mapping is the same control. SDL counts buttons and axes by their codes, ascending; the cross is
+    /// hat 0 (1 up, 2 right, 4 down, 8 left). By the kernel's gamepad document a left button would be BTN_WEST, but the
+    /// driver of these pads says BTN_X, which has the code of BTN_NORTH, and so it is what games expect of them.
     #[test]
-    fn requests_are_those_of_the_kernel() {
-        // As a C compiler has them on x86-64 and on 64-bit ARM.
-        let requests = [UI_DEV_SETUP, UI_ABS_SETUP, UI_SET_EVBIT, UI_SET_KEYBIT];
-        assert_eq!(requests, [0x405c_5503, 0x401c_5504, 0x4004_5564, 0x4004_5565]);
+    fn the_mapping_is_the_one_that_sdl_has_for_this_pad() {
+        let sdl_buttons = [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (8, 6), (9, 7), (16, 8), (10, 9), (11, 10)];
+        let mut codes: Vec<u16> = BUTTONS.into_iter().flatten().collect();
+        codes.sort_unstable();
+        assert_eq!(codes.len(), sdl_buttons.len());
+        for (w3c, sdl) in sdl_buttons {
+            assert_eq!(BUTTONS[w3c], Some(codes[sdl]), "button {w3c} of the W3C");
+        }
+        let mut axes: Vec<u16> = AXES.into_iter().map(|(code, _)| code).collect();
+        axes.sort_unstable();
+        // leftx:a0, lefty:a1, lefttrigger:a2, rightx:a3, righty:a4, righttrigger:a5, and then the hat.
+        assert_eq!(axes, [STICKS[0], STICKS[1], ABS_Z, STICKS[2], STICKS[3], ABS_RZ, ABS_HAT0X, ABS_HAT0Y]);
+    }
+
+    #[test]
+    fn a_new_pad_is_neutral() {
+        // The kernel begins with 0 everywhere, and nothing is told that is so.
+        assert!(state(&[], &[]).values().all(|value| *value == 0));
+        assert_eq!(state(&[], &[]).len(), BUTTONS.into_iter().flatten().count() + AXES.len());
+        let (mut pads, seen) = fakes(2);
+        pads.release();
+        assert_eq!(pads.set(0, &[0.0; 4], &[0.0; 17]), None);
+        assert_eq!(took(&seen), []);
     }
 
     #[test]
     fn nonsense_moves_nothing_and_everything_is_let_go() {
-        let (mut pads, seen, plugged) = fakes();
+        let (mut pads, seen) = fakes(1);
         assert_eq!(changes(&mut pads, &seen, &[f64::NAN, f64::INFINITY], &[f64::NAN; 40]), []);
         assert_eq!(changes(&mut pads, &seen, &[7.0], &[]), [(EV_ABS, 0, 32_767)]);
         assert_eq!(pads.set(4, &[], &[1.0]), None);
         pads.release();
-        assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), [(EV_ABS, 0, 0)]);
-        pads.set(1, &[], &[1.0]);
-        assert_eq!(*plugged.lock().unwrap(), 2);
+        assert_eq!(took(&seen), [(0, (EV_ABS, 0, 0))]);
+    }
+
+    #[test]
+    fn the_first_that_is_used_steers_the_first_and_the_last_is_shared() {
+        let (down, up) = ((EV_KEY, 0x130, 1), (EV_KEY, 0x130, 0));
+        let (mut pads, seen) = fakes(2);
+        for index in [3, 1, 0] {
+            assert_eq!(pads.set(index, &[], &[1.0]), None);
+            assert_eq!(pads.set(index, &[], &[]), None);
+        }
+        assert_eq!(took(&seen), [(0, down), (0, up), (1, down), (1, up), (1, down), (1, up)]);
+        pads.set(0, &[], &[1.0]);
         pads.unplug(1);
+        assert_eq!(took(&seen), [(1, down)], "another one steers it still");
+        pads.unplug(0);
+        assert_eq!(took(&seen), [(1, up)], "unplugged, so nothing is held");
         pads.unplug(3);
-        assert_eq!(*plugged.lock().unwrap(), 1);
-        drop(pads);
-        assert_eq!(*plugged.lock().unwrap(), 0);
+        pads.unplug(3);
+        pads.set(2, &[], &[1.0]);
+        assert_eq!(took(&seen), [(0, down)], "a place that is free again");
     }
 
     #[test]
     fn where_there_is_none_it_is_said_once() {
-        let mut pads = Pads::new(Box::new(|| Err(io::Error::from(io::ErrorKind::NotFound))));
-        assert_eq!(pads.set(0, &[], &[]), Some(NO_PADS));
-        assert_eq!(pads.set(0, &[], &[1.0]), None);
-        pads.release();
-    }
-
-    #[test]
-    fn the_kernel_makes_one_where_it_can() {
-        match plug() {
-            Ok(mut device) => {
-                device.change(&[(EV_KEY, 0x130, 1), (EV_ABS, 0, 100)]).unwrap();
-                let devices = std::fs::read_to_string("/proc/bus/input/devices").unwrap();
-                assert!(devices.contains("Name=\"Microsoft X-Box 360 pad\""), "{devices}");
-            }
-            Err(error) => eprintln!("/dev/uinput is not to be had, so no virtual gamepad is tested: {error}"),
+        for (how, sentence) in [
+            (Gamepads::Refused, NO_PADS),
+            (Gamepads::Unasked, NOT_ASKED),
+            (Gamepads::Lent(vec![1_000_000, 1_000_000]), NO_PADS),
+        ] {
+            let mut pads = Pads::lent(&how);
+            assert_eq!(pads.set(0, &[], &[]), Some(sentence));
+            assert_eq!(pads.set(0, &[], &[1.0]), None);
+            pads.release();
+            pads.unplug(0);
         }
     }
 }

@@ -19,8 +19,10 @@ pub(crate) const BPS_MAX: u32 = 20_000_000;
 
 /// Two key frames asked for closer than this are one.
 const KEY_GAP: Duration = Duration::from_millis(250);
-/// A picture that has stood still so long is sent again, finer, and so often.
+/// A picture that has stood still so long is sent again, finer; then again and again, until the encoder says that it is as
+/// fine as it will be, or so often where it does not say.
 const REFINE_AFTER: Duration = Duration::from_millis(120);
+const REFINE_NEXT: Duration = Duration::from_millis(20);
 const REFINE_TIMES: u8 = 3;
 
 /// Looks at the display for one frame, after the first.
@@ -114,6 +116,7 @@ pub(crate) struct Studio {
     stale: bool,
     last_sent: Instant,
     refinements: u8,
+    refine_after: Duration,
 }
 
 impl Studio {
@@ -149,6 +152,7 @@ impl Studio {
             stale: true,
             last_sent: now,
             refinements: 0,
+            refine_after: REFINE_AFTER,
         })
     }
 
@@ -169,6 +173,8 @@ impl Studio {
             let changed = self.display.changed()?;
             if changed && !self.drawing {
                 self.look()?;
+                // What was drawn while it looked is known by now, and the display tells nothing of the same place twice.
+                continue;
             }
             let now = Instant::now();
             let pause = if self.wants_frame(changed, now) {
@@ -311,7 +317,7 @@ impl Studio {
     }
 
     fn wants_refinement(&self, now: Instant) -> bool {
-        self.refinements > 0 && now >= self.last_sent + REFINE_AFTER
+        self.refinements > 0 && now >= self.last_sent + self.refine_after
     }
 
     /// How long the picture that is wanted has to wait, if it has to.
@@ -332,7 +338,7 @@ impl Studio {
             return None;
         }
         let key = self.key_wanted.then(|| self.last_key.map_or(now, |last| last + KEY_GAP));
-        let refine = (self.refinements > 0).then(|| self.last_sent + REFINE_AFTER);
+        let refine = (self.refinements > 0).then(|| self.last_sent + self.refine_after);
         [key, refine].into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
@@ -353,6 +359,10 @@ impl Studio {
         }
         let (captured, captured_ms) = (Instant::now(), wall_ms());
         let key = self.key_due(now);
+        let newcomer = key && self.last_key.is_none();
+        if newcomer {
+            self.encoder.hasten();
+        }
         let picture = match &mut self.small {
             Some(small) => {
                 self.full.shrink_into(small);
@@ -370,7 +380,12 @@ impl Studio {
         let (width, height) = (side(picture.width), side(picture.height));
         self.stale = encoded.bytes.is_empty();
         self.last_sent = now;
-        self.refinements = if refinement { self.refinements - 1 } else { REFINE_TIMES };
+        self.refine_after = if refinement || newcomer { REFINE_NEXT } else { REFINE_AFTER };
+        self.refinements = match encoded.settled {
+            Some(true) => 0,
+            None if refinement => self.refinements - 1,
+            _ => REFINE_TIMES,
+        };
         self.count(encoded.bytes.len(), now)?;
         if encoded.bytes.is_empty() {
             return Ok(());
@@ -397,4 +412,60 @@ fn side(pixels: usize) -> u16 {
 /// Milliseconds since 1970.
 pub(crate) fn wall_ms() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use super::*;
+    use crate::display::Area;
+    use crate::wake::channel;
+
+    /// A display that is drawn on while it is read the second time, and tells of that read itself only: what waits for its
+    /// socket waits for ever.
+    struct DrawnWhileRead {
+        quiet: File,
+        reads: u8,
+        changed: bool,
+    }
+
+    impl Display for DrawnWhileRead {
+        fn size(&self) -> (u16, u16) {
+            (64, 64)
+        }
+
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.quiet.as_fd()
+        }
+
+        fn changed(&mut self) -> Result<bool, DisplayError> {
+            Ok(self.changed)
+        }
+
+        fn read(&mut self, _all: bool, part: &mut dyn FnMut(Area, &[u8])) -> Result<(), DisplayError> {
+            self.reads += 1;
+            self.changed = self.reads <= 2;
+            let mut pixels = vec![0; 64 * 64 * 4];
+            if self.reads > 2 {
+                pixels[..4].fill(255);
+            }
+            part(Area { x: 0, y: 0, width: 64, height: 64 }, &pixels);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_while_the_display_is_read_is_seen() {
+        let (_orders, taken) = channel(4).unwrap();
+        let (out, made) = channel(4).unwrap();
+        // Readable never: nobody writes to the other end.
+        let (quiet, _open) = rustix::pipe::pipe().unwrap();
+        let display = DrawnWhileRead { quiet: quiet.into(), reads: 0, changed: false };
+        let studio = Studio::new(Box::new(display), 60, taken, out).unwrap();
+        std::thread::spawn(|| studio.run());
+        wait([made.as_fd()], Some(Duration::from_secs(60))).unwrap();
+        assert!(matches!(made.next(), Ok(Made::Drawing)));
+    }
 }

@@ -117,12 +117,12 @@ impl OneSize {
             return Err(failed(error));
         }
         if bytes.is_null() || length == 0 {
-            return Ok(Encoded { bytes: Vec::new(), key: false });
+            return Ok(Encoded { bytes: Vec::new(), key: false, settled: None });
         }
         // SAFETY: the library says that so many bytes are there; they are its own until the next call, and copied before.
         #[allow(unsafe_code, reason = "the library is written in C")]
         let bytes = unsafe { std::slice::from_raw_parts(bytes, length) }.to_vec();
-        Ok(Encoded { bytes, key: is_key != 0 })
+        Ok(Encoded { bytes, key: is_key != 0, settled: None })
     }
 }
 

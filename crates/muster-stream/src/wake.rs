@@ -8,14 +8,31 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+#[derive(Clone)]
+struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    fn ring(&self) {
+        // Fails only when the counter is full, and then the bell rings already.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.ring();
+    }
+}
+
 pub(crate) struct Sender<T> {
     queue: mpsc::SyncSender<T>,
-    bell: Arc<OwnedFd>,
+    /// Below the queue, so that it rings when the queue is closed already.
+    bell: Bell,
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), bell: Arc::clone(&self.bell) }
+        Self { queue: self.queue.clone(), bell: self.bell.clone() }
     }
 }
 
@@ -36,7 +53,7 @@ pub(crate) enum Unsent {
 pub(crate) fn channel<T>(bound: usize) -> io::Result<(Sender<T>, Receiver<T>)> {
     let (send, receive) = mpsc::sync_channel(bound);
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    Ok((Sender { queue: send, bell: Arc::clone(&bell) }, Receiver { queue: receive, bell }))
+    Ok((Sender { queue: send, bell: Bell(Arc::clone(&bell)) }, Receiver { queue: receive, bell }))
 }
 
 impl<T> Sender<T> {
@@ -45,15 +62,8 @@ impl<T> Sender<T> {
             TrySendError::Full(_) => Unsent::Full,
             TrySendError::Disconnected(_) => Unsent::Gone,
         })?;
-        // Fails only when the counter is full, and then the bell rings already.
-        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+        self.bell.ring();
         Ok(())
-    }
-}
-
-impl<T> Drop for Sender<T> {
-    fn drop(&mut self) {
-        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
     }
 }
 

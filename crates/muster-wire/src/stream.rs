@@ -35,6 +35,8 @@ pub enum StreamKind {
     Candidates = 13,
     /// A consumer to an Indexer: what was delivered on a lease that it found.
     Delivery = 14,
+    /// A consumer to a Container: one request to the model of a lease, and its answer.
+    Inference = 15,
 }
 
 /// A first byte that names no protocol of this build.
@@ -44,7 +46,7 @@ pub struct UnknownStream(pub u8);
 
 impl StreamKind {
     /// All kinds, in order of their bytes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Echo,
         Self::Presence,
         Self::Demand,
@@ -60,13 +62,14 @@ impl StreamKind {
         Self::Session,
         Self::Candidates,
         Self::Delivery,
+        Self::Inference,
     ];
 
     /// Whether it carries a job's data, as much as the path takes: a fast sender is then slowed down, where on other
     /// streams it would be flooding.
     #[must_use]
     pub const fn carries_data(self) -> bool {
-        matches!(self, Self::Job | Self::Files | Self::Evidence)
+        matches!(self, Self::Job | Self::Files | Self::Evidence | Self::Inference)
     }
 
     /// The byte that opens a stream of this kind.

@@ -3,6 +3,7 @@
 
 mod checkers;
 mod live;
+pub(crate) mod model;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -10,8 +11,10 @@ use std::path::PathBuf;
 pub(crate) use checkers::{CheckerCommand, CheckerInitArgs, EpochChoice, EpochCommand, LicenceCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use live::{
-    ApiKeyCommand, AppCommand, AtGateway, GatewayCommand, GatewayRunArgs, SessionCommand, SessionStartArgs,
+    ApiKeyCommand, ApiKeyNewArgs, AppCommand, AppWithdrawArgs, AtGateway, GatewayCommand, GatewayRunArgs, KeyScope,
+    SessionCommand, SessionStartArgs,
 };
+use model::ModelCommand;
 use muster_core::demand::{Objective, Place, Region};
 use muster_core::hardware::{Cores, GpuModel};
 use muster_core::ids::{Address, LeaseId};
@@ -104,6 +107,9 @@ pub(crate) enum Command {
     /// Play an app that runs on somebody else's machine, in the browser.
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Deploy open models, look after them, talk to them.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Publish apps that others play.
     #[command(subcommand)]
     App(AppCommand),
@@ -337,6 +343,9 @@ pub(crate) struct ContainerInitArgs {
     /// Disk for packages of apps, which are fetched from this machine's Debian sources; 0: none are fetched.
     #[arg(long, default_value = "8G", value_name = "SIZE")]
     pub(crate) apps_disk: Bytes,
+    /// Disk for weights of models; 0: no models are served.
+    #[arg(long, default_value = "20G", value_name = "SIZE")]
+    pub(crate) models_disk: Bytes,
     /// Let jobs reach the internet.
     #[arg(long)]
     pub(crate) egress: bool,
@@ -556,6 +565,9 @@ pub(crate) enum BenchCommand {
         /// Sessions that are started to measure the first frame.
         #[arg(long, default_value_t = 10, value_name = "N")]
         starts: u32,
+        /// Play a level of Neverball as well; its Debian packages are fetched first.
+        #[arg(long)]
+        game: bool,
         /// Folder that holds playwright-core, which drives the browser.
         #[arg(long, default_value = "console/node_modules", value_name = "DIR")]
         modules: PathBuf,

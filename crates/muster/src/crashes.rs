@@ -46,20 +46,36 @@ struct Planned {
 
 impl WatchSteps for Planned {
     fn on_step(&self, lease: LeaseId, step: Step, when: When) {
-        let plan = self.plans.join(format!("{}-{step}-{when}", self.side));
-        let taken = plan.with_extension("taken");
-        // No file of that name: no crash is planned here.
-        if std::fs::rename(&plan, &taken).is_err() {
-            return;
+        if let Some(victim) = planned(&self.plans, &format!("{}-{step}-{when}", self.side)) {
+            tracing::warn!(%lease, %step, %when, victim, "a planned crash");
+            carry_out(&victim);
         }
-        let Ok(victim) = std::fs::read_to_string(&taken) else { return };
-        tracing::warn!(%lease, %step, %when, victim, "a planned crash");
-        match victim.trim() {
-            "" => kill(getpid()),
-            file => {
-                if let Some(pid) = await_pid(Path::new(file)) {
-                    kill(pid);
-                }
+    }
+}
+
+/// A place that is no step of a lease.
+pub(crate) fn here(plans: Option<&Path>, place: &str) {
+    if let Some(victim) = plans.and_then(|plans| planned(plans, place)) {
+        tracing::warn!(place, victim, "a planned crash");
+        carry_out(&victim);
+    }
+}
+
+/// What the plan for a place says, where there is one; it is taken away.
+fn planned(plans: &Path, place: &str) -> Option<String> {
+    let plan = plans.join(place);
+    let taken = plan.with_extension("taken");
+    // No file of that name: no crash is planned here.
+    std::fs::rename(&plan, &taken).ok()?;
+    std::fs::read_to_string(&taken).ok()
+}
+
+fn carry_out(victim: &str) {
+    match victim.trim() {
+        "" => kill(getpid()),
+        file => {
+            if let Some(pid) = await_pid(Path::new(file)) {
+                kill(pid);
             }
         }
     }

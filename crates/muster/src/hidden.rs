@@ -30,6 +30,15 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             Err(_) => ExitCode::FAILURE,
         });
     }
+    if first == crate::engines::ENGINE {
+        // Its standard error is the log of the lease.
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .init();
+        return Some(muster_engine::child::main());
+    }
     if first == muster_stream::STREAM {
         return Some(match muster_stream::stream_main() {
             Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod crashes;
 mod dirs;
+mod engines;
 mod failure;
 mod hidden;
 mod output;

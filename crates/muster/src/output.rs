@@ -1,10 +1,13 @@
 //! The one place that prints: tables and sentences for people, JSON for programs.
 #![allow(clippy::print_stdout, reason = "this is the module that prints")]
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
+
+/// Bytes of the longest answer to a question.
+const ANSWER_BYTES_MAX: u64 = 64;
 
 /// Whether people or programs read.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,22 @@ impl Output {
         if !self.json {
             warn(text);
         }
+    }
+
+    /// A piece of text that goes on.
+    pub(crate) fn piece(self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            std::process::exit(0);
+        }
+    }
+
+    /// A question on standard error to whoever sits at the terminal; anything but a yes is a no.
+    pub(crate) fn ask(self, question: &str) -> std::io::Result<bool> {
+        write!(std::io::stderr().lock(), "{question} [y/N] ")?;
+        let mut answer = String::new();
+        std::io::stdin().lock().take(ANSWER_BYTES_MAX).read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
     /// Whether a progress bar makes sense.

@@ -97,7 +97,7 @@ pub(crate) fn passphrase(dirs: &Dirs, global: &Global, wallet: &Path, twice: boo
 }
 
 /// Whether `muster up` made this wallet, and so knows its passphrase.
-fn is_own(dirs: &Dirs, wallet: &Path) -> bool {
+pub(crate) fn is_own(dirs: &Dirs, wallet: &Path) -> bool {
     ["consumer", "provider", "indexer"].iter().any(|name| wallet == dirs.wallets().join(format!("{name}.json")))
 }
 

@@ -9,7 +9,7 @@ const BASE: &[&str] =
     &["muster-core", "muster-wire", "muster-net", "muster-chain", "muster-gpu", "muster-stream", "muster-engine"];
 
 /// What the client stands on.
-const CLIENT: &[&str] = &["muster-core", "muster-wire", "muster-net", "muster-chain"];
+const CLIENT: &[&str] = &["muster-core", "muster-wire", "muster-net", "muster-chain", "muster-engine"];
 /// The roles stand on everything below them, and never on each other.
 const ROLES: [&str; 4] = ["muster-container", "muster-indexer", "muster-checker", "muster-gateway"];
 
@@ -19,11 +19,10 @@ const DEV_EXCEPTIONS: &[(&str, &str, &str)] = &[];
 /// Whether `from` may need `to`; `None` when `from` is not on the map.
 fn allowed(from: &str, to: &str) -> Option<bool> {
     Some(match from {
-        "muster-core" | "xtask" => false,
+        "muster-core" | "muster-h264" | "xtask" => false,
         "muster-wire" => to == "muster-core",
-        "muster-net" | "muster-chain" | "muster-gpu" | "muster-stream" | "muster-engine" | "muster-sim" => {
-            FLOOR.contains(&to)
-        }
+        "muster-stream" => FLOOR.contains(&to) || to == "muster-h264",
+        "muster-net" | "muster-chain" | "muster-gpu" | "muster-engine" | "muster-sim" => FLOOR.contains(&to),
         "muster-client" => CLIENT.contains(&to),
         role if ROLES.contains(&role) => BASE.contains(&to) || to == "muster-client",
         "muster" => to != "xtask",

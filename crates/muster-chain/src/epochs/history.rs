@@ -106,6 +106,10 @@ impl Census {
     fn node_event(&mut self, event: RegistryEvents, block: u64) {
         if let RegistryEvents::NodeRegistered(e) = event {
             let Some(kind) = NodeKind::from_code(e.kind) else { return };
+            // An app serves nobody, and is drawn for nothing.
+            if kind == NodeKind::App {
+                return;
+            }
             let node = NodeAt {
                 node: NodeId(e.nodeKey.0),
                 kind,

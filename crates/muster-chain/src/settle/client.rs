@@ -7,6 +7,7 @@ use alloy::primitives::{B256, Bytes, U64, U256};
 use alloy::rpc::types::Log;
 use alloy::sol_types::{SolCall, SolEventInterface, SolValue};
 use futures::FutureExt;
+use muster_core::apps::{AppStake, app_id};
 use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::units::TokenAmount;
 use serde_json::{Value, json};
@@ -232,6 +233,26 @@ impl ChainClient {
     pub async fn min_stake(&self, kind: NodeKind) -> Result<TokenAmount, ClientError> {
         let call = Registry::minStakeCall { kind: kind.code() };
         self.call(self.inner.contracts.registry, &call).await.map(TokenAmount)
+    }
+
+    /// The stake of an app; `None` where none was ever registered under its name.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn app_stake(&self, name: &str) -> Result<Option<AppStake>, ClientError> {
+        Ok(self.node(app_id(name)).await?.and_then(|node| node.app_stake()))
+    }
+
+    /// Whether the network's registry takes apps: those from before there were stakes for apps do not.
+    ///
+    /// # Errors
+    /// The chain does not answer.
+    pub async fn takes_apps(&self) -> Result<bool, ClientError> {
+        match self.call(self.inner.contracts.registry, &Registry::KIND_APPCall {}).await {
+            Ok(_) => Ok(true),
+            Err(ClientError::Reverted(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The name that the escrow will give to a lease of this consumer with this salt.

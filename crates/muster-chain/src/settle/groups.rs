@@ -377,7 +377,7 @@ fn closed(lease: &LeaseOnChain) -> SettleResult {
     SettleResult::Closed { redeemed: lease.redeemed, refunded: lease.deposit.saturating_sub(lease.redeemed) }
 }
 
-fn open_key(open: &OpenLease) -> String {
+pub(super) fn open_key(open: &OpenLease) -> String {
     format!("open {}", hex::encode(open.salt))
 }
 

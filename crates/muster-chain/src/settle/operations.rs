@@ -11,10 +11,10 @@ use muster_core::voucher::SignedVoucher;
 
 use super::batcher::Batcher;
 use super::client::ChainClient;
-use super::groups::{Core, Opened, Settled, SettlementError, fresh, pack};
+use super::groups::{Core, Opened, Settled, SettlementError, fresh, open_key, pack};
 use super::sender::{SendError, TxSender};
 use super::transaction::{Call, MinedTx, TxId};
-use super::types::{NodeStatus, OpenLease, Registration, SettleEntry, SettleResult};
+use super::types::{NodeKind, NodeStatus, OpenLease, Registration, SettleEntry, SettleResult};
 use crate::contracts::abi::{LeaseEscrow, MusterToken, Registry};
 use crate::convert::{lease_word, node_word, to_evm};
 
@@ -84,6 +84,12 @@ impl Settlement {
         self.core.allow_escrow(open.deposit).await?;
         let opened = self.opener.carry(open).await.unwrap_or(Err(SendError::Stopped.into()));
         opened.map(|tx| (lease, tx))
+    }
+
+    /// Waits until the transaction that opens a lease is written down: from then on it is sent until the chain has
+    /// decided. Never comes back where that does not happen: ask beside [`Settlement::open_lease`].
+    pub async fn open_lease_sent(&self, open: &OpenLease) {
+        self.core.sender.written(&open_key(open)).await;
     }
 
     /// Pays the last voucher of a lease and closes it, in the name of its Container's owner. Leases
@@ -198,7 +204,11 @@ impl Settlement {
             stake: registration.stake.0,
         };
         // A node that left may come back: each registration is an intent of its own.
-        let key = format!("register {} after {before}", registration.node);
+        let mut key = format!("register {} after {before}", registration.node);
+        if registration.kind == NodeKind::App {
+            // Whoever was cut off may come back with another version: the registry lets one of the two in.
+            key.push_str(&format!(" {} {:x}", hex::encode(registration.fingerprint), registration.stake.0));
+        }
         self.core.again(&key, self.core.registry(&call)).await.map(Some)
     }
 

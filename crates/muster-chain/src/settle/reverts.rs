@@ -100,6 +100,10 @@ fn registry(error: Registry) -> String {
         Registry::EvidenceUsed(_) => "this evidence was used already".to_owned(),
         Registry::UnknownKind(e) => format!("there is no kind of node {}", e.kind),
         Registry::ZeroAmount(_) => "the amount is zero".to_owned(),
+        Registry::WrongKey(e) => format!(
+            "{} is no key for this: an app has that of its name, and no node has one that begins like an app's",
+            hex::encode(e.nodeKey)
+        ),
         Registry::ZeroKey(_) => "the node key is zero".to_owned(),
         other => format!("the registry refused: {}", name_of(&other)),
     }

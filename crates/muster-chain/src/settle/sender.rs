@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::ids::Address;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::client::ChainClient;
 use super::outbox::{KEY_BYTES_MAX, Outbox, OutboxError, Owner, Record, State, StoredCall};
@@ -157,6 +157,8 @@ pub(crate) struct Inner {
     pub(crate) outbox: Outbox,
     pub(crate) config: SenderConfig,
     limits: GasLimits,
+    /// Something was written to the outbox.
+    written: Notify,
     receiver: Mutex<Option<mpsc::Receiver<Command>>>,
 }
 
@@ -177,7 +179,8 @@ impl TxSender {
         let outbox = Outbox::open(dir, &owner)?;
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let receiver = Mutex::new(Some(receiver));
-        Ok(Self { inner: Arc::new(Inner { wallet, client, outbox, config, limits, receiver }), commands })
+        let written = Notify::new();
+        Ok(Self { inner: Arc::new(Inner { wallet, client, outbox, config, limits, written, receiver }), commands })
     }
 
     /// The account.
@@ -236,6 +239,20 @@ impl TxSender {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command { keys, call, reply }).await.map_err(|_| SendError::Stopped)?;
         answer.await.unwrap_or(Err(SendError::Stopped))
+    }
+
+    /// Waits until an intent is written down and not known to have failed. Never comes back where that does not happen.
+    pub(crate) async fn written(&self, key: &str) {
+        loop {
+            let mut news = std::pin::pin!(self.inner.written.notified());
+            // What is written between the look and the wait is news as well.
+            news.as_mut().enable();
+            let found = self.inner.outbox.find(key).ok().flatten();
+            if found.is_some_and(|r| matches!(r.state, State::Pending | State::Mined { revert: None, .. })) {
+                return;
+            }
+            news.await;
+        }
     }
 
     /// What the outbox knows of an intent.

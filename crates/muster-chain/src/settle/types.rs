@@ -1,5 +1,6 @@
 //! What the contracts say, in the core's types.
 
+use muster_core::apps::{AppStake, StakeStatus};
 use muster_core::ids::{Address, LeaseId, NodeId};
 use muster_core::protocol::{EscrowLease, EscrowStatus};
 use muster_core::units::TokenAmount;
@@ -18,6 +19,8 @@ pub enum NodeKind {
     Indexer,
     /// Audits Containers.
     Checker,
+    /// No node, but an app whose publisher stakes for it; it is named by [`muster_core::apps::app_id`].
+    App,
 }
 
 impl NodeKind {
@@ -28,6 +31,7 @@ impl NodeKind {
             Self::Container => 1,
             Self::Indexer => 2,
             Self::Checker => 3,
+            Self::App => 4,
         }
     }
 
@@ -36,6 +40,7 @@ impl NodeKind {
             1 => Some(Self::Container),
             2 => Some(Self::Indexer),
             3 => Some(Self::Checker),
+            4 => Some(Self::App),
             _ => None,
         }
     }
@@ -73,9 +78,9 @@ pub struct NodeOnChain {
     pub rewards: TokenAmount,
     /// When it registered, in Unix seconds.
     pub registered_at_s: u64,
-    /// Commitment to its hardware.
+    /// Commitment to its hardware; of an app, the hash of what is published.
     pub fingerprint: [u8; 32],
-    /// Where it can be reached, in its own words.
+    /// Where it can be reached, in its own words; of an app, its name.
     pub endpoint: String,
 }
 
@@ -101,6 +106,20 @@ impl NodeOnChain {
             fingerprint: n.fingerprint.0,
             endpoint: n.endpoint,
         })
+    }
+}
+
+impl NodeOnChain {
+    /// The stake of an app; `None` where this is a node.
+    #[must_use]
+    pub fn app_stake(&self) -> Option<AppStake> {
+        let status = match self.status {
+            NodeStatus::Active => StakeStatus::Active,
+            NodeStatus::Jailed => StakeStatus::Jailed,
+            NodeStatus::Left => StakeStatus::Left,
+        };
+        let (owner, stake, unbonding, hash) = (self.owner, self.stake, self.unbonding, self.fingerprint);
+        (self.kind == NodeKind::App).then_some(AppStake { owner, status, stake, unbonding, hash })
     }
 }
 

@@ -1,10 +1,12 @@
 //! Leases from opening to the last unit, through the contracts.
 
+use muster_chain::contracts::Contracts;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{
     ChainEvent, LeaseStatus, NodeKind, NodeStatus, OpenLease, Registration, SendError, SettleEntry, SettleResult,
     SettlementError, SkipReason,
 };
+use muster_core::apps::{AppStake, StakeStatus, app_id};
 use muster_core::ids::NodeId;
 use muster_core::units::TokenAmount;
 use muster_core::voucher::Voucher;
@@ -186,4 +188,55 @@ async fn a_consumer_closes_and_gets_the_rest_after_the_window() {
     owner.settlement.leave(node).await.unwrap();
     assert_eq!(network.client.node(node).await.unwrap().unwrap().status, NodeStatus::Left);
     assert_eq!(network.client.nodes(NodeKind::Container).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_is_staked_for_under_its_name_and_the_stake_comes_back() {
+    let network = Network::start().await;
+    let publisher = network.account("publisher", tokens(300)).await;
+    let (client, settlement) = (&network.client, &publisher.settlement);
+    assert!(client.takes_apps().await.unwrap());
+    // A registry from before knows nothing of apps; here another contract that does not.
+    let before = Contracts { registry: client.contracts().token, ..client.contracts() };
+    assert!(!client.with_contracts(before).takes_apps().await.unwrap());
+    assert_eq!(client.app_stake("game").await.unwrap(), None);
+    let id = app_id("game");
+    let registration = Registration {
+        kind: NodeKind::App,
+        node: id,
+        endpoint: "game".to_owned(),
+        fingerprint: [1; 32],
+        stake: tokens(100),
+    };
+    // The registry knows the key of the name itself, and lets no node have it.
+    for wrong in [
+        Registration { node: NodeId([9; 32]), ..registration.clone() },
+        Registration { endpoint: "another".to_owned(), ..registration.clone() },
+        Registration { kind: NodeKind::Container, stake: tokens(1_000), ..registration.clone() },
+    ] {
+        let told = settlement.register(&wrong).await.unwrap_err().to_string();
+        assert!(told.contains("an app has that of its name"), "{told}");
+    }
+    settlement.register(&registration).await.unwrap().unwrap();
+    assert!(settlement.register(&registration).await.unwrap().is_none(), "once");
+    settlement.update_node(id, "game", [2; 32]).await.unwrap();
+    settlement.add_stake("more", id, tokens(50)).await.unwrap();
+    let stands = AppStake {
+        owner: settlement.address(),
+        status: StakeStatus::Active,
+        stake: tokens(150),
+        unbonding: TokenAmount::ZERO,
+        hash: [2; 32],
+    };
+    assert_eq!(client.app_stake("game").await.unwrap(), Some(stands));
+    assert_eq!(client.nodes(NodeKind::App).await.unwrap()[0].endpoint, "game");
+    assert!(client.nodes(NodeKind::Container).await.unwrap().is_empty());
+
+    settlement.leave(id).await.unwrap();
+    let left = AppStake { status: StakeStatus::Left, stake: TokenAmount::ZERO, unbonding: tokens(150), ..stands };
+    assert_eq!(client.app_stake("game").await.unwrap(), Some(left));
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    settlement.withdraw(id).await.unwrap();
+    assert_eq!(client.token_balance(settlement.address()).await.unwrap(), tokens(300));
+    settlement.register(&registration).await.unwrap().unwrap();
 }

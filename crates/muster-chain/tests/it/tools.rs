@@ -1,6 +1,6 @@
 //! Foundry's cast and viem against the embedded chain, unchanged.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use muster_chain::keys::Wallet;
@@ -8,8 +8,13 @@ use muster_chain::keys::Wallet;
 use crate::programs::{STORE, deployer};
 use crate::world::{CHAIN_ID, Served};
 
+/// This crate's folder, asked for at run time: a binary kept from another checkout must not look there.
+fn here() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the folder to tests"))
+}
+
 fn contracts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts")
+    here().join("../../contracts")
 }
 
 /// A tool that contracts/build.sh installs.
@@ -114,7 +119,7 @@ async fn viem_works_unchanged() {
     assert!(viem.exists(), "viem is missing at {}: run contracts/build.sh, which installs it", viem.display());
     let served = Served::start().await;
     let mut node = Command::new("node");
-    node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/viem.mjs"))
+    node.arg(here().join("tests/it/viem.mjs"))
         .env("VIEM", &viem)
         .env("RPC", served.url())
         .env("CHAIN_ID", CHAIN_ID.to_string())

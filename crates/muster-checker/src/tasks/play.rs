@@ -7,7 +7,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_client::Renter;
 use muster_client::job::{JobControl, JobRequest};
@@ -29,7 +29,7 @@ const PROMISE: Promise = Promise { width: 640, height: 360, fps: 30 };
 const COMMAND: [&str; 4] = ["/.muster/init", muster_stream::METER, "--fps", "30"];
 /// The shortest and longest that it is watched, in milliseconds.
 const WATCH_MS: (u64, u64) = (4_500, 15_000);
-/// What finding, opening and starting may take.
+/// What opening and starting may take, once there is room.
 const START_WITHIN: Duration = Duration::from_secs(12);
 /// Left over at the end for the result.
 const GRACE: Duration = Duration::from_millis(500);
@@ -111,7 +111,10 @@ async fn visit(player: &PlayConfig, container: NodeId, left: Duration) -> Result
         ..SessionSpec::default()
     });
     request.keep_logs = false;
-    request.busy_patience = Duration::ZERO;
+    // Its work may be over soon. Half of what is left is for others, who wait for this Checker's turn.
+    let patience = left.saturating_sub(NEEDS) / 2;
+    request.busy_patience = patience;
+    let begun = Instant::now();
     let (guest, offer) = Guest::offer().map_err(|e| e.to_string())?;
     let live = live::start(player.renter.clone(), request).map_err(|e| e.to_string())?;
     let gone = Arc::new(AtomicBool::new(false));
@@ -119,13 +122,14 @@ async fn visit(player: &PlayConfig, container: NodeId, left: Duration) -> Result
     let (line, state) = (live.line(), live.state());
     // Settled on its own, when this look is long over.
     tokio::spawn(live.over());
-    let answer = tokio::time::timeout(START_WITHIN, line.offer(0, &offer)).await;
+    let answer = tokio::time::timeout(patience + START_WITHIN, line.offer(0, &offer)).await;
     let answer = match answer {
         Ok(Ok(answer)) => answer,
         Ok(Err(refusal)) => return Err(state.borrow().why.clone().unwrap_or(refusal.why)),
-        Err(_) => return Err(format!("it did not start within {} s", START_WITHIN.as_secs())),
+        Err(_) => return Err(format!("it did not start within {} s", begun.elapsed().as_secs())),
     };
-    let watch = u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 3;
+    let watch = left.saturating_sub(begun.elapsed()).min(left / 3);
+    let watch = u64::try_from(watch.as_millis()).unwrap_or(u64::MAX);
     let plan = plan(watch.clamp(WATCH_MS.0, WATCH_MS.1), &mut rand::random_range);
     let playing = tokio::task::spawn_blocking(move || guest.play(&answer, &plan, &gone));
     let watched = playing.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use muster_core::demand::{COUNT_MAX, Demand, DemandError, Grouping, WorkloadKind};
 use muster_core::hardware::Allocation;
 use muster_core::ids::{Address, LeaseId, NodeId};
+use muster_core::inference::{ModelSpec, TokenCounts, TokenRates};
 use muster_core::lease::{End, Phase};
 use muster_core::live::SessionSpec;
 use muster_core::protocol::JobSpec;
@@ -59,6 +60,8 @@ pub struct JobRequest {
     pub detach: bool,
     /// A private display that is streamed; none for a job that only computes.
     pub session: Option<SessionSpec>,
+    /// A model that answers requests; the command is then empty.
+    pub model: Option<ModelSpec>,
 }
 
 impl JobRequest {
@@ -81,6 +84,7 @@ impl JobRequest {
             busy_patience: Duration::from_secs(60),
             detach: false,
             session: None,
+            model: None,
         }
     }
 
@@ -92,6 +96,14 @@ impl JobRequest {
         self
     }
 
+    /// A model that answers requests, by a Container that can serve it. `demand` names what it needs of a machine and its
+    /// [`ModelDemand`](muster_core::inference::ModelDemand).
+    #[must_use]
+    pub fn for_model(demand: Demand, model: ModelSpec) -> Self {
+        let demand = Demand { kind: WorkloadKind::Model, ..demand };
+        Self { model: Some(model), keep_logs: true, ..Self::new(demand, Vec::new()) }
+    }
+
     /// Refuses what cannot work before anything is asked of anybody.
     ///
     /// # Errors
@@ -99,7 +111,10 @@ impl JobRequest {
     pub fn check(&self) -> Result<(), JobError> {
         self.demand.check()?;
         let wrong = |what: &str| Err(JobError::Request(what.to_owned()));
-        if self.command.first().is_none_or(String::is_empty) {
+        if self.model.is_some() != (self.demand.kind == WorkloadKind::Model) {
+            return wrong("a model needs a demand of the kind model, and only a model does");
+        }
+        if self.model.is_none() && self.command.first().is_none_or(String::is_empty) {
             return wrong("there is no command: write it after --, for example `-- echo hello`");
         }
         check_job(&self.spec(None)).map_err(|why| JobError::Request(why.to_string()))?;
@@ -150,7 +165,13 @@ impl JobRequest {
             env.push(("MUSTER_TASK_INDEX".to_owned(), index.to_string()));
             env.push(("MUSTER_TASK_COUNT".to_owned(), count.to_string()));
         }
-        JobSpec { command: self.command.clone(), env, stdin: self.stdin, session: self.session.clone() }
+        JobSpec {
+            command: self.command.clone(),
+            env,
+            stdin: self.stdin,
+            session: self.session.clone(),
+            model: self.model.clone(),
+        }
     }
 }
 
@@ -246,6 +267,8 @@ pub enum JobStep {
         indexer: NodeId,
         /// Price of a second of running.
         rate_per_second: TokenAmount,
+        /// Price of a model's tokens.
+        tokens: Option<TokenRates>,
         /// What will be paid into the escrow.
         deposit: TokenAmount,
         /// How many Containers were looked at.
@@ -306,6 +329,8 @@ pub struct AttemptReport {
     pub deposit: TokenAmount,
     /// Price of a second of running.
     pub rate_per_second: TokenAmount,
+    /// Price of a model's tokens, and how many there were.
+    pub tokens: Option<(TokenRates, TokenCounts)>,
     /// What was set aside.
     pub allocation: Allocation,
     /// How many vouchers were signed.
@@ -342,6 +367,7 @@ impl From<&LeaseRecord> for AttemptReport {
             refunded: l.refunded,
             deposit: l.deposit,
             rate_per_second: l.terms.rate_per_second,
+            tokens: l.terms.tokens.map(|terms| (terms.rates, l.tokens)),
             allocation: l.terms.allocation,
             vouchers: l.vouchers,
             redeem_tx: rented.settle_tx.map(|tx| format!("0x{}", hex::encode(tx))),

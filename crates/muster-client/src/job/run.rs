@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use muster_core::brain::consumer::Rented;
 use muster_core::ids::{LeaseId, NodeId};
-use muster_core::lease::{End, Lease, Phase};
+use muster_core::lease::{End, Phase};
 use muster_core::protocol::Matched;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -377,15 +377,7 @@ impl Task {
             task: self.place,
             attempt,
         };
-        let rented = Rented {
-            lease: Lease::accepted(matched.terms, now),
-            container: matched.container,
-            go_at: None,
-            stop_asked: false,
-            outputs_taken: false,
-            gone: None,
-            settle_tx: None,
-        };
+        let rented = Rented::new(matched.terms, matched.container, now);
         LeaseRecord { plan, state: LeaseState::new(rented) }
     }
 }
@@ -406,6 +398,7 @@ fn matched_step(matched: &Matched) -> JobStep {
         container: matched.terms.container,
         indexer: matched.terms.indexer,
         rate_per_second: matched.terms.rate_per_second,
+        tokens: matched.terms.tokens.map(|tokens| tokens.rates),
         deposit: matched.terms.deposit,
         considered: matched.considered,
         turned_down: matched.turned_down.clone(),

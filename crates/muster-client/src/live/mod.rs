@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use muster_core::delivery::Receipts;
 use muster_core::ids::{LeaseId, NodeId};
+use muster_core::inference::{TokenCounts, TokenRates};
 use muster_core::lease::End;
 use muster_core::protocol::{DeliveryNoted, DeliveryReport};
 use muster_core::units::{TimeMs, TokenAmount};
@@ -22,7 +23,7 @@ use tokio::task::JoinHandle;
 pub use line::{SessionLine, SessionNews, SessionRefusal};
 
 use crate::job::{Job, JobControl, JobError, JobEvent, JobReport, JobRequest, JobStep};
-use crate::rental::{RentalEvent, Stdio};
+use crate::rental::{LeaseLine, RentalEvent, Stdio};
 use crate::renter::Renter;
 use crate::session::SessionKey;
 
@@ -62,6 +63,10 @@ pub struct LiveState {
     pub container: Option<NodeId>,
     /// Price of a second of running.
     pub rate_per_second: TokenAmount,
+    /// Price of a model's tokens.
+    pub tokens: Option<TokenRates>,
+    /// Tokens that were paid for, as last counted.
+    pub counted: TokenCounts,
     /// What the escrow holds.
     pub deposit: TokenAmount,
     /// When it began to run, by this machine's clock.
@@ -120,11 +125,16 @@ impl Live {
 
     /// Waits until it is over and settled, or left to the agent. `None` when this process's runtime is ending.
     pub async fn over(self) -> Option<JobReport> {
-        match self.done.await {
-            Ok(report) => Some(report),
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => None,
-        }
+        over(self.done).await
+    }
+}
+
+/// What became of a job that runs in the background; `None` when this process's runtime is ending.
+pub(crate) async fn over(done: JoinHandle<JobReport>) -> Option<JobReport> {
+    match done.await {
+        Ok(report) => Some(report),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }
 
@@ -137,29 +147,53 @@ pub fn start(renter: Renter, request: JobRequest) -> Result<Live, JobError> {
     if request.session.is_none() || request.array.is_some() {
         return Err(JobError::Request("a live session is one task with a session to stream".to_owned()));
     }
-    let (events, inbox) = mpsc::channel(EVENTS_MAX);
-    let (shown, line) = watch::channel(None);
-    let silent = Box::new(|_, _| Stdio::default());
-    let job = Job::new(renter.clone(), request, silent, events)?.with_shown_line(shown);
+    let Driven { name, state, teller, line, control, done } = drive(renter, request)?;
     let (line, carrier) = line::Carrier::new(line);
-    let (teller, state) = watch::channel(LiveState::default());
-    let (name, control) = (job.name().to_owned(), job.control());
     let carrying = tokio::spawn(carrier.run());
-    let teller = Arc::new(teller);
-    let following = tokio::spawn(follow(renter, inbox, Arc::clone(&teller)));
     if let Some(news) = line.news() {
         // Ends with the carrier, which has the only sender.
-        tokio::spawn(listen(news, Arc::clone(&teller)));
+        tokio::spawn(listen(news, teller));
     }
     let done = tokio::spawn(async move {
-        let report = Box::pin(job.run()).await;
-        // All events are sent by now; the last ones may still be on their way to the state.
-        drop(following.await);
-        teller.send_modify(|state| conclude(state, &report));
+        let Some(report) = over(done).await else {
+            // The runtime is ending, and this task with it.
+            return std::future::pending().await;
+        };
         carrying.abort();
         report
     });
     Ok(Live { name, state, line, control, done })
+}
+
+/// A job of one task that runs in the background, and what can be seen of it.
+pub(crate) struct Driven {
+    pub(crate) name: String,
+    pub(crate) state: watch::Receiver<LiveState>,
+    teller: Arc<watch::Sender<LiveState>>,
+    /// The connection to the Container, while it stands.
+    pub(crate) line: watch::Receiver<Option<LeaseLine>>,
+    pub(crate) control: JobControl,
+    pub(crate) done: JoinHandle<JobReport>,
+}
+
+/// Runs a job of one task in the background.
+pub(crate) fn drive(renter: Renter, request: JobRequest) -> Result<Driven, JobError> {
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    let (shown, line) = watch::channel(None);
+    let silent = Box::new(|_, _| Stdio::default());
+    let job = Job::new(renter.clone(), request, silent, events)?.with_shown_line(shown);
+    let (teller, state) = watch::channel(LiveState::default());
+    let (name, control) = (job.name().to_owned(), job.control());
+    let teller = Arc::new(teller);
+    let (following, concluding) = (tokio::spawn(follow(renter, inbox, Arc::clone(&teller))), Arc::clone(&teller));
+    let done = tokio::spawn(async move {
+        let report = Box::pin(job.run()).await;
+        // All events are sent by now; the last ones may still be on their way to the state.
+        drop(following.await);
+        concluding.send_modify(|state| conclude(state, &report));
+        report
+    });
+    Ok(Driven { name, state, teller, line, control, done })
 }
 
 /// Tells the Indexer that found a lease's Container what was delivered on it. Whether it counts.
@@ -217,13 +251,14 @@ fn apply(state: &mut LiveState, step: JobStep, now: TimeMs) {
     match step {
         JobStep::Matching => state.step = LiveStep::Matching,
         JobStep::Waiting { why } => state.why = Some(why),
-        JobStep::Matched { lease, container, rate_per_second, deposit, .. } => {
+        JobStep::Matched { lease, container, rate_per_second, tokens, deposit, .. } => {
             let (lease, container) = (Some(lease), Some(container));
             *state = LiveState {
                 step: LiveStep::Opening,
                 lease,
                 container,
                 rate_per_second,
+                tokens,
                 deposit,
                 ..LiveState::default()
             };
@@ -245,7 +280,10 @@ fn heard(state: &mut LiveState, event: RentalEvent, now: TimeMs) {
             state.why = None;
             state.running_since.get_or_insert(now);
         }
-        RentalEvent::Paid { ran_ms, amount } => (state.ran_ms, state.paid) = (ran_ms, amount),
+        RentalEvent::Paid { ran_ms, tokens, amount } => {
+            (state.ran_ms, state.counted, state.paid) = (ran_ms, tokens, amount);
+        }
+        RentalEvent::TokensLow { .. } => {}
         RentalEvent::DepositLow { left_ms } => state.deposit_left_ms = Some(left_ms),
         RentalEvent::ToppedUp { deposit } => (state.deposit, state.deposit_left_ms) = (deposit, None),
         RentalEvent::Ended { end, ran_ms } => {
@@ -310,6 +348,7 @@ mod tests {
             container: NodeId([2; 32]),
             indexer: NodeId([3; 32]),
             rate_per_second: TokenAmount(7),
+            tokens: None,
             deposit: TokenAmount(70),
             considered: 1,
             turned_down: Vec::new(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use muster_core::brain::consumer::{Effect, Event, Renting};
 use muster_core::ids::LeaseId;
+use muster_core::inference::TokenCounts;
 use muster_core::lease::{End, Lease, Phase};
 use muster_core::protocol::{ToConsumer, ToContainer};
 use muster_core::units::{TimeMs, TokenAmount};
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::line::{LeaseLine, Line, LineNote};
+use super::line::{LeaseLine, Line, LineNote, Tally};
 use super::notes::{NOTES_MAX, Note, Notes};
 use super::onchain::ChainState;
 use super::stdio::{Pipes, Watcher};
@@ -124,7 +125,10 @@ impl Rental {
         let record = self.file.record().clone();
         let key = SessionKey::from_secret(&record.plan.session_key)?;
         let now = self.renter.now();
-        let brain = Renting::restore(record.state.rented.clone(), self.renter.params().clone(), now);
+        // A Container takes inputs once it sees the deposit, so what brings some waits for that.
+        let starts_early = record.plan.spec.session.is_some() && record.plan.inputs.is_empty();
+        let brain = Renting::restore(record.state.rented.clone(), self.renter.params().clone(), now)
+            .with_early_start(starts_early);
         let pipes = Pipes::new(self.stdio, self.file.folder(), record.state.out_seen, record.state.err_seen);
         let mut driver = Driver {
             lease: record.id(),
@@ -140,6 +144,7 @@ impl Rental {
             notes: Notes(sender),
             tasks: JoinSet::new(),
             line: LineState::default(),
+            tally: Arc::default(),
             pipes: Arc::new(pipes),
             stdio: StdioState::default(),
             ended: watch::channel(false).0,
@@ -215,6 +220,7 @@ pub(super) struct Driver {
     events: mpsc::Sender<RentalEvent>,
     pub(super) notes: Notes,
     pub(super) tasks: JoinSet<()>,
+    tally: Arc<Tally>,
     line: LineState,
     pipes: Arc<Pipes>,
     stdio: StdioState,
@@ -343,7 +349,8 @@ impl Driver {
 
     fn sign(&self, amount: TokenAmount) -> SignedVoucher {
         let voucher = Voucher { lease: self.lease, amount, as_of_s: self.now().secs() };
-        self.tell(RentalEvent::Paid { ran_ms: self.lease_now().ran_ms, amount });
+        let lease = self.lease_now();
+        self.tell(RentalEvent::Paid { ran_ms: lease.ran_ms, tokens: lease.tokens, amount });
         self.renter.ledger().sign_voucher(&self.key, voucher)
     }
 
@@ -411,6 +418,10 @@ impl Driver {
                 self.tell(RentalEvent::DepositLow { left_ms });
                 self.add_to_deposit();
             }
+            Effect::TokensLow { left } => {
+                self.tell(RentalEvent::TokensLow { left });
+                self.add_to_deposit();
+            }
             Effect::NowRunning => self.tell(RentalEvent::Running),
             Effect::NowEnded => self.on_ended(),
             Effect::Complaint(why) => self.tell(RentalEvent::Complaint(why)),
@@ -458,8 +469,20 @@ impl Driver {
         if let Some(event) = self.retry_outputs().await? {
             self.feed(event);
         }
+        self.take_tally();
         self.feed(Event::Tick);
         self.keep().await
+    }
+
+    /// Tells the brain what answers of this lease's model have counted.
+    fn take_tally(&mut self) {
+        let (counts, most) = self.tally.take();
+        if counts != TokenCounts::ZERO {
+            self.feed(Event::Answered { counts });
+        }
+        if most != TokenCounts::ZERO {
+            self.feed(Event::AnswerLost { most });
+        }
     }
 
     /// Other processes leave wishes as files. They are taken away once they are in the record.
@@ -511,6 +534,7 @@ impl Driver {
             }
             Note::Stdio(result) => self.on_stdio(result),
             Note::Missed(stream, count) => self.tell(RentalEvent::Missed { stream, count }),
+            Note::OpenSent => self.feed(Event::OpenSent),
             Note::Opened(result) => self.on_opened(result),
             Note::Seen(result) => self.on_seen(result),
             Note::Closed(result) => self.on_closed(result).await?,
@@ -564,15 +588,19 @@ impl Driver {
                 {
                     self.watch_stdio();
                 }
+                if matches!(message, ToConsumer::Counted { .. }) {
+                    // What is known here counts first.
+                    self.take_tally();
+                }
                 self.feed(Event::Heard(message));
             }
-            LineNote::Down { why, stale } => {
+            LineNote::Down { why, stale, cut_off } => {
                 self.line.to = None;
                 self.line.connection = None;
                 self.show_line(None);
                 self.line.stale = stale;
                 self.tell(RentalEvent::Lost { why: why.clone() });
-                self.feed(Event::Lost { why });
+                self.feed(Event::Lost { why, cut_off });
             }
         }
     }
@@ -583,7 +611,8 @@ impl Driver {
         // A lease whose work another one has taken over may still be settling: it must not take that one's place.
         shown.send_if_modified(|line| match connection {
             Some(connection) if working => {
-                *line = Some(LeaseLine { lease: self.lease, connection });
+                let tally = Arc::clone(&self.tally);
+                *line = Some(LeaseLine { lease: self.lease, connection, tally });
                 true
             }
             Some(_) => false,

@@ -1,6 +1,7 @@
 //! What a lease tells whoever watches it, and what it can be told.
 
 use muster_core::ids::NodeId;
+use muster_core::inference::TokenCounts;
 use muster_core::lease::End;
 use muster_core::units::TokenAmount;
 use muster_wire::message::stdio::Stream;
@@ -53,8 +54,15 @@ pub enum RentalEvent {
     Paid {
         /// How long the workload has run.
         ran_ms: u64,
+        /// Tokens that its model has read and drawn.
+        tokens: TokenCounts,
         /// What it has cost so far.
         amount: TokenAmount,
+    },
+    /// The deposit of a model's lease pays only for so much more.
+    TokensLow {
+        /// What is left of it.
+        left: TokenAmount,
     },
     /// The deposit lasts only so long.
     DepositLow {

@@ -25,6 +25,8 @@ pub(crate) enum Note {
     Stdio(Result<(), String>),
     /// Bytes of a standard stream that were not kept for us.
     Missed(muster_wire::message::stdio::Stream, u64),
+    /// The deposit is on its way to the chain.
+    OpenSent,
     /// From the chain.
     Opened(Result<(), LedgerError>),
     Seen(Result<EscrowLease, LedgerError>),

@@ -9,6 +9,7 @@ use muster_core::lease::Phase;
 use muster_core::protocol::{EscrowLease, EscrowStatus, ToContainer};
 use muster_core::units::TokenAmount;
 use muster_core::voucher::SignedVoucher;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::driver::{Driver, TopUp};
@@ -64,7 +65,16 @@ impl Driver {
         self.tell(RentalEvent::Opening { deposit: terms.deposit });
         let (ledger, notes) = (Arc::clone(self.renter.ledger()), self.notes.clone());
         self.tasks.spawn(async move {
-            let opened = ledger.open(terms).await;
+            let (sent, on_its_way) = oneshot::channel();
+            let mut opening = ledger.open(terms, sent);
+            let opened = tokio::select! {
+                biased;
+                opened = &mut opening => opened,
+                Ok(()) = on_its_way => {
+                    notes.send(Note::OpenSent).await;
+                    opening.await
+                }
+            };
             notes.send(Note::Opened(opened)).await;
         });
     }
@@ -209,9 +219,13 @@ impl Driver {
         let Some(TopUp { seconds }) = self.top_up else { return };
         let lease = self.lease_now();
         let rate = lease.terms.rate_per_second;
-        let most = rate.per_second_for_ms(lease.terms.max_seconds.saturating_mul(1000));
-        let wanted = rate.per_second_for_ms(seconds.saturating_mul(1000));
-        let amount = wanted.min(most.saturating_sub(lease.deposit));
+        let amount = if lease.terms.tokens.is_some() {
+            // What its tokens will cost nobody knows: as much again as was agreed at first.
+            lease.terms.deposit
+        } else {
+            let most = rate.per_second_for_ms(lease.terms.max_seconds.saturating_mul(1000));
+            rate.per_second_for_ms(seconds.saturating_mul(1000)).min(most.saturating_sub(lease.deposit))
+        };
         if amount == TokenAmount::ZERO {
             return;
         }

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use muster_core::brain::consumer::Event;
 use muster_core::ids::LeaseId;
+use muster_core::inference::WeightsId;
 use muster_core::lease::Phase;
-use muster_net::{Connection, StreamKind};
+use muster_net::{Connection, NetError, StreamKind};
 use muster_wire::message::files::Transfer;
+use muster_wire::message::inference::{FromInference, InferenceOpen};
 use std::path::PathBuf;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -20,6 +22,8 @@ use crate::files::{self, Claims, FetchError, Fetched, Meter, SendFailed, Sent};
 /// How often a transfer that failed on a standing line is tried again.
 const TRIES_MAX: u32 = 4;
 /// Pause before it is.
+/// A Container says within this whether it has weights.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Pause before outputs that cannot be written here are fetched again: somebody has to free some space.
 const SPACE_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -69,6 +73,7 @@ impl Driver {
             connection,
             lease: self.lease,
             inputs: self.plan.inputs.clone(),
+            weights: self.plan.spec.model.as_ref().map(|model| model.weights),
             meter: Arc::clone(&self.transfers.up),
             notes: self.notes.clone(),
             pause: if self.transfers.inputs_tries == 0 { Duration::ZERO } else { AGAIN_AFTER },
@@ -228,6 +233,8 @@ struct Upload {
     connection: Connection,
     lease: LeaseId,
     inputs: Vec<PathBuf>,
+    /// What a model's inputs are: they are not sent where they are already.
+    weights: Option<WeightsId>,
     meter: Arc<Meter>,
     notes: Notes,
     pause: Duration,
@@ -236,6 +243,11 @@ struct Upload {
 impl Upload {
     async fn run(self) -> Result<Sent, SendFailed> {
         tokio::time::sleep(self.pause).await;
+        if let Some(weights) = self.weights
+            && has_weights(&self.connection, self.lease, weights).await.map_err(SendFailed::Line)?
+        {
+            return Ok(Sent { entries: 0, bytes: 0 });
+        }
         let inputs = self.inputs;
         let planned = tokio::task::spawn_blocking(move || files::plan(&inputs)).await;
         let source = planned.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
@@ -247,6 +259,14 @@ impl Upload {
         line.send(&Transfer::Inputs { lease: self.lease }).await.map_err(SendFailed::Line)?;
         files::send(line, Arc::new(source), self.meter).await
     }
+}
+
+/// Whether the Container has these weights already.
+async fn has_weights(connection: &Connection, lease: LeaseId, weights: WeightsId) -> Result<bool, NetError> {
+    let mut line = connection.open_bi(StreamKind::Inference).await?.framed();
+    line.send(&InferenceOpen::Has { lease, weights }).await?;
+    let answer = line.recv_within::<FromInference>(ASK_WITHIN).await?;
+    Ok(matches!(answer, FromInference::Has(true)))
 }
 
 struct Download {

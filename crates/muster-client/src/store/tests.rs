@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use muster_core::brain::consumer::Rented;
 use muster_core::hardware::Allocation;
 use muster_core::ids::{Address, NodeId, RequestId};
-use muster_core::lease::{Lease, LeaseTerms};
+use muster_core::lease::LeaseTerms;
 use muster_core::protocol::{JobSpec, NodeAddr};
 use muster_core::units::{TimeMs, TokenAmount};
 
@@ -25,21 +25,15 @@ pub(crate) fn record(first_byte: u8) -> LeaseRecord {
         open_within_ms: 15_000,
         allocation: Allocation::default(),
         egress: false,
+        tokens: None,
     };
-    let rented = Rented {
-        lease: Lease::accepted(terms, TimeMs(1)),
-        container: NodeAddr { id: NodeId([4; 32]), direct: vec!["127.0.0.1:9".parse().unwrap()], relay: None },
-        go_at: None,
-        stop_asked: false,
-        outputs_taken: false,
-        gone: None,
-        settle_tx: None,
-    };
+    let at = NodeAddr { id: NodeId([4; 32]), direct: vec!["127.0.0.1:9".parse().unwrap()], relay: None };
+    let rented = Rented::new(terms, at, TimeMs(1));
     let plan = LeasePlan {
         created_at: TimeMs(1),
         network: "0123456789abcdef".to_owned(),
         session_key: SessionSecret([9; 32]),
-        spec: JobSpec { command: vec!["true".to_owned()], env: Vec::new(), stdin: false, session: None },
+        spec: JobSpec { command: vec!["true".to_owned()], env: Vec::new(), stdin: false, session: None, model: None },
         inputs: vec!["/tmp/x y".into()],
         output: Some("/tmp/out".into()),
         keep_logs: true,

@@ -19,6 +19,8 @@ use muster_core::protocol::EscrowStatus;
 use muster_core::units::TokenAmount;
 use muster_core::voucher::Voucher;
 
+use crate::world::unheard;
+
 const CHAIN_ID: u64 = 41_338;
 const CONTAINER: NodeId = NodeId([8; 32]);
 
@@ -107,6 +109,7 @@ fn terms(ledger: &ChainLedger, key: &SessionKey, salt: u8) -> LeaseTerms {
         open_within_ms: 15_000,
         allocation: Allocation::default(),
         egress: false,
+        tokens: None,
     }
 }
 
@@ -121,7 +124,7 @@ async fn two_processes_share_a_wallet_and_each_lease_is_paid_once() {
         // The same lease is asked for twice, by both processes for half of them.
         for ledger in [if salt % 2 == 0 { &one } else { &two }, &one] {
             let (ledger, terms) = (Arc::clone(ledger), terms(ledger, &key, salt));
-            opening.spawn(async move { ledger.open(terms).await });
+            opening.spawn(async move { ledger.open(terms, unheard()).await });
         }
     }
     while let Some(opened) = opening.join_next().await {
@@ -142,17 +145,17 @@ async fn a_process_that_never_pauses_lets_one_that_waits_have_the_wallet() {
     let wallet = served.wallet(tokens(10)).await;
     let (busy, other) = (served.ledger(Some(&wallet)).await, served.ledger(Some(&wallet)).await);
     let key = SessionKey::random();
-    busy.open(terms(&busy, &key, 1)).await.unwrap();
+    busy.open(terms(&busy, &key, 1), unheard()).await.unwrap();
     let restless = tokio::spawn({
         let terms = terms(&busy, &key, 1);
         async move {
             loop {
-                busy.open(terms.clone()).await.unwrap();
+                busy.open(terms.clone(), unheard()).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     });
-    other.open(terms(&other, &key, 2)).await.unwrap();
+    other.open(terms(&other, &key, 2), unheard()).await.unwrap();
     assert!(!restless.is_finished(), "the other one never failed");
     restless.abort();
 }
@@ -165,7 +168,7 @@ async fn a_lease_is_topped_up_closed_and_finalised() {
     let key = SessionKey::random();
     let terms = terms(&ledger, &key, 1);
     assert_eq!(ledger.lease(terms.lease).await.unwrap().status, EscrowStatus::None);
-    ledger.open(terms.clone()).await.unwrap();
+    ledger.open(terms.clone(), unheard()).await.unwrap();
     for _ in 0..2 {
         ledger.top_up(terms.lease, tokens(2), "the same wish".to_owned()).await.unwrap();
     }
@@ -197,11 +200,11 @@ async fn what_cannot_be_done_is_refused_and_what_is_not_known_is_not_no() {
     let poor = served.wallet(TokenAmount(5)).await;
     let ledger = served.ledger(Some(&poor)).await;
     let key = SessionKey::random();
-    let refused = ledger.open(terms(&ledger, &key, 1)).await;
+    let refused = ledger.open(terms(&ledger, &key, 1), unheard()).await;
     assert!(matches!(&refused, Err(LedgerError::Refused(_))), "{refused:?}");
     assert_eq!(ledger.balance().await.unwrap(), TokenAmount(5));
     let without = served.ledger(None).await;
-    assert!(matches!(without.open(terms(&ledger, &key, 1)).await, Err(LedgerError::NoWallet(_))));
+    assert!(matches!(without.open(terms(&ledger, &key, 1), unheard()).await, Err(LedgerError::NoWallet(_))));
     let elsewhere =
         Network { chain: Chain { id: CHAIN_ID + 1, ..served.network.chain.clone() }, ..served.network.clone() };
     let said = ChainLedger::connect(&elsewhere, None, served.temp.path()).await.unwrap_err().to_string();

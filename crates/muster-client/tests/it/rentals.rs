@@ -5,18 +5,20 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use muster_client::job::{Job, JobError, JobEvent, JobReport, JobRequest, JobStep, StdioFor, TaskOutcome};
+use muster_client::job::{Job, JobControl, JobError, JobEvent, JobReport, JobRequest, JobStep, StdioFor, TaskOutcome};
 use muster_client::rental::{Command, Rental, RentalEnd, RentalEvent, Stdio};
 use muster_client::{Renter, leases};
 use muster_core::demand::Demand;
 use muster_core::ids::LeaseId;
 use muster_core::lease::{End, Phase};
+use muster_core::live::SessionSpec;
 use muster_core::protocol::EscrowStatus;
 use muster_core::units::TokenAmount;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use crate::world::World;
+use crate::world::{World, unheard};
 
 fn request(command: &str) -> JobRequest {
     let demand = Demand { time_limit_s: 60, ..Demand::default() };
@@ -209,6 +211,23 @@ async fn an_interrupted_task_is_tried_on_another_container() {
     assert!(events.iter().any(|e| matches!(e.step, JobStep::Retrying { .. })));
     books_agree(&world, before, &report);
     assert!(output.join("frame-0").exists());
+}
+
+/// What a Container cannot read it will not read the next time either: said at once, and done elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_cannot_read_a_job_is_left_for_another() {
+    let world = World::new(2, 1).await;
+    let renter = world.renter().await;
+    let before = world.balance();
+    world.containers[0].is_older.store(true, Ordering::SeqCst);
+    let (report, _) = run(&renter, JobRequest { retries: 1, ..request("say done; exit 0") }).await;
+    assert!(report.succeeded(), "{report:#?}");
+    let [first, second] = report.tasks[0].attempts.as_slice() else { panic!("{report:#?}") };
+    let Some(End::Interrupted(why)) = &first.end else { panic!("{first:?}") };
+    assert!(why.contains("turned this side away") && why.contains("names nothing that this build knows"), "{why}");
+    assert_ne!(first.container, second.container);
+    assert_eq!(first.billed, TokenAmount::ZERO);
+    books_agree(&world, before, &report);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -477,6 +496,71 @@ async fn outputs_that_cannot_be_written_stay_until_they_can() {
     assert_eq!(fs::read(output.join("result")).unwrap(), b"done");
 }
 
+/// A live session that runs in the background while its deposit is on its way; gives its first lease once the program
+/// runs.
+async fn early(world: &World, renter: &Renter) -> (JobControl, JoinHandle<JobReport>, LeaseId) {
+    world.chain.holds_opens.send_replace(true);
+    let (sender, mut events) = mpsc::channel(10_000);
+    let session = request("forever").with_session(SessionSpec::default());
+    let job = Job::new(renter.clone(), session, silent(), sender).unwrap();
+    let control = job.control();
+    let running = tokio::spawn(job.run());
+    let lease = loop {
+        let Some(event) = events.recv().await else { panic!("it never began: {:#?}", running.await) };
+        if let JobStep::Lease { lease, event: RentalEvent::Starting } = event.step {
+            break lease;
+        }
+    };
+    while world.containers[0].known(lease).started_at.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (control, running, lease)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_begins_while_its_deposit_is_on_its_way_and_pays_from_then_on() {
+    let world = World::with_interval(1, 1, 600).await;
+    let before = world.balance();
+    let renter = world.renter().await;
+    let (control, running, lease) = early(&world, &renter).await;
+    // Time in which it runs for nothing.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let known = world.containers[0].known(lease);
+    assert_eq!((known.phase, known.deposit_seen(), known.vouchers), (Phase::Starting, false, 0));
+    assert_eq!(renter.dir().read(lease).unwrap().state.rented.lease.phase, Phase::Accepted);
+    world.chain.holds_opens.send_replace(false);
+    while world.containers[0].known(lease).vouchers == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    control.stop();
+    let report = running.await.unwrap();
+    let known = world.containers[0].known(lease);
+    assert!(known.started_at.is_some() && known.started_at >= known.opened_at, "{known:?}");
+    let paid_time = known.ended_at.unwrap().since(known.opened_at.unwrap());
+    let attempt = report.leases().next().unwrap();
+    assert!(attempt.ran_ms > 0 && attempt.ran_ms <= paid_time, "{attempt:?} in {paid_time} ms");
+    assert_eq!(attempt.billed, attempt.rate_per_second.per_second_for_ms(attempt.ran_ms));
+    books_agree(&world, before, &report);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_deposit_the_chain_refuses_is_stopped_and_costs_nothing() {
+    let world = World::new(1, 1).await;
+    let before = world.balance();
+    let renter = world.renter().await;
+    let (_control, running, lease) = early(&world, &renter).await;
+    *world.chain.refuse_opens.lock().unwrap() = Some("the escrow is paused".to_owned());
+    world.chain.holds_opens.send_replace(false);
+    let report = running.await.unwrap();
+    assert!(format!("{report:?}").contains("the escrow is paused"), "{report:#?}");
+    // The slot is free, and nobody has to wait for a limit.
+    while world.containers[0].known(lease).phase != Phase::Ended {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(world.containers[0].known(lease).end, Some(End::StoppedByConsumer));
+    assert_eq!(world.balance(), before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deposit_that_came_too_late_is_given_back() {
     let world = World::new(1, 1).await;
@@ -492,7 +576,7 @@ async fn a_deposit_that_came_too_late_is_given_back() {
     world.containers[0].die().await;
     *world.chain.refuse_opens.lock().unwrap() = None;
     let record = renter.dir().read(lease.lease).unwrap();
-    renter.ledger().open(record.state.rented.lease.terms.clone()).await.unwrap();
+    renter.ledger().open(record.state.rented.lease.terms.clone(), unheard()).await.unwrap();
     assert!(world.balance() < before);
     let begun = leases::reclaim(&renter, Duration::ZERO).await.unwrap();
     assert_eq!((begun.len(), begun[0].id, begun[0].closed), (1, lease.lease, false), "closing begins");
@@ -528,7 +612,7 @@ async fn a_lease_whose_deposit_is_unsure_says_so_and_is_finished_by_hand() {
     assert!(record.state.needs.as_ref().is_some_and(|n| n.contains("muster lease stop")), "{record:?}");
     // The deposit comes after all; whoever has the wallet gets it back.
     *world.chain.refuse_opens.lock().unwrap() = None;
-    renter.ledger().open(record.state.rented.lease.terms.clone()).await.unwrap();
+    renter.ledger().open(record.state.rented.lease.terms.clone(), unheard()).await.unwrap();
     let back = leases::reclaim(&renter, Duration::from_secs(60)).await.unwrap();
     assert_eq!((back.len(), back[0].id, back[0].closed, &back[0].problem), (1, lease, true, &None));
     assert_eq!(renter.dir().read(lease).unwrap().state.needs, None);

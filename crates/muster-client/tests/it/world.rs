@@ -17,12 +17,12 @@ use muster_client::{ACCEPTANCE_CONTEXT, ClientDir, Network, Renter, SessionKey};
 use muster_core::brain::container::{Config, Container, Effect, Event, StopBy};
 use muster_core::hardware::{Allocation, Capacity};
 use muster_core::ids::{Address, ContentHash, LeaseId, NodeId};
-use muster_core::lease::{End, LeaseTerms};
+use muster_core::lease::{End, Lease, LeaseTerms};
 use muster_core::params::Params;
 use muster_core::pricing::Ask;
 use muster_core::protocol::{
-    EscrowLease, EscrowStatus, JobSpec, MatchFailed, MatchFailure, MatchReply, MatchRequest, Matched, OfferRejected,
-    ToConsumer, ToContainer,
+    Candidates, CandidatesRequest, EscrowLease, EscrowStatus, JobSpec, MatchFailed, MatchFailure, MatchReply,
+    MatchRequest, Matched, OfferRejected, ToConsumer, ToContainer,
 };
 use muster_core::units::{Bytes, TimeMs, TokenAmount, UsdMicro};
 use muster_core::voucher::{SignedVoucher, Voucher};
@@ -31,7 +31,12 @@ use muster_wire::BoundedBytes;
 use muster_wire::message::files::{Outcome, Piece, Transfer};
 use muster_wire::message::stdio::{Input, Output, Stream, Watch};
 use muster_wire::message::{attach_bytes, terms_bytes};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// For who does not ask when a deposit is on its way.
+pub(crate) fn unheard() -> oneshot::Sender<()> {
+    oneshot::channel().0
+}
 
 pub(crate) fn now() -> TimeMs {
     TimeMs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64)
@@ -46,6 +51,8 @@ pub(crate) struct FakeChain {
     pub(crate) balance: Mutex<TokenAmount>,
     /// Opens fail with this sentence.
     pub(crate) refuse_opens: Mutex<Option<String>>,
+    /// Opens are on their way, and get into no block, while this is set.
+    pub(crate) holds_opens: watch::Sender<bool>,
     /// Challenge windows do not end while this is set.
     pub(crate) holds_windows: AtomicBool,
     domain: VoucherDomain,
@@ -109,9 +116,12 @@ impl Ledger for FakeLedger {
         async move { Ok(self.chain.view(lease)) }.boxed()
     }
 
-    fn open(&self, terms: LeaseTerms) -> BoxFuture<'_, Result<(), LedgerError>> {
+    fn open(&self, terms: LeaseTerms, sent: oneshot::Sender<()>) -> BoxFuture<'_, Result<(), LedgerError>> {
         async move {
             self.wallet.ok_or(LedgerError::NoWallet("opening"))?;
+            // Whoever asked may have gone.
+            sent.send(()).ok();
+            drop(self.chain.holds_opens.subscribe().wait_for(|holds| !holds).await);
             if let Some(why) = self.chain.refuse_opens.lock().unwrap().clone() {
                 return Err(LedgerError::Refused(why));
             }
@@ -231,6 +241,8 @@ pub(crate) struct FakeContainer {
     next: AtomicU64,
     /// Interrupts this many jobs as soon as they run.
     pub(crate) interrupts: AtomicU32,
+    /// It runs an older version, which cannot read what a job is.
+    pub(crate) is_older: AtomicBool,
     /// Takes outputs away from nobody until this is set.
     pub(crate) holds_outputs: AtomicBool,
     /// Neither answers nor settles any more.
@@ -250,7 +262,7 @@ impl FakeContainer {
             ..Capacity::default()
         };
         let ask = Ask { core_hour: UsdMicro(36_000), ..Ask::default() };
-        let config = Config { id: peer.id(), total, ask, egress: false, params };
+        let config = Config { id: peer.id(), total, ask, models: None, model_idle_ms: 60_000, egress: false, params };
         let house = House {
             brain: Container::new(config).unwrap(),
             answers: BTreeMap::new(),
@@ -264,6 +276,7 @@ impl FakeContainer {
             changed: watch::channel(0).0,
             next: AtomicU64::new(1),
             interrupts: AtomicU32::new(0),
+            is_older: AtomicBool::new(false),
             holds_outputs: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             cleaned: AtomicU32::new(0),
@@ -279,6 +292,11 @@ impl FakeContainer {
 
     pub(crate) fn stop_by_provider(self: &Arc<Self>, lease: LeaseId) {
         self.feed(Event::Stop { lease, by: StopBy::Provider });
+    }
+
+    /// A lease as this Container knows it.
+    pub(crate) fn known(&self, lease: LeaseId) -> Lease {
+        self.house.lock().unwrap().brain.held(lease).unwrap().lease.clone()
     }
 
     /// What arrived as inputs of a lease.
@@ -459,6 +477,9 @@ impl FakeContainer {
                     }
                 },
                 message = from.recv::<ToContainer>() => match message? {
+                    Some(ToContainer::Go(_)) if self.is_older.load(Ordering::SeqCst) => {
+                        return Err(connection.cut("it names nothing that this build knows"));
+                    }
                     Some(message) => self.hear(lease, message),
                     None => break,
                 },
@@ -471,8 +492,9 @@ impl FakeContainer {
     fn hear(self: &Arc<Self>, lease: LeaseId, message: ToContainer) {
         match message {
             ToContainer::Go(spec) => {
+                let early = spec.session.is_some();
                 self.with_work(lease, |w| w.spec = Some(spec));
-                self.feed(Event::Go { lease });
+                self.feed(Event::Go { lease, early });
             }
             ToContainer::Paid(voucher) => {
                 let signer = self.chain.domain.signer(&voucher).unwrap();
@@ -602,6 +624,7 @@ impl World {
             leases: Mutex::default(),
             balance: Mutex::new(TokenAmount(1_000_000 * TokenAmount::ONE.0)),
             refuse_opens: Mutex::default(),
+            holds_opens: watch::Sender::new(false),
             holds_windows: AtomicBool::new(false),
             domain: VoucherDomain::new(31_337, escrow),
         });
@@ -654,7 +677,15 @@ async fn index(peer: Peer, containers: Vec<Arc<FakeContainer>>, params: Params) 
         let (containers, params, id) = (containers.clone(), params.clone(), peer.id());
         tokio::spawn(async move {
             while let Ok(stream) = connection.accept_bi().await {
+                let kind = stream.kind();
                 let mut line = stream.framed();
+                if kind == StreamKind::Candidates {
+                    // Sessions measure the way to several before they ask for one; here nobody is far.
+                    drop(line.recv::<CandidatesRequest>().await);
+                    drop(line.send(&Candidates { containers: Vec::new() }).await);
+                    drop(line.finish().await);
+                    continue;
+                }
                 let Ok(Some(request)) = line.recv::<MatchRequest>().await else { continue };
                 let reply = answer(&request, &containers, &params, id);
                 drop(line.send(&reply).await);
@@ -689,6 +720,7 @@ fn answer(request: &MatchRequest, containers: &[Arc<FakeContainer>], params: &Pa
                 ..Allocation::default()
             },
             egress: request.demand.egress,
+            tokens: None,
         };
         if let Ok(matched) = container.offer(terms) {
             return MatchReply::Matched(Box::new(matched));

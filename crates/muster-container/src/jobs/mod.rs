@@ -2,6 +2,7 @@
 
 mod intake;
 mod live;
+mod model;
 mod outtake;
 mod play;
 mod streamer;
@@ -20,6 +21,7 @@ use muster_core::protocol::JobSpec as Wanted;
 use tracing::warn;
 
 pub(crate) use intake::{Intake, IntakeError};
+pub(crate) use model::Standing;
 pub(crate) use outtake::Outtake;
 pub(crate) use streamer::Stage;
 pub(crate) use workplace::Workplace;
@@ -27,6 +29,8 @@ pub(crate) use workplace::Workplace;
 use crate::apps::Apps;
 use crate::brain::BrainHandle;
 use crate::config::{GpuOffer, JobBounds};
+use crate::engines::Engines;
+use crate::models::Models;
 use crate::sandbox::{Display, JobId, JobSpec, RecoveredJob, Sandbox, SandboxError, SandboxLimits};
 
 /// The command of a job that runs nothing, where the configuration allows it.
@@ -48,10 +52,19 @@ pub(crate) struct Shop {
     pub(crate) gpus: Vec<GpuOffer>,
     pub(crate) bounds: JobBounds,
     pub(crate) allow_empty: bool,
+    /// What models are served with, where they are.
+    pub(crate) serving: Option<Serving>,
     /// What live sessions are streamed with.
     pub(crate) stage: Stage,
     /// Bytes of disk that leases which are over may take, until their consumers have fetched what they want.
     pub(crate) keep_bytes_max: u64,
+}
+
+/// What models are served with.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    pub(crate) weights: Models,
+    pub(crate) engines: Arc<dyn Engines>,
 }
 
 /// All workplaces. Clones share them.
@@ -81,6 +94,11 @@ impl Jobs {
     /// The workplace of a lease, while there is one.
     pub(crate) fn get(&self, lease: LeaseId) -> Option<Arc<Workplace>> {
         self.lock().all.get(&lease).cloned()
+    }
+
+    /// The weights that are kept here, where models are served.
+    pub(crate) fn models(&self) -> Option<&Models> {
+        self.shop.serving.as_ref().map(|serving| &serving.weights)
     }
 
     fn enter(&self, held: &Held) -> Arc<Workplace> {
@@ -228,6 +246,7 @@ impl Shop {
             devices: devices.flat_map(|gpu| gpu.devices.iter().cloned()).collect(),
             display: wanted.session.as_ref().map(display),
             over,
+            lent: Vec::new(),
         }
     }
 
@@ -255,6 +274,7 @@ fn display(session: &SessionSpec) -> Display {
         layout: session.layout.clone(),
         sound: session.sound,
         microphone: session.microphone,
+        gamepads: session.gamepads,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use muster_core::ids::LeaseId;
 use muster_core::live::{KeyboardUse, SessionSpec};
-use muster_stream::control::{FromStream, Keyboard, LINE_BYTES_MAX, StreamConfig, ToStream};
+use muster_stream::control::{FromStream, Gamepads, Keyboard, LINE_BYTES_MAX, StreamConfig, ToStream};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
@@ -63,7 +63,9 @@ impl Streamer {
         let (program, args) = stage.program.split_first().ok_or_else(|| failed("no program is named"))?;
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let inherited = [Some(ends.socket), ends.sound, ends.microphone].into_iter().flatten().collect();
+        let pipes = [Some(ends.socket), ends.sound, ends.microphone].into_iter().flatten();
+        // With the child's end its gamepads are gone: nobody else has them open.
+        let inherited = pipes.chain(ends.gamepads).collect();
         let mut child = sandbox.start_beside(command, inherited).await?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -116,6 +118,11 @@ fn stream_config(stage: &Stage, session: &SessionSpec, ends: &DisplayEnds) -> St
         display_socket: path(&ends.socket),
         sound_pipe: ends.sound.as_ref().map(path),
         microphone_pipe: ends.microphone.as_ref().map(path),
+        gamepads: match ends.gamepads.as_slice() {
+            _ if session.gamepads == 0 => Gamepads::Unasked,
+            [] => Gamepads::Refused,
+            pads => Gamepads::Lent(pads.iter().map(AsRawFd::as_raw_fd).collect()),
+        },
         width: session.width,
         height: session.height,
         fps: session.fps,
@@ -191,5 +198,27 @@ async fn log_lines(stderr: impl AsyncRead + Unpin, lease: LeaseId) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_child_is_lent_the_gamepads_that_the_program_sees() {
+        let stage = Stage { program: Vec::new(), bind: ([127, 0, 0, 1], 0).into(), public: None, stale: false };
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let check = |asked: u8, given: usize| {
+            let gamepads: Vec<OwnedFd> = (0..given).map(|_| open()).collect();
+            let numbers = gamepads.iter().map(AsRawFd::as_raw_fd).collect();
+            let ends = DisplayEnds { socket: open(), sound: None, microphone: None, gamepads };
+            let session = SessionSpec { gamepads: asked, ..SessionSpec::default() };
+            (stream_config(&stage, &session, &ends).gamepads, Gamepads::Lent(numbers))
+        };
+        assert_eq!(check(0, 0).0, Gamepads::Unasked);
+        assert_eq!(check(2, 0).0, Gamepads::Refused);
+        let (told, lent) = check(2, 2);
+        assert_eq!(told, lent);
     }
 }

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::intake::Manifest;
 use super::live::Live;
+use super::model::ModelPlace;
 use super::play::Tail;
 use super::{Shop, job_id, lease_dir, remove_dir};
 use crate::apps::Opened;
@@ -54,7 +55,7 @@ pub(crate) enum Feed {
 #[derive(Debug)]
 pub(crate) struct Workplace {
     pub(super) shop: Arc<Shop>,
-    terms: LeaseTerms,
+    pub(super) terms: LeaseTerms,
     /// Made once, by whoever needs it first; taken out at the removal.
     folder: OnceCell<Mutex<Option<Arc<WorkDir>>>>,
     /// Of an earlier process, and what the job had left could not be taken over.
@@ -67,9 +68,11 @@ pub(crate) struct Workplace {
     stage: watch::Sender<Stage>,
     pub(super) kill: CancellationToken,
     gone: CancellationToken,
-    handle: Mutex<Option<JobHandle>>,
+    pub(super) handle: Mutex<Option<JobHandle>>,
     /// The job's display, as it is watched from outside.
     pub(super) live: Live,
+    /// The job's model, as its streams see it.
+    pub(super) model: ModelPlace,
     /// The last of what the job wrote.
     pub(super) tail: Tail,
     /// `None` before the start and after the end of input.
@@ -138,6 +141,7 @@ impl Workplace {
             gone: CancellationToken::new(),
             handle: Mutex::default(),
             live: Live::new(),
+            model: ModelPlace::new(),
             tail: Tail::default(),
             stdin: tokio::sync::Mutex::default(),
             inputs: tokio::sync::Mutex::default(),
@@ -163,6 +167,16 @@ impl Workplace {
     /// The live session of the job; of a job without one it is over as soon as it begins.
     pub(crate) fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// The model of the job; of a job without one it is over as soon as it begins.
+    pub(crate) const fn model(&self) -> &ModelPlace {
+        &self.model
+    }
+
+    /// Resolves when the job is to be ended.
+    pub(crate) const fn kill_wanted(&self) -> &CancellationToken {
+        &self.kill
     }
 
     /// Resolves when everything here is removed: whoever uses the folder must let go.
@@ -229,6 +243,7 @@ impl Workplace {
         let (last_words, words) = oneshot::channel();
         let (end, line) = self.execute(words).await;
         self.live.close(&end.to_string());
+        self.model.close(&end.to_string());
         info!(lease = %self.terms.lease, %end, "job ended");
         metrics::counter!("muster_container_jobs_total", "end" => label(&end)).increment(1);
         if let Some(line) = line.map(|line| format!("muster: {line}\n"))
@@ -251,6 +266,14 @@ impl Workplace {
             self.report_started().await;
             return (End::Exited(0), None);
         }
+        if let Some(model) = wanted.model.clone() {
+            self.live.close("this job has no session: nothing of it can be seen");
+            let ended = self.serve(wanted, model).await;
+            self.err.finish();
+            self.out.finish();
+            return ended;
+        }
+        self.model.close("this job is no model");
         let session = wanted.session.clone();
         if session.is_none() {
             self.live.close("this job has no session: nothing of it can be seen");
@@ -357,6 +380,18 @@ impl Workplace {
         }
     }
 
+    /// Moves what an engine complains about to the log; it may be started again, and goes on there.
+    pub(super) fn pump_complaints(self: &Arc<Self>, job: &mut RunningJob) {
+        let (pipe, spool, gone) = (job.stderr.take(), Arc::clone(&self.err), self.gone.clone());
+        tokio::spawn(async move {
+            let Some(pipe) = pipe else { return };
+            tokio::select! {
+                () = pump_one(pipe, &spool, |_| {}) => {}
+                () = gone.cancelled() => {}
+            }
+        });
+    }
+
     /// Ends the job, now or as soon as it has begun.
     pub(super) fn kill(&self) {
         self.kill.cancel();
@@ -367,6 +402,7 @@ impl Workplace {
     pub(super) fn over(&self) -> bool {
         let first = self.stage.send_if_modified(|stage| std::mem::replace(stage, Stage::Over) != Stage::Over);
         self.live.close("the lease is over");
+        self.model.close("the lease is over");
         if guard(&self.handle).is_none() {
             self.out.finish();
             self.err.finish();
@@ -518,6 +554,6 @@ pub(super) fn sentence(error: &SandboxError) -> String {
 }
 
 /// What is guarded here is replaced as a whole, so one that panicked left it right.
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -60,8 +60,12 @@ pub(super) struct View<'a> {
     pub(super) files: &'a [(i32, &'static str)],
     pub(super) memory_bytes: u64,
     pub(super) devices: &'a [PathBuf],
+    /// Nodes of the job's own gamepads, and where it sees them.
+    pub(super) gamepads: &'a [(PathBuf, PathBuf)],
     /// A folder of packages that is laid over the system.
     pub(super) over: Option<&'a Path>,
+    /// Files that the job reads, and where it sees them.
+    pub(super) lent: &'a [(PathBuf, PathBuf)],
     pub(super) info_fd: i32,
     pub(super) block_fd: i32,
 }
@@ -90,13 +94,17 @@ pub(super) fn options(view: &View<'_>) -> Vec<OsString> {
         args.bind("--ro-bind", place, Path::new("/").join(part));
     }
     args.bind("--ro-bind", view.init_exe, HELPER);
+    for (file, inside) in view.lent {
+        args.bind("--ro-bind", file, inside);
+    }
     args.bind("--bind", view.work, "/work");
     args.bind("--bind", view.tmp, "/tmp");
-    for device in view.devices {
-        if let Some(parent) = device.parent().filter(|parent| *parent != Path::new("/dev")) {
+    let devices = view.devices.iter().map(|device| (device, device));
+    for (device, inside) in devices.chain(view.gamepads.iter().map(|(node, inside)| (node, inside))) {
+        if let Some(parent) = inside.parent().filter(|parent| *parent != Path::new("/dev")) {
             args.push([OsString::from("--perms"), "0755".into(), "--dir".into(), parent.into()]);
         }
-        args.bind("--dev-bind", device, device);
+        args.bind("--dev-bind", device, inside);
     }
     if !view.devices.is_empty() {
         args.push(["--perms", "0755", "--dir", "/sys"]);
@@ -180,5 +188,44 @@ impl Args {
 
     fn bind(&mut self, option: &str, from: impl AsRef<Path>, to: impl AsRef<Path>) {
         self.0.extend([OsString::from(option), from.as_ref().into(), to.as_ref().into()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gamepads_are_the_only_input_devices() {
+        let gamepads = [("/dev/muster-gamepads.x/event0", "/dev/input/event0"), ("/dev/input/js3", "/dev/input/js0")];
+        let gamepads = gamepads.map(|(node, inside)| (PathBuf::from(node), PathBuf::from(inside)));
+        let mut view = View {
+            work: Path::new("/w"),
+            tmp: Path::new("/t"),
+            init_exe: Path::new("/i"),
+            root: true,
+            files: &[],
+            memory_bytes: 0,
+            devices: &[],
+            gamepads: &gamepads,
+            over: None,
+            lent: &[],
+            info_fd: 3,
+            block_fd: 4,
+        };
+        let text = |view: &View<'_>| {
+            let args = options(view).into_iter().map(|arg| arg.into_string().unwrap()).collect::<Vec<_>>().join(" ");
+            (args.matches("/dev/input").count(), args)
+        };
+        let (count, args) = text(&view);
+        for (node, inside) in &gamepads {
+            let bound = format!("--perms 0755 --dir /dev/input --dev-bind {} {}", node.display(), inside.display());
+            assert!(args.contains(&bound), "{args}");
+        }
+        assert!(args.find("--dev-bind") < args.find("--remount-ro /dev"), "{args}");
+        // The two folders, the two places, and the host's own node.
+        assert_eq!(count, 5, "{args}");
+        view.gamepads = &[];
+        assert_eq!(text(&view).0, 0);
     }
 }

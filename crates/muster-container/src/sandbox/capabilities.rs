@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::{Controller, Hierarchy, Version};
 use super::error::{SandboxError, chain};
 use super::spec::SandboxConfig;
-use super::{landlock, over, system, workdir};
+use super::{gamepads, landlock, over, system, workdir};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,8 @@ pub struct Capabilities {
     pub xvfb: Option<PathBuf>,
     /// Path of the sound server, where jobs with a display can have sound.
     pub pulseaudio: Option<PathBuf>,
+    /// Whether jobs with a display can have gamepads.
+    pub gamepads: bool,
     /// Whether folders of packages can be laid over the system.
     pub layers: bool,
     /// Whether packages that jobs need can be fetched as well.
@@ -92,8 +94,21 @@ impl Capabilities {
         findings.push(landlock_finding(landlock_abi));
         let slirp4netns = egress(&mut findings, root);
         let (xvfb, pulseaudio) = display(&mut findings);
+        let gamepads = gamepads(&mut findings, config, root);
         let (layers, packages) = apps(&mut findings, config, root);
-        Self { bwrap, root, disk_limit, landlock_abi, slirp4netns, xvfb, pulseaudio, layers, packages, findings }
+        Self {
+            bwrap,
+            root,
+            disk_limit,
+            landlock_abi,
+            slirp4netns,
+            xvfb,
+            pulseaudio,
+            gamepads,
+            layers,
+            packages,
+            findings,
+        }
     }
 
     /// The mandatory layers that are missing.
@@ -268,6 +283,23 @@ fn display(findings: &mut Vec<Finding>) -> (Option<PathBuf>, Option<PathBuf>) {
         (Some(_), Some(_)) => finding(layer, Severity::Fine, "jobs can have a display and sound", ""),
     });
     (xvfb, pulseaudio)
+}
+
+/// Gamepads of live sessions are virtual devices of the kernel. One is plugged in, and out again.
+fn gamepads(findings: &mut Vec<Finding>, config: &SandboxConfig, root: bool) -> bool {
+    let layer = "gamepads";
+    let name = format!("{}.try-{}", system::instance_of(&config.state_dir), std::process::id());
+    // Any user will do for a node that nobody opens but us.
+    let tried = gamepads::plug(1, &name, root.then_some(0));
+    let there = tried.is_ok();
+    findings.push(match tried {
+        Ok(_) => finding(layer, Severity::Fine, "live sessions can have virtual gamepads", ""),
+        Err(refusal) => {
+            let found = format!("live sessions run without gamepads: {}", chain(&refusal));
+            finding(layer, Severity::Degraded, found, refusal.mend(root))
+        }
+    });
+    there
 }
 
 /// Apps need packages that the machine may not have: fetched by apt, laid over the system by the kernel.

@@ -345,6 +345,14 @@ fn processes(base: &Path) -> Vec<Pid> {
     text.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).filter(|pid| *pid != own).collect()
 }
 
+/// Processor time for each period, and the period, both in microseconds. The period is short, so that a group that has used
+/// its time up stands still for a few milliseconds, which a picture or an answer can wait; the kernel takes no ration under
+/// a millisecond.
+pub(super) fn cpu_ration(cpu_millis: u32) -> (u64, u64) {
+    let period = if cpu_millis < 100 { 100_000 } else { 10_000 };
+    (u64::from(cpu_millis) * period / 1000, period)
+}
+
 /// Writes one control file.
 pub(super) fn write(dir: &Path, file: &str, value: &str) -> Result<(), SandboxError> {
     let path = dir.join(file);
@@ -409,7 +417,8 @@ mod tests {
         assert_eq!(read("memory.swap.max"), "0");
         assert_eq!(read("memory.oom.group"), "1");
         assert_eq!(read("pids.max"), "8");
-        assert_eq!(read("cpu.max"), "150000 100000");
+        assert_eq!(read("cpu.max"), "15000 10000");
+        assert_eq!((cpu_ration(100), cpu_ration(99)), ((1_000, 10_000), (9_900, 100_000)));
         for (file, text) in [
             ("cpu.stat", "usage_usec 1234\nuser_usec 1000\n"),
             ("memory.events", "low 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 1\n"),

@@ -6,11 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::cgroup::{keyed, number, write};
+use super::cgroup::{cpu_ration, keyed, number, write};
 use super::error::SandboxError;
-
-/// Length of the period over which processor time is rationed, in microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
 
 /// Makes `parent` below the first candidate that allows it.
 pub(super) fn open(candidates: &[PathBuf], parent: &str) -> io::Result<PathBuf> {
@@ -47,8 +44,9 @@ pub(super) fn limit_memory(dir: &Path, bytes: u64) -> Result<(), SandboxError> {
 }
 
 pub(super) fn limit_cpu(dir: &Path, cpu_millis: u32) -> Result<(), SandboxError> {
-    write(dir, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
-    write(dir, "cpu.cfs_quota_us", &(u64::from(cpu_millis) * CPU_PERIOD_US / 1000).to_string())
+    let (quota, period) = cpu_ration(cpu_millis);
+    write(dir, "cpu.cfs_period_us", &period.to_string())?;
+    write(dir, "cpu.cfs_quota_us", &quota.to_string())
 }
 
 pub(super) fn memory_peak(dir: &Path) -> u64 {

@@ -8,10 +8,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::cgroup::{keyed, number, write};
+use super::cgroup::{cpu_ration, keyed, number, write};
 use super::error::SandboxError;
 
-const CPU_PERIOD_US: u64 = 100_000;
 const SUPERVISOR: &str = "supervisor";
 
 /// Makes `parent` below the first candidate that can give it the wanted controllers; says which of them it got.
@@ -82,7 +81,8 @@ fn optional(result: Result<(), SandboxError>) -> Result<(), SandboxError> {
 }
 
 pub(super) fn limit_cpu(dir: &Path, cpu_millis: u32) -> Result<(), SandboxError> {
-    write(dir, "cpu.max", &format!("{} {CPU_PERIOD_US}", u64::from(cpu_millis) * CPU_PERIOD_US / 1000))
+    let (quota, period) = cpu_ration(cpu_millis);
+    write(dir, "cpu.max", &format!("{quota} {period}"))
 }
 
 pub(super) fn memory_peak(dir: &Path) -> u64 {

@@ -13,6 +13,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use muster_core::live::GAMEPADS_MAX;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
 
 use super::capabilities::Capabilities;
@@ -44,6 +45,8 @@ pub struct Display {
     pub sound: bool,
     /// Whether the job hears a microphone; only with sound.
     pub microphone: bool,
+    /// How many virtual gamepads the job sees, where the machine has any to give.
+    pub gamepads: u8,
 }
 
 /// The Container's ends of a job's display: descriptors of the job's own socket and pipes, opened for passing on only.
@@ -56,6 +59,8 @@ pub struct DisplayEnds {
     pub sound: Option<OwnedFd>,
     /// What the job hears, in the same form.
     pub microphone: Option<OwnedFd>,
+    /// What the job's gamepads are steered by, and live as long as; as many as were asked for, or none.
+    pub gamepads: Vec<OwnedFd>,
 }
 
 /// The folder of sockets, before the job runs.
@@ -76,6 +81,10 @@ impl Display {
         }
         if self.layout.is_empty() || !self.layout.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
             return Err(SandboxError::invalid(format!("{:?} is no name of a keyboard layout", self.layout)));
+        }
+        if self.gamepads > GAMEPADS_MAX {
+            let why = format!("gamepads is {}, the most is {GAMEPADS_MAX}", self.gamepads);
+            return Err(SandboxError::invalid(why));
         }
         Ok(())
     }
@@ -153,10 +162,11 @@ impl Display {
 
 impl Place {
     /// What the streaming program gets, once the display is up.
-    pub(super) fn ends(self) -> Result<DisplayEnds, SandboxError> {
+    pub(super) fn ends(self, gamepads: Vec<OwnedFd>) -> Result<DisplayEnds, SandboxError> {
         let socket = open(&self.folder, SOCKET, FileType::Socket)?;
         let pipe = |name, there: bool| there.then(|| open(&self.folder, name, FileType::Fifo)).transpose();
-        Ok(DisplayEnds { socket, sound: pipe(SOUND, self.sound)?, microphone: pipe(MICROPHONE, self.microphone)? })
+        let (sound, microphone) = (pipe(SOUND, self.sound)?, pipe(MICROPHONE, self.microphone)?);
+        Ok(DisplayEnds { socket, sound, microphone, gamepads })
     }
 }
 

@@ -29,6 +29,8 @@ pub const SANDBOX_INIT: &str = "__sandbox-init";
 
 /// Longest orders that are read: arguments and environment are bounded to 1 MiB, JSON may double them.
 const ORDERS_BYTES_MAX: u64 = 8 << 20;
+/// A program steps back behind the display that it draws on by so much ("nice").
+const BEHIND_DISPLAY: i32 = 5;
 const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
     effective: CapabilitySet::empty(),
     permitted: CapabilitySet::empty(),
@@ -144,6 +146,10 @@ fn run(orders: File, report: &mut File) -> Result<i32, Report> {
     keep_capabilities(&orders).map_err(|error| broken("renounce capabilities", &error))?;
     let user = orders.uid.map(|uid| (uid, orders.device_groups.as_slice()));
     let companions = start_all(&orders.companions, user).map_err(|reason| Report::SetupFailed { reason })?;
+    if !companions.is_empty() {
+        // The command inherits it: its display is shown while it draws the next picture, however busy it is.
+        rustix::process::nice(BEHIND_DISPLAY).map_err(|error| broken("step back behind the display", &error))?;
+    }
     let pid = start(&orders)?;
     set_capabilities(None, NO_CAPABILITIES).map_err(|error| broken("renounce capabilities", &error))?;
     if !tell(report, &Report::Running) {

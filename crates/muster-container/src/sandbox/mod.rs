@@ -23,6 +23,7 @@ mod companion;
 mod display;
 mod egress;
 mod error;
+mod gamepads;
 mod init;
 mod job;
 mod landlock;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::{Place, end_group, remove_group};
 use super::error::{SandboxError, chain};
 use super::spec::JobId;
-use super::{Inner, workdir};
+use super::{Inner, gamepads, workdir};
 
 const FILE: &str = "job.json";
 const BYTES_MAX: u64 = 64 << 10;
@@ -98,13 +98,13 @@ fn clear(inner: &Inner, id: &JobId, dir: &Path) -> Result<(), SandboxError> {
     workdir::remove_job_dir(dir)
 }
 
-/// Ends what is left of a job's processes.
+/// Ends what is left of a job's processes, and takes away what they saw their gamepads by.
 pub(super) fn clear_groups(inner: &Inner, id: &JobId) -> Result<(), SandboxError> {
     let name = inner.cgroup_name(id);
     for place in inner.hierarchy.places() {
         clear_group(&Place { version: place.version, base: place.base.join(&name) })?;
     }
-    Ok(())
+    gamepads::clear(&name)
 }
 
 fn clear_group(group: &Place) -> Result<(), SandboxError> {

@@ -140,6 +140,8 @@ pub struct JobSpec {
     pub display: Option<Display>,
     /// A folder of unpacked packages that the job sees laid over the system: the Container's own, never a consumer's.
     pub over: Option<PathBuf>,
+    /// Files of the Container's own that the job reads, and where below `/.muster` it sees them; never a consumer's.
+    pub lent: Vec<(PathBuf, PathBuf)>,
 }
 
 impl JobSpec {
@@ -167,6 +169,11 @@ impl JobSpec {
             )));
         }
         self.display.as_ref().map_or(Ok(()), Display::check)?;
+        for (_, inside) in &self.lent {
+            if !inside.starts_with("/.muster") {
+                return Err(SandboxError::invalid(format!("{} is not below /.muster", inside.display())));
+            }
+        }
         for device in &self.devices {
             if !device.starts_with("/dev") {
                 return Err(SandboxError::invalid(format!("{} is not a device file under /dev", device.display())));
@@ -231,6 +238,7 @@ mod tests {
             devices: Vec::new(),
             display: None,
             over: None,
+            lent: Vec::new(),
         }
     }
 

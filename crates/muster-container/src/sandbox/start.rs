@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,9 +24,9 @@ use tokio::time::timeout;
 
 use super::cgroup::{Controller, JobCgroup};
 use super::companion::Companion;
-use super::display::Place;
 use super::egress::Uplink;
-use super::error::SandboxError;
+use super::error::{SandboxError, chain};
+use super::gamepads::Gamepads;
 use super::init::{Orders, Report, SANDBOX_INIT};
 use super::job::{JobEnd, JobHandle, RunningJob, Shared};
 use super::landlock::Rules;
@@ -34,7 +34,7 @@ use super::recover::Record;
 use super::spec::JobSpec;
 use super::supervise::{Reports, Supervisor};
 use super::workdir::WorkDir;
-use super::{Inner, bwrap, egress, over, system};
+use super::{Inner, bwrap, egress, gamepads, over, system};
 
 /// How long each step of the start may take; generous, because a machine under load must not fail jobs.
 const STEP_WAIT: Duration = Duration::from_secs(30);
@@ -96,10 +96,13 @@ pub(super) async fn start(inner: &Arc<Inner>, work: &WorkDir, spec: JobSpec) -> 
     let name = inner.cgroup_name(work.id());
     let cgroup = JobCgroup::create(&inner.hierarchy, &name, &spec.limits)?;
     let mut guard = Guard(Some(cgroup.clone()));
-    let (mut child, mut ours) = launch(inner, work, &spec, companions).await?;
+    let gamepads = plug(&spec, &name, work.uid()).await;
+    let binds = gamepads.as_ref().map(Gamepads::binds).unwrap_or_default();
+    let (mut child, mut ours) = launch(inner, work, &spec, companions, &binds).await?;
     let begun = begin(inner, work, &spec, &cgroup, &mut ours).await;
     // The command may run already, so what it has made of its display is looked at with care.
-    let begun = begun.and_then(|uplink| Ok((uplink, display.map(Place::ends).transpose()?)));
+    let gamepads = gamepads.map(Gamepads::into_pads).unwrap_or_default();
+    let begun = begun.and_then(|uplink| Ok((uplink, display.map(|place| place.ends(gamepads)).transpose()?)));
     let (uplink, display) = match begun {
         Ok(begun) => begun,
         Err(error) => return Err(explain(error, &mut child, &mut ours, &cgroup, &spec).await),
@@ -130,12 +133,34 @@ pub(super) async fn start(inner: &Arc<Inner>, work: &WorkDir, spec: JobSpec) -> 
     Ok(RunningJob { handle: JobHandle { shared }, stdin, stdout: Some(stdout), stderr: Some(stderr), display })
 }
 
+/// The gamepads that a job with a display asks for. Without them it runs all the same, and its player is told.
+async fn plug(spec: &JobSpec, name: &str, uid: Option<u32>) -> Option<Gamepads> {
+    let count = spec.display.as_ref().map_or(0, |display| display.gamepads);
+    if count == 0 {
+        return None;
+    }
+    let name = name.to_owned();
+    let plugged = tokio::task::spawn_blocking(move || gamepads::plug(count, &name, uid)).await;
+    match plugged {
+        Ok(Ok(gamepads)) => Some(gamepads),
+        Ok(Err(refusal)) => {
+            tracing::warn!(why = %chain(&refusal), mend = refusal.mend(uid.is_some()), "a live session runs without gamepads");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a live session runs without gamepads");
+            None
+        }
+    }
+}
+
 /// Starts bubblewrap, which waits before it runs anything.
 async fn launch(
     inner: &Inner,
     work: &WorkDir,
     spec: &JobSpec,
     companions: Vec<Companion>,
+    gamepads: &[(PathBuf, PathBuf)],
 ) -> Result<(Child, Ours), SandboxError> {
     let failed = |error: rustix::io::Errno| SandboxError::setup("make pipes", error);
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(failed);
@@ -151,7 +176,7 @@ async fn launch(
             fchown(end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(failed)?;
         }
     }
-    let orders = serde_json::to_vec(&orders(inner, work, spec, companions))
+    let orders = serde_json::to_vec(&orders(inner, work, spec, companions, gamepads))
         .map_err(|error| SandboxError::setup("encode the orders", error))?;
     let orders = memory_file("muster-orders", &orders)?;
     let mut inherited = vec![info_write, block_read, report_write, orders];
@@ -170,7 +195,9 @@ async fn launch(
         files: &files,
         memory_bytes: spec.limits.memory_bytes,
         devices: &spec.devices,
+        gamepads,
         over: spec.over.as_deref(),
+        lent: &spec.lent,
         info_fd,
         block_fd,
     });
@@ -304,7 +331,13 @@ fn memory_file(name: &str, content: &[u8]) -> Result<OwnedFd, SandboxError> {
     Ok(file.into())
 }
 
-fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec, companions: Vec<Companion>) -> Orders {
+fn orders(
+    inner: &Inner,
+    work: &WorkDir,
+    spec: &JobSpec,
+    companions: Vec<Companion>,
+    gamepads: &[(PathBuf, PathBuf)],
+) -> Orders {
     let text = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<String>>();
     let mut env: Vec<(String, String)> =
         [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp"), ("USER", "job")]
@@ -312,7 +345,8 @@ fn orders(inner: &Inner, work: &WorkDir, spec: &JobSpec, companions: Vec<Compani
             .filter(|(name, _)| !spec.env.contains_key(*name))
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-    let screen = spec.display.as_ref().map(|display| display.env(&inner.capabilities)).unwrap_or_default();
+    let mut screen = spec.display.as_ref().map(|display| display.env(&inner.capabilities)).unwrap_or_default();
+    screen.extend(gamepads::env(gamepads));
     let own = spec.env.iter().map(|(name, value)| (name.clone(), value.clone()));
     env.extend(own.filter(|(name, _)| !screen.iter().any(|(known, _)| known == name)));
     env.extend(screen);

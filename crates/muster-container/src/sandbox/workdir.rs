@@ -162,6 +162,39 @@ impl WorkDir {
         Ok(File::from(fd))
     }
 
+    /// Opens a plain file for reading, without following a link. Call it while no job runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`WorkDir::create_file`]; [`SandboxError::Io`] where there is none.
+    pub fn open_file(&self, name: &str) -> Result<File, SandboxError> {
+        let relative = checked_name(name)?;
+        let path = self.path().join(&relative);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = open_beneath(&self.root()?, &relative, flags, Mode::empty())
+            .map_err(SandboxError::io("open the file", &path))?;
+        let kind = rustix::fs::fstat(&fd).map_err(SandboxError::io("look at", &path))?.st_mode;
+        if rustix::fs::FileType::from_raw_mode(kind) != rustix::fs::FileType::RegularFile {
+            return Err(SandboxError::FileName { name: name.to_owned(), why: "it is no plain file" });
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Removes a file, without following a link. Call it while no job runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`WorkDir::open_file`].
+    pub fn remove_file(&self, name: &str) -> Result<(), SandboxError> {
+        let relative = checked_name(name)?;
+        let path = self.path().join(&relative);
+        let (parent, file) = (relative.parent().unwrap_or(Path::new("")), relative.file_name().unwrap_or_default());
+        let folder =
+            open_beneath(&self.root()?, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(SandboxError::io("open the folder of", &path))?;
+        rustix::fs::unlinkat(&folder, file, rustix::fs::AtFlags::empty()).map_err(SandboxError::io("remove", &path))
+    }
+
     /// Creates an empty folder and its parents; one that exists is no error.
     ///
     /// # Errors

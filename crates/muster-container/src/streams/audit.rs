@@ -73,7 +73,8 @@ impl House {
             let leases = self.board.leases();
             let work: Vec<Work> = leases
                 .iter()
-                .filter(|held| works(&held.lease.phase))
+                // A lease whose deposit is on its way is nothing that the chain knows.
+                .filter(|held| works(&held.lease.phase) && held.lease.deposit_seen())
                 .take(WORK_MAX)
                 .map(|held| Work {
                     lease: held.lease.id(),

@@ -103,10 +103,12 @@ impl House {
             }
             ToContainer::Ping => return Ok(Next::Say(ToConsumer::Pong)),
             ToContainer::Go(wanted) => {
+                // Whoever wants to see a program waits for it; a job that only computes waits for its deposit.
+                let early = wanted.session.is_some();
                 if let Some(place) = self.jobs.get(lease) {
                     place.want(wanted);
                 }
-                Event::Go { lease }
+                Event::Go { lease, early }
             }
             ToContainer::Paid(voucher) => match self.check_voucher(lease, &voucher) {
                 Ok(event) => event,

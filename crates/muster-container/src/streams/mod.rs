@@ -2,6 +2,7 @@
 
 mod audit;
 mod files;
+mod inference;
 mod job;
 mod lease;
 mod offer;
@@ -167,6 +168,7 @@ impl House {
             StreamKind::Job => self.job(&guest, stream).await,
             StreamKind::Files => self.files(&guest, stream).await,
             StreamKind::Session => self.session(&guest, stream).await,
+            StreamKind::Inference => self.inference(&guest, stream).await,
             StreamKind::Audit => self.audit(&guest, stream).await,
             StreamKind::Liveness => self.liveness(&guest, stream).await,
             StreamKind::Echo => echo(stream).await,

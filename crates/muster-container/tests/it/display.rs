@@ -11,7 +11,8 @@ use muster_container::sandbox::{Display, JobEnd, JobSpec};
 use crate::harness::{Host, MIB, finish, host, script};
 
 fn display(change: impl FnOnce(&mut Display)) -> Display {
-    let mut display = Display { width: 640, height: 480, layout: "us".to_owned(), sound: false, microphone: false };
+    let (layout, sound, microphone) = ("us".to_owned(), false, false);
+    let mut display = Display { width: 640, height: 480, layout, sound, microphone, gamepads: 0 };
     change(&mut display);
     display
 }

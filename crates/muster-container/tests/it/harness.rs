@@ -75,6 +75,7 @@ pub(crate) fn spec(command: &[&str]) -> JobSpec {
         devices: Vec::new(),
         display: None,
         over: None,
+        lent: Vec::new(),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use muster_chain::keys::Wallet;
 use muster_core::lease::{End, LeaseTerms};
 use muster_core::live::SessionSpec;
 use muster_core::packages::PackageSet;
@@ -76,6 +77,7 @@ fn session(command: &[&str]) -> JobSpec {
         env: Vec::new(),
         stdin: false,
         session: Some(SessionSpec { width: 320, height: 200, sound: false, ..SessionSpec::default() }),
+        model: None,
     }
 }
 
@@ -151,6 +153,55 @@ async fn a_session_is_billed_once_it_draws_and_answers_offers_that_came_before()
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.contains(r#""width":320"#) && said.contains(r#""bind":"127.0.0.1:0""#), "{said}");
     assert!(said.contains(r#""t":"end""#), "players are told: {said}");
+}
+
+/// A Container that can have sessions, and a lease whose deposit is not paid; `None` where [`opened`] gives none.
+async fn accepted() -> Option<(World, Running, Renter)> {
+    let (world, container, mut first, _log) = Box::pin(opened()).await?;
+    first.say(ToContainer::Stop).await;
+    first.settled().await;
+    let session = Wallet::random();
+    let mut terms = world.terms(container.id, &session);
+    larger(&mut terms);
+    container.line.accept(&terms).await;
+    let renter = Renter::attach(terms, session, &container).await;
+    Some((world, container, renter))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_draws_before_its_deposit_and_is_billed_from_it_on() {
+    let Some((world, container, mut renter)) = Box::pin(accepted()).await else { return };
+    let (mut news, _to) = line(&renter).await;
+    renter.say(ToContainer::Go(session(&["glxgears"]))).await;
+    while news.recv_within::<FromSession>(PATIENCE).await.unwrap() != FromSession::Drawing {}
+    // Time in which it runs for nothing.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let paying = Instant::now();
+    world.deposit(&renter.terms).await;
+    renter.say(ToContainer::ToppedUp).await;
+    let first = renter.hear(|m| matches!(m, ToConsumer::Started | ToConsumer::Usage { .. } | ToConsumer::Open)).await;
+    assert_eq!(first, ToConsumer::Started);
+    renter.say(ToContainer::Stop).await;
+    let (end, ran_ms) = renter.pay_to_the_end(&world).await;
+    let most = u64::try_from(paying.elapsed().as_millis()).unwrap();
+    assert_eq!(end, End::StoppedByConsumer);
+    assert!(ran_ms <= most, "{ran_ms} ms are billed, and it was paid for {most} ms ago");
+    let (redeemed, ..) = renter.settled().await;
+    assert_eq!(redeemed, renter.terms.rate_per_second.per_second_for_ms(ran_ms));
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_deposit_never_comes_is_stopped_in_words_and_its_slot_is_free() {
+    let Some((_world, container, mut renter)) = Box::pin(accepted()).await else { return };
+    let (mut news, _to) = line(&renter).await;
+    renter.say(ToContainer::Go(session(&["glxgears"]))).await;
+    let (end, ran_ms) = ended(&mut renter).await;
+    let End::FailedToStart(why) = end else { panic!("{end:?}") };
+    assert!(ran_ms == 0 && why.contains("deposit was not on the chain"), "{why}");
+    while news.recv_within::<FromSession>(PATIENCE).await.unwrap() != FromSession::Over {}
+    container.line.heartbeat(|beat| beat.leases == 0 && beat.free.cpu_millis == beat.total.cpu_millis).await;
+    container.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

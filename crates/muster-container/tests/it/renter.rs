@@ -90,6 +90,7 @@ impl Renter {
             env: vec![("GREETING".into(), "hello".into())],
             stdin,
             session: None,
+            model: None,
         }))
         .await;
     }

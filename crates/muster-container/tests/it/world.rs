@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster_chain::contracts::{Contracts, DeployParams, deploy_development};
@@ -13,7 +13,7 @@ use muster_chain::settle::{ChainClient, OpenLease, SenderConfig, Settlement, TxS
 use muster_container::sandbox::SandboxError;
 use muster_container::{
     AppsOffer, ChainLedger, ChainLedgerConfig, ContainerConfig, ContainerError, ContainerNode, JobBounds, Joining,
-    OfferConfig, SessionsOffer, StoreError,
+    ModelsOffer, OfferConfig, SessionsOffer, StoreError,
 };
 use muster_core::hardware::{Allocation, GpuSet};
 use muster_core::ids::{LeaseId, NodeId, RequestId};
@@ -44,9 +44,10 @@ pub(crate) struct World {
     pub(crate) owner: Wallet,
     pub(crate) indexer: Indexer,
     /// What computes proofs, where that is not the processor.
-    pub(crate) provers: std::sync::Mutex<Option<Arc<dyn muster_container::Provers>>>,
+    pub(crate) engines: Mutex<Option<Arc<dyn muster_container::Engines>>>,
+    pub(crate) provers: Mutex<Option<Arc<dyn muster_container::Provers>>>,
     /// What streams live sessions, where the test needs some.
-    pub(crate) streaming: std::sync::Mutex<Option<Vec<PathBuf>>>,
+    pub(crate) streaming: Mutex<Option<Vec<PathBuf>>>,
 }
 
 /// A crash that a test plays leaves mounts behind, as a real one does until the next start.
@@ -146,8 +147,8 @@ impl World {
         }
         let consumer = settlement(&dir.path().join("consumer"), consumer, client.clone()).await;
         let indexer = Indexer::new().await;
-        let (provers, streaming) = (std::sync::Mutex::new(None), std::sync::Mutex::new(None));
-        Self { dir, chain, rpc, contracts, params, client, consumer, owner, indexer, provers, streaming }
+        let (provers, streaming, engines) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { dir, chain, rpc, contracts, params, client, consumer, owner, indexer, engines, provers, streaming }
     }
 
     /// The faucet's wallet with the contracts known.
@@ -176,6 +177,7 @@ impl World {
             job: JobBounds::default(),
             sessions: SessionsOffer::default(),
             apps: AppsOffer::default(),
+            models: ModelsOffer::default(),
         }
     }
 
@@ -202,6 +204,7 @@ impl World {
             Some(program) => node.with_streaming(program),
             None => node,
         };
+        let node = node.with_engines(self.engines.lock().unwrap().clone());
         match self.provers.lock().unwrap().clone() {
             Some(provers) => node.with_provers(provers),
             None => node,
@@ -291,6 +294,7 @@ impl World {
             open_within_ms: self.params.open_timeout_ms,
             allocation,
             egress: false,
+            tokens: None,
         }
     }
 

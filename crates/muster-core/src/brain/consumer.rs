@@ -1,16 +1,18 @@
 //! The brain of a consumer: [`Seek`] finds a Container through one of many Indexers; [`Renting`]
 //! carries one lease from the deposit to the refund.
 
+mod seek;
+
 use serde::{Deserialize, Serialize};
 
-use crate::ids::NodeId;
-use crate::lease::{End, Fact, Lease, Phase};
+use crate::inference::TokenCounts;
+use crate::lease::{End, Fact, Lease, LeaseTerms, Phase};
 use crate::params::Params;
-use crate::protocol::{
-    EscrowLease, EscrowStatus, MatchFailed, MatchFailure, MatchReply, MatchRequest, Matched, NodeAddr, ToConsumer,
-};
+use crate::protocol::{EscrowLease, EscrowStatus, Matched, NodeAddr, ToConsumer};
 use crate::units::{TimeMs, TokenAmount};
 use crate::voucher::SignedVoucher;
+
+pub use self::seek::{Seek, SeekStep, check_matched};
 
 /// How often the chain is asked while something is awaited from it, in milliseconds.
 const CHAIN_POLL_MS: u64 = 1_000;
@@ -21,163 +23,6 @@ const REDIAL_MS: u64 = 1_000;
 const NAME_TX_MS: u64 = 3_000;
 /// A lost Container is given up after so many voucher intervals.
 const LOST_INTERVALS: u64 = 3;
-
-/// Asks Indexers one after the other until one answers.
-#[derive(Clone, Debug)]
-pub struct Seek {
-    request: MatchRequest,
-    /// Still to be asked, last first.
-    left: Vec<NodeId>,
-    asked: Option<(NodeId, TimeMs)>,
-    timeout_ms: u64,
-    failed: Option<MatchFailed>,
-    unreachable: u32,
-}
-
-/// What a [`Seek`] wants next.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SeekStep {
-    /// Send the request to this Indexer.
-    Ask(NodeId),
-    /// Wait for the answer.
-    Wait,
-    /// A Container holds a slot.
-    Matched(Box<Matched>),
-    /// Nobody could help; the last answer that said why, if any Indexer answered.
-    Failed {
-        /// The last Indexer's answer.
-        answer: Option<MatchFailed>,
-        /// Indexers that did not answer.
-        unreachable: u32,
-    },
-}
-
-impl Seek {
-    /// A search over `indexers` in an order drawn from `seed`, so that no Indexer can favour anybody.
-    #[must_use]
-    pub fn new(request: MatchRequest, indexers: &[NodeId], seed: u64, params: &Params) -> Self {
-        let mut left: Vec<NodeId> = indexers.to_vec();
-        left.sort_unstable();
-        left.dedup();
-        shuffle(&mut left, seed);
-        Self { request, left, asked: None, timeout_ms: params.match_timeout_ms, failed: None, unreachable: 0 }
-    }
-
-    /// The request.
-    #[must_use]
-    pub const fn request(&self) -> &MatchRequest {
-        &self.request
-    }
-
-    /// The first step.
-    pub fn begin(&mut self, now: TimeMs) -> SeekStep {
-        self.next(now)
-    }
-
-    /// An Indexer answered.
-    pub fn answered(&mut self, from: NodeId, reply: MatchReply, now: TimeMs) -> SeekStep {
-        if self.asked.map(|a| a.0) != Some(from) {
-            return SeekStep::Wait;
-        }
-        match reply {
-            MatchReply::Matched(matched) => match check_matched(&self.request, &matched) {
-                Ok(()) => SeekStep::Matched(matched),
-                Err(why) => {
-                    let kind = MatchFailure::BadRequest;
-                    self.failed = Some(MatchFailed { kind, why, considered: 0, turned_down: Vec::new() });
-                    self.next(now)
-                }
-            },
-            MatchReply::Failed(failed) => {
-                // Another Indexer may know Containers that this one does not.
-                let better = self.failed.as_ref().is_none_or(|f| f.kind != MatchFailure::Busy);
-                if better {
-                    self.failed = Some(failed);
-                }
-                self.next(now)
-            }
-        }
-    }
-
-    /// An Indexer could not be reached.
-    pub fn unreachable(&mut self, from: NodeId, now: TimeMs) -> SeekStep {
-        if self.asked.map(|a| a.0) != Some(from) {
-            return SeekStep::Wait;
-        }
-        self.unreachable = self.unreachable.saturating_add(1);
-        self.next(now)
-    }
-
-    /// Time passes.
-    pub fn tick(&mut self, now: TimeMs) -> SeekStep {
-        match self.asked {
-            Some((from, at)) if now.since(at) > self.timeout_ms => self.unreachable(from, now),
-            _ => SeekStep::Wait,
-        }
-    }
-
-    fn next(&mut self, now: TimeMs) -> SeekStep {
-        match self.left.pop() {
-            Some(indexer) => {
-                self.asked = Some((indexer, now));
-                SeekStep::Ask(indexer)
-            }
-            None => SeekStep::Failed { answer: self.failed.clone(), unreachable: self.unreachable },
-        }
-    }
-}
-
-/// Fisher-Yates over a splitmix64 stream.
-fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut state = seed;
-    for at in (1..items.len()).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let bound = u64::try_from(at).unwrap_or(u64::MAX).saturating_add(1);
-        let pick = usize::try_from(z % bound).unwrap_or(0);
-        items.swap(at, pick);
-    }
-}
-
-/// Whether what an Indexer proposes is what was asked for: an Indexer may lie.
-///
-/// # Errors
-/// What is wrong, as a sentence.
-pub fn check_matched(request: &MatchRequest, matched: &Matched) -> Result<(), String> {
-    let t = &matched.terms;
-    let wrong = |what: &str| Err(format!("the Indexer proposed terms with another {what} than asked for"));
-    if t.lease != request.lease || t.salt != request.salt || t.request != request.request {
-        return wrong("lease");
-    }
-    if t.consumer != request.consumer || t.session_key != request.session_key {
-        return wrong("consumer");
-    }
-    if t.container != matched.container.id {
-        return wrong("Container");
-    }
-    if t.max_seconds != request.demand.time_limit_s {
-        return wrong("length");
-    }
-    if t.egress != request.demand.egress {
-        return wrong("network access");
-    }
-    if request.demand.exclude.contains(&t.container) {
-        return Err("the Indexer proposed a Container that was excluded".to_owned());
-    }
-    let need = &request.demand;
-    let a = &t.allocation;
-    if a.cpu_millis < need.cpu_millis || a.memory < need.memory || a.disk < need.disk || a.gpus.len() < need.gpu_count {
-        return Err("the Indexer proposed less capacity than asked for".to_owned());
-    }
-    let fair = t.rate_per_second.per_second_for_ms(request.deposit_seconds.saturating_mul(1000));
-    if t.deposit > fair.max(t.rate_per_second.per_second_for_ms(t.interval_ms.saturating_mul(2))) {
-        return Err("the Indexer proposed a larger deposit than asked for".to_owned());
-    }
-    Ok(())
-}
 
 /// The durable record of one lease on the consumer's side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +41,28 @@ pub struct Rented {
     pub gone: Option<String>,
     /// The transaction in which the Container settled, as it says.
     pub settle_tx: Option<[u8; 32]>,
+    /// What its model's answers counted, as this side has seen them.
+    pub answered: TokenCounts,
+    /// What answers may have counted at most whose count was lost on its way.
+    pub lost: TokenCounts,
+}
+
+impl Rented {
+    /// A lease whose slot has just been taken.
+    #[must_use]
+    pub const fn new(terms: LeaseTerms, container: NodeAddr, now: TimeMs) -> Self {
+        Self {
+            lease: Lease::accepted(terms, now),
+            container,
+            go_at: None,
+            stop_asked: false,
+            outputs_taken: false,
+            gone: None,
+            settle_tx: None,
+            answered: TokenCounts::ZERO,
+            lost: TokenCounts::ZERO,
+        }
+    }
 }
 
 /// What happened.
@@ -203,6 +70,8 @@ pub struct Rented {
 pub enum Event {
     /// Begin, or go on after a restart.
     Begin,
+    /// The transaction that opens the lease is written down and on its way: it is sent until the chain has decided.
+    OpenSent,
     /// The chain will never open this lease.
     OpenFailed {
         /// Why.
@@ -216,6 +85,8 @@ pub enum Event {
     Lost {
         /// Why.
         why: String,
+        /// The Container cut this side off for what it said, or still turns it away for that.
+        cut_off: bool,
     },
     /// The Container says.
     Heard(ToConsumer),
@@ -225,6 +96,16 @@ pub enum Event {
     InputsFailed {
         /// Why.
         why: String,
+    },
+    /// An answer of the lease's model has come to its end, and counted so much.
+    Answered {
+        /// By the engine's count, as it came.
+        counts: TokenCounts,
+    },
+    /// The count of an answer was lost with its stream.
+    AnswerLost {
+        /// The most that it may have been.
+        most: TokenCounts,
     },
     /// The session key has signed.
     Signed(SignedVoucher),
@@ -273,6 +154,11 @@ pub enum Effect {
         /// Milliseconds of running that it still pays for.
         left_ms: u64,
     },
+    /// The deposit of a model's lease pays only for so much more.
+    TokensLow {
+        /// What is left of it.
+        left: TokenAmount,
+    },
     /// The workload reports running.
     NowRunning,
     /// The workload is over, as far as this lease goes.
@@ -289,12 +175,20 @@ pub struct Renting {
     rented: Rented,
     params: Params,
     connected: bool,
+    /// The work may begin while the deposit is on its way.
+    starts_early: bool,
+    open_sent: bool,
+    /// The Container has said on this line that it waits for the deposit.
+    awaits_deposit: bool,
     inputs_asked: bool,
     go_sent: bool,
     outputs_asked: bool,
     close_sent_at: Option<TimeMs>,
     warned_at: TokenAmount,
     lost_at: Option<TimeMs>,
+    lost_why: String,
+    /// With which words the Container cut this side off before anything ran.
+    turned_away: Option<String>,
     dialled_at: TimeMs,
     asked_chain_at: TimeMs,
     stop_said: bool,
@@ -302,22 +196,17 @@ pub struct Renting {
     /// The Container saw the deposit before this side did: what it said waits until this side has seen it too.
     early: Option<ToConsumer>,
     finished: bool,
+    /// What the Container last said that its model has counted.
+    claimed: TokenCounts,
+    /// Answers may have come that were not written down before a restart.
+    forgetful: bool,
 }
 
 impl Renting {
     /// A lease whose slot is held by a Container.
     #[must_use]
     pub fn new(matched: Matched, params: Params, now: TimeMs) -> Self {
-        let rented = Rented {
-            lease: Lease::accepted(matched.terms, now),
-            container: matched.container,
-            go_at: None,
-            stop_asked: false,
-            outputs_taken: false,
-            gone: None,
-            settle_tx: None,
-        };
-        Self::restore(rented, params, now)
+        Self { forgetful: false, ..Self::restore(Rented::new(matched.terms, matched.container, now), params, now) }
     }
 
     /// A lease as it was saved.
@@ -327,19 +216,34 @@ impl Renting {
             rented,
             params,
             connected: false,
+            starts_early: false,
+            open_sent: false,
+            awaits_deposit: false,
             inputs_asked: false,
             go_sent: false,
             outputs_asked: false,
             close_sent_at: None,
             warned_at: TokenAmount::ZERO,
             lost_at: None,
+            lost_why: String::new(),
+            turned_away: None,
             dialled_at: now,
             asked_chain_at: now,
             stop_said: false,
             closed_at: None,
             early: None,
             finished: false,
+            claimed: TokenCounts::ZERO,
+            forgetful: true,
         }
+    }
+
+    /// Whether the work may begin while the deposit is on its way: for a live session, whose person waits, and without
+    /// inputs, which a Container takes once it sees the deposit.
+    #[must_use]
+    pub const fn with_early_start(mut self, starts_early: bool) -> Self {
+        self.starts_early = starts_early;
+        self
     }
 
     /// The record.
@@ -369,26 +273,45 @@ impl Renting {
         let mut out = Vec::new();
         match event {
             Event::Begin => self.begin(&mut out),
+            Event::OpenSent => {
+                self.open_sent = true;
+                self.go_early(now, &mut out);
+            }
             Event::OpenFailed { why } => self.on_open_failed(why, now, &mut out),
             Event::ChainSeen(view) => self.on_chain(&view, now, &mut out),
             Event::Connected => {
                 self.connected = true;
                 self.lost_at = None;
                 self.stop_said = false;
+                self.awaits_deposit = false;
+                self.go_sent = false;
                 self.inputs_asked = false;
                 self.outputs_asked = false;
             }
-            Event::Lost { .. } => {
+            Event::Lost { why, cut_off } => {
                 if self.connected || self.lost_at.is_none() {
                     self.lost_at = self.lost_at.or(Some(now));
                 }
                 self.connected = false;
+                if cut_off && self.rented.lease.phase <= Phase::Starting {
+                    self.turned_away = Some(why.clone());
+                }
+                self.lost_why = why;
+                self.leave(now, &mut out);
             }
             Event::Heard(message) => self.on_heard(message, now, &mut out),
             Event::InputsSent => self.on_inputs_sent(now, &mut out),
             Event::InputsFailed { why } => {
                 out.push(Effect::Complaint(why));
                 self.on_stop(&mut out);
+            }
+            Event::Answered { counts } => {
+                self.rented.answered += counts;
+                self.take_claim(now, &mut out);
+            }
+            Event::AnswerLost { most } => {
+                self.rented.lost += most;
+                self.take_claim(now, &mut out);
             }
             Event::Signed(voucher) => self.on_signed(voucher, now, &mut out),
             Event::Stop => self.on_stop(&mut out),
@@ -485,6 +408,10 @@ impl Renting {
             ToConsumer::Refused { why } => out.push(Effect::Complaint(why)),
             ToConsumer::Started => self.on_started(now, out),
             ToConsumer::Usage { ran_ms } => self.on_usage(ran_ms, now, out),
+            ToConsumer::Counted { tokens } => {
+                self.claimed = tokens;
+                self.take_claim(now, out);
+            }
             ToConsumer::Ended { end, ran_ms } => self.on_ended(end, ran_ms, now, out),
             ToConsumer::Settled { tx, .. } => {
                 self.rented.settle_tx = tx.or(self.rented.settle_tx);
@@ -510,7 +437,11 @@ impl Renting {
                 self.on_started(now, out);
                 self.on_usage(ran_ms, now, out);
             }
-            Phase::Accepted | Phase::Starting | Phase::Ended | Phase::Settling | Phase::Closed | Phase::Void => {}
+            Phase::Accepted => {
+                self.awaits_deposit = true;
+                self.go_early(now, out);
+            }
+            Phase::Starting | Phase::Ended | Phase::Settling | Phase::Closed | Phase::Void => {}
         }
         // A voucher that was signed may not have arrived before the line broke.
         if let Some(voucher) = self.rented.lease.voucher
@@ -524,6 +455,18 @@ impl Renting {
         if self.rented.lease.started_at.is_none() && !self.inputs_asked && !self.rented.stop_asked {
             self.inputs_asked = true;
             out.push(Effect::SendInputs);
+        }
+    }
+
+    /// Says go although the Container does not see the deposit yet: the program starts while the chain works.
+    fn go_early(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        let on_its_way = match self.rented.lease.phase {
+            Phase::Accepted => self.open_sent,
+            phase => phase == Phase::Open,
+        };
+        let wanted = self.starts_early && self.rented.gone.is_none() && !self.go_sent && self.turned_away.is_none();
+        if wanted && on_its_way && self.connected && self.awaits_deposit {
+            self.on_inputs_sent(now, out);
         }
     }
 
@@ -563,6 +506,36 @@ impl Renting {
         ran_ms.min(elapsed.saturating_add(elapsed / 5_000)).min(limit_ms)
     }
 
+    /// Takes as much of the Container's count as can be true. It is paid with the usage that follows, or with the end.
+    fn take_claim(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        if self.rented.lease.terms.tokens.is_none() || self.rented.lease.phase < Phase::Running {
+            return;
+        }
+        let tokens = self.believable_tokens(self.claimed);
+        let _known = self.rented.lease.apply(&Fact::Counted { tokens }, now);
+        let due = self.rented.lease.due();
+        if self.rented.lease.phase == Phase::Ended && due > self.rented.lease.paid() {
+            out.push(Effect::Sign(due));
+        }
+    }
+
+    /// What of a Container's count can be true: no more than the answers that came, and those that were lost. After a
+    /// restart this side may have forgotten some: within what may be unpaid the Container is believed then, once.
+    fn believable_tokens(&mut self, claim: TokenCounts) -> TokenCounts {
+        let known = self.rented.answered.plus(self.rented.lost);
+        if core::mem::take(&mut self.forgetful)
+            && let Some(terms) = &self.rented.lease.terms.tokens
+            && terms.rates.cost(claim).saturating_sub(self.rented.lease.paid()) <= terms.credit
+        {
+            self.rented.answered = known.max(claim);
+            return claim;
+        }
+        let input = claim.input.min(known.input);
+        // Remembered tokens are the cheaper ones: fewer of them would cost more.
+        let cached = claim.cached.max(self.rented.answered.cached).min(input);
+        TokenCounts { input, cached, output: claim.output.min(known.output) }
+    }
+
     fn on_usage(&mut self, ran_ms: u64, now: TimeMs, out: &mut Vec<Effect>) {
         let ran_ms = self.believable(ran_ms, now);
         if self.rented.lease.phase != Phase::Running {
@@ -572,6 +545,13 @@ impl Renting {
         let cost = self.rented.lease.cost_of(ran_ms);
         if cost > self.rented.lease.paid() {
             out.push(Effect::Sign(cost));
+        }
+        if let Some(left) = self.rented.lease.tokens_left_low() {
+            if self.warned_at != self.rented.lease.deposit {
+                self.warned_at = self.rented.lease.deposit;
+                out.push(Effect::TokensLow { left });
+            }
+            return;
         }
         let left_ms = self.rented.lease.deposit_left_ms();
         let low_ms = (self.rented.lease.terms.interval_ms.saturating_mul(5)).max(ran_ms / 10);
@@ -688,7 +668,21 @@ impl Renting {
         }
     }
 
+    /// What a Container did not understand it would be told again on the next line: somebody else is better. Work that runs
+    /// already may outlast the ban, and a deposit on its way has to be seen first.
+    fn leave(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        if matches!(self.rented.lease.phase, Phase::Open | Phase::Starting)
+            && let Some(words) = &self.turned_away
+        {
+            let why = format!(
+                "the Container turned this side away before the start (it may run another version of muster): {words}"
+            );
+            self.give_up(&why, now, out);
+        }
+    }
+
     fn on_tick(&mut self, now: TimeMs, out: &mut Vec<Effect>) {
+        self.leave(now, out);
         let over = self.rented.lease.end.is_some();
         let params_lost = self.params.voucher_interval_ms.saturating_mul(LOST_INTERVALS);
         if let Some(at) = self.lost_at
@@ -696,7 +690,8 @@ impl Renting {
             && self.rented.lease.phase >= Phase::Open
             && now.since(at) > params_lost
         {
-            self.give_up("the Container cannot be reached any more", now, out);
+            let why = format!("the Container cannot be reached any more: {}", self.lost_why);
+            self.give_up(&why, now, out);
         }
         // Also when closed on the chain: outputs may still be on their way. And until then although all is signed: a
         // Container that crashed may have lost the last voucher, and settles with what it has.
@@ -732,3 +727,6 @@ impl Renting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

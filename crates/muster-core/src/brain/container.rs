@@ -4,12 +4,16 @@
 //! vouchers, and settles. The body performs the [`Effect`]s in order and reports back with
 //! [`Event`]s; every event may come twice, late or never.
 
+mod early;
 mod messages;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use crate::hardware::{Capacity, Free, HardwareError, Inventory};
 use crate::ids::{Address, LeaseId, NodeId};
+use crate::inference::{TokenCounts, TokenRates};
 
 use crate::lease::{End, Fact, Lease, LeaseTerms, Phase};
 use crate::pricing::Exchange;
@@ -17,6 +21,7 @@ use crate::protocol::{EscrowLease, EscrowStatus, LeaseReport, OfferRejected, ToC
 use crate::units::{TimeMs, TokenAmount};
 use crate::voucher::SignedVoucher;
 
+use early::Early;
 pub use messages::{Config, Effect, Event, Held, StopBy};
 
 /// Leases that a Container keeps in memory at most, finished ones included.
@@ -30,6 +35,10 @@ struct Slot {
     session: Option<u64>,
     /// Last sign of the consumer before the start.
     touched_at: TimeMs,
+    /// When it was told to begin.
+    began_at: TimeMs,
+    /// It was told to begin, and does once the deposit is seen.
+    go_waits: bool,
     /// The job is being killed for this reason.
     killing: Option<(End, u64)>,
     /// When usage was last told.
@@ -38,6 +47,8 @@ struct Slot {
     asked_chain_at: TimeMs,
     /// Its share of the capacity is set aside.
     reserved: bool,
+    /// When its model last had something to do.
+    asked_at: TimeMs,
 }
 
 /// The brain of a Container.
@@ -46,6 +57,7 @@ pub struct Container {
     config: Config,
     inventory: Inventory,
     slots: BTreeMap<LeaseId, Slot>,
+    early: Early,
     draining: bool,
     problem: Option<String>,
 }
@@ -57,7 +69,7 @@ impl Container {
     /// The capacity is out of bounds.
     pub fn new(config: Config) -> Result<Self, HardwareError> {
         let inventory = Inventory::new(config.total.clone())?;
-        Ok(Self { config, inventory, slots: BTreeMap::new(), draining: false, problem: None })
+        Ok(Self { config, inventory, slots: BTreeMap::new(), early: Early::default(), draining: false, problem: None })
     }
 
     /// A Container after a restart, with the records it had saved. Workloads did not survive the
@@ -81,13 +93,15 @@ impl Container {
             match phase {
                 Phase::Starting | Phase::Running => {
                     this.end(id, End::Interrupted("the Container restarted".into()), now, &mut effects);
+                    this.look_for_early(id, &mut effects);
                 }
                 Phase::Accepted | Phase::Open => {
                     effects.push(Effect::Prepare(id));
                     effects.push(Effect::AskChain(id));
                 }
                 Phase::Settling => effects.push(this.settle_effect(id)),
-                Phase::Ended | Phase::Closed | Phase::Void => {}
+                Phase::Ended => this.look_for_early(id, &mut effects),
+                Phase::Closed | Phase::Void => {}
             }
         }
         Ok((this, effects))
@@ -148,8 +162,15 @@ impl Container {
                     slot.touched_at = now;
                 }
             }
-            Event::Go { lease } => self.on_go(lease, now, &mut out),
+            Event::Go { lease, early } => self.on_go(lease, early, now, &mut out),
             Event::JobStarted { lease } => self.on_started(lease, now, &mut out),
+            Event::Counted { lease, tokens } => {
+                if let Some(slot) = self.slots.get_mut(&lease) {
+                    // In memory only, as the time that a job ran: what matters after a crash is the voucher.
+                    let _known = slot.held.lease.apply(&Fact::Counted { tokens }, now);
+                    slot.asked_at = now;
+                }
+            }
             Event::JobEnded { lease, end } => self.on_job_ended(lease, end, now, &mut out),
             Event::Paid { voucher, signer } => self.on_paid(&voucher, signer, now, &mut out),
             Event::ToppedUp { lease } => {
@@ -228,8 +249,21 @@ impl Container {
             .allocation_hour(&terms.allocation, &self.config.total.gpus)
             .and_then(|hour| exchange.rate_per_second(hour))
             .map_err(|why| OfferRejected::BadTerms(why.to_string()))?;
-        if terms.rate_per_second < asked {
-            return Err(OfferRejected::TooCheap { asked, offered: terms.rate_per_second });
+        match &terms.tokens {
+            Some(tokens) => {
+                let ask = self.config.models.ok_or(OfferRejected::NoModels)?.for_weights(tokens.weights);
+                let asked = TokenRates::freeze(&ask, &exchange).map_err(|e| OfferRejected::BadTerms(e.to_string()))?;
+                if !asked.is_within(&tokens.rates) {
+                    return Err(OfferRejected::TokensTooCheap);
+                }
+                if terms.deposit < tokens.credit {
+                    return bad("the deposit does not pay for what may be unpaid");
+                }
+            }
+            None if terms.rate_per_second < asked => {
+                return Err(OfferRejected::TooCheap { asked, offered: terms.rate_per_second });
+            }
+            None => {}
         }
         if terms.deposit < terms.rate_per_second.per_second_for_ms(terms.interval_ms) {
             return bad("the deposit does not pay for one interval");
@@ -254,6 +288,7 @@ impl Container {
 
     fn void_because(&mut self, lease: LeaseId, why: String, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
+        let was_early = slot.held.lease.is_early();
         if slot.held.lease.apply(&Fact::Voided, now) == Ok(true) {
             slot.give_back(&mut self.inventory);
             slot.held.taken = true;
@@ -263,6 +298,9 @@ impl Container {
             out.push(Effect::Beat);
             out.extend(session.map(|session| Effect::Tell { session, message: ToConsumer::Gone { why } }));
             out.push(self.report(lease));
+            if was_early {
+                self.rest_from_early(now);
+            }
         }
     }
 
@@ -272,6 +310,7 @@ impl Container {
             && let Err(why) = view.matches(&slot.held.lease.terms)
         {
             // Our answer may have been lost, and the same lease is another Container's now: nothing of it is ours.
+            self.stop_early(lease, why.clone(), now, out);
             self.void_because(lease, why, now, out);
             return;
         }
@@ -283,32 +322,35 @@ impl Container {
                     out.push(Effect::Settle { lease, voucher: None });
                     return;
                 }
-                let before = slot.held.lease.phase;
+                let seen_before = slot.held.lease.deposit_seen();
                 match slot.held.lease.apply(&Fact::Opened { deposit: view.deposit }, now) {
+                    Ok(true) if !seen_before => self.on_opened(lease, now, out),
                     Ok(true) => {
                         slot.touched_at = now;
                         out.push(Effect::Save(lease));
-                        if let (Some(session), Phase::Accepted) = (slot.session, before) {
-                            out.push(Effect::Tell { session, message: ToConsumer::Open });
-                        }
                     }
                     Ok(false) => {}
                     Err(why) => {
-                        if let Some(session) = slot.session {
-                            let why = why.to_string();
-                            out.push(Effect::Tell { session, message: ToConsumer::Refused { why } });
-                        }
+                        let (session, why) = (slot.session, why.to_string());
+                        let message = ToConsumer::Refused { why: why.clone() };
+                        out.extend(session.map(|session| Effect::Tell { session, message }));
+                        self.stop_early(lease, why, now, out);
                     }
                 }
             }
             EscrowStatus::Closing => {
                 // The consumer closes: whatever runs has to stop, and our voucher must be in before the window ends.
-                if slot.held.lease.phase == Phase::Accepted {
-                    let opened = Fact::Opened { deposit: view.deposit };
-                    if slot.held.lease.apply(&opened, now).is_err() {
-                        return;
-                    }
+                let opened = Fact::Opened { deposit: view.deposit };
+                if (slot.held.lease.phase == Phase::Accepted || slot.held.lease.is_early())
+                    && let Err(why) = slot.held.lease.apply(&opened, now)
+                {
+                    self.stop_early(lease, why.to_string(), now, out);
+                    return;
                 }
+                self.stop(lease, End::StoppedByConsumer, now, out);
+            }
+            // What runs without its deposit is stopped before its slot is anybody else's; its end looks here again.
+            EscrowStatus::Closed if slot.held.lease.phase == Phase::Starting && slot.held.lease.is_early() => {
                 self.stop(lease, End::StoppedByConsumer, now, out);
             }
             EscrowStatus::Closed => {
@@ -333,9 +375,13 @@ impl Container {
             out.push(Effect::AskChain(lease));
             return;
         }
+        // Before the rest, so that it is known when that is answered.
+        if l.terms.tokens.is_some() && l.tokens != TokenCounts::ZERO {
+            out.push(Effect::Tell { session, message: ToConsumer::Counted { tokens: l.tokens } });
+        }
         let message = ToConsumer::Attached { phase: l.phase, ran_ms: l.ran_ms, paid: l.paid() };
         out.push(Effect::Tell { session, message });
-        if l.phase == Phase::Accepted {
+        if l.phase == Phase::Accepted || l.is_early() {
             out.push(Effect::AskChain(lease));
         }
         if let Some(end) = &l.end {
@@ -348,31 +394,25 @@ impl Container {
         }
     }
 
-    fn on_go(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+    fn on_started(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
-        slot.touched_at = now;
-        match slot.held.lease.apply(&Fact::StartRequested, now) {
-            Ok(true) => {
+        if slot.held.lease.apply(&Fact::Started, now) == Ok(true) {
+            if slot.held.lease.phase == Phase::Running {
+                self.running(lease, now, out);
+            } else {
+                // The rest follows when the deposit is seen.
                 out.push(Effect::Save(lease));
-                out.push(Effect::Start(lease));
-            }
-            Ok(false) => {}
-            Err(why) => {
-                if let Some(session) = slot.session {
-                    out.push(Effect::Tell { session, message: ToConsumer::Refused { why: why.to_string() } });
-                }
             }
         }
     }
 
-    fn on_started(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
+    /// The workload runs, and billing begins.
+    fn running(&mut self, lease: LeaseId, now: TimeMs, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get_mut(&lease) else { return };
-        if slot.held.lease.apply(&Fact::Started, now) == Ok(true) {
-            slot.told_at = now;
-            out.push(Effect::Save(lease));
-            out.extend(slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Started }));
-            out.push(self.report(lease));
-        }
+        (slot.told_at, slot.asked_at) = (now, now);
+        out.push(Effect::Save(lease));
+        out.extend(slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Started }));
+        out.push(self.report(lease));
     }
 
     fn on_job_ended(&mut self, lease: LeaseId, end: End, now: TimeMs, out: &mut Vec<Effect>) {
@@ -487,6 +527,7 @@ impl Container {
                     self.end_with(id, End::NeverStarted, 0, now, out);
                 }
             }
+            Phase::Starting | Phase::Ended if slot.held.lease.is_early() => self.tick_early(id, now, out),
             Phase::Starting => {}
             Phase::Running => self.tick_running(id, now, out),
             Phase::Ended => {
@@ -530,10 +571,13 @@ impl Container {
         let limit_ms = l.terms.max_seconds.saturating_mul(1000);
         let end = if ran_ms >= limit_ms {
             Some((End::TimeLimit, limit_ms))
-        } else if l.deposit_left_ms() == 0 {
+        } else if l.is_used_up() {
             Some((End::DepositUsedUp, ran_ms))
-        } else if l.unpaid_ms() > l.terms.interval_ms {
+        } else if l.is_unpaid() {
             Some((End::Unpaid, ran_ms))
+        } else if l.terms.tokens.is_some() && now.since(slot.asked_at) > self.config.model_idle_ms {
+            // It is paid by the token alone: its place is better given to somebody who uses it.
+            Some((End::Idle, ran_ms))
         } else {
             None
         };
@@ -545,7 +589,12 @@ impl Container {
         // Asking at half the interval leaves the other half for the answer to arrive.
         if now.since(slot.told_at) >= l.terms.interval_ms / 2 {
             slot.told_at = now;
-            out.extend(slot.session.map(|session| Effect::Tell { session, message: ToConsumer::Usage { ran_ms } }));
+            let tokens = l.terms.tokens.map(|_| l.tokens);
+            out.extend(slot.session.into_iter().flat_map(|session| {
+                let counted = tokens.map(|tokens| ToConsumer::Counted { tokens });
+                let messages = counted.into_iter().chain([ToConsumer::Usage { ran_ms }]);
+                messages.map(move |message| Effect::Tell { session, message })
+            }));
         }
     }
 
@@ -583,12 +632,28 @@ impl Container {
         let l = &slot.held.lease;
         let message = ToConsumer::Ended { end: l.end.clone().unwrap_or(End::NeverStarted), ran_ms: l.ran_ms };
         out.push(Effect::Save(lease));
-        out.extend(slot.session.map(|session| Effect::Tell { session, message }));
+        let counted = l.terms.tokens.map(|_| ToConsumer::Counted { tokens: l.tokens });
+        let told = slot.session.into_iter();
+        out.extend(told.flat_map(|session| {
+            let messages = counted.clone().into_iter().chain([message.clone()]);
+            messages.map(move |message| Effect::Tell { session, message })
+        }));
         out.push(Effect::Beat);
-        let paid_up = l.paid() >= l.due();
-        out.push(self.report(lease));
+        let (paid_up, seen) = (l.paid() >= l.due(), l.deposit_seen());
+        // Of what nobody may ever have meant to pay for, the Indexer hears nothing.
+        if seen {
+            out.push(self.report(lease));
+        }
         if paid_up {
             self.settle(lease, now, out);
+        }
+    }
+
+    /// After a restart: a lease without its deposit, whose program had begun.
+    fn look_for_early(&mut self, lease: LeaseId, out: &mut Vec<Effect>) {
+        if self.slots.get(&lease).is_some_and(|slot| slot.held.lease.is_early()) {
+            self.note_early(lease);
+            out.push(Effect::AskChain(lease));
         }
     }
 
@@ -612,7 +677,8 @@ impl Container {
             report: LeaseReport {
                 lease,
                 phase: l.map_or(Phase::Void, |l| l.phase),
-                end: l.and_then(|l| l.end.clone()),
+                // What nobody paid for says nothing of this Container's work.
+                end: l.filter(|l| l.phase != Phase::Void).and_then(|l| l.end.clone()),
                 ran_ms: l.map_or(0, |l| l.ran_ms),
             },
         }
@@ -628,13 +694,25 @@ const SETTLE_POLL_MS: u64 = 10_000;
 
 impl Slot {
     const fn new(held: Held, now: TimeMs) -> Self {
-        Self { held, session: None, touched_at: now, killing: None, told_at: now, asked_chain_at: now, reserved: false }
+        Self {
+            held,
+            session: None,
+            touched_at: now,
+            began_at: now,
+            go_waits: false,
+            killing: None,
+            told_at: now,
+            asked_chain_at: now,
+            reserved: false,
+            asked_at: now,
+        }
     }
 
-    /// How long the workload has run. Time beyond the agreed limit is what noticing and killing take: it is not billed.
+    /// How long the workload has run since its deposit was seen. Time beyond the agreed limit is what noticing and killing take: it is not billed.
     fn ran_ms(&self, now: TimeMs) -> u64 {
         let limit_ms = self.held.lease.terms.max_seconds.saturating_mul(1_000);
-        self.held.lease.started_at.map_or(0, |at| now.since(at)).min(limit_ms)
+        let since = self.held.lease.started_at.filter(|_| self.held.lease.deposit_seen());
+        since.map_or(0, |at| now.since(at)).min(limit_ms)
     }
 
     fn give_back(&mut self, inventory: &mut Inventory) {

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::delivery::Receipts;
 use crate::demand::{ComplianceTier, Demand, Origin, TIME_LIMIT_S_MAX, WorkloadKind, WorkloadKinds};
 use crate::ids::{Address, LeaseId, NodeId, RequestId};
-use crate::lease::{End, LeaseTerms, Phase};
+use crate::inference::{ModelDemand, TokenRates};
+use crate::lease::{End, LeaseTerms, Phase, TokenTerms};
 use crate::matching::{Choice, ContainerState, Provider, Report, Settings, View};
 use crate::packages::PackageSet;
 use crate::params::Params;
@@ -468,6 +469,11 @@ impl Indexer {
         let interval_ms = self.params.voucher_interval_ms;
         let deposit_ms = request.deposit_seconds.saturating_mul(1_000).max(interval_ms.saturating_mul(2));
         let demand: &Demand = &request.demand;
+        let tokens = demand.model.as_ref().map(|model| self.token_terms(model, candidate.node)).transpose()?;
+        let (rate, deposit) = match (&tokens, &demand.model) {
+            (Some(terms), Some(model)) => (TokenAmount::ZERO, model.deposit(&terms.rates).max(terms.credit)),
+            _ => (rate, rate.per_second_for_ms(deposit_ms)),
+        };
         Ok(LeaseTerms {
             lease: request.lease,
             salt: request.salt,
@@ -477,13 +483,31 @@ impl Indexer {
             container: candidate.node,
             indexer: self.id,
             rate_per_second: rate,
-            deposit: rate.per_second_for_ms(deposit_ms),
+            deposit,
             max_seconds: demand.time_limit_s,
             interval_ms,
             open_within_ms: self.params.open_timeout_ms,
             allocation: candidate.allocation,
             egress: demand.egress,
+            tokens,
         })
+    }
+
+    /// What a model's tokens cost on this Container; the reason, where that is more than was asked for.
+    fn token_terms(&self, model: &ModelDemand, node: NodeId) -> Result<TokenTerms, String> {
+        let beat = self.known.get(&node).and_then(|known| known.beat.as_ref());
+        let ask = beat.and_then(|(beat, _)| beat.models).ok_or_else(|| "it serves no models".to_owned())?;
+        let ask = ask.for_weights(model.bytes);
+        if let Some(most) = &model.price_max
+            && !ask.is_within(most)
+        {
+            return Err(format!(
+                "it asks {} for a million tokens of prompts and {} for a million of answers, more than was offered",
+                ask.input, ask.output
+            ));
+        }
+        let rates = TokenRates::freeze(&ask, &exchange(&self.params)).map_err(|why| why.to_string())?;
+        Ok(TokenTerms { weights: model.bytes, rates, credit: model.credit(&rates) })
     }
 
     fn on_answer(&mut self, call: u64, answer: OfferAnswer, now: TimeMs, out: &mut Vec<Effect>) {
@@ -663,7 +687,7 @@ fn provider(beat: &Heartbeat, stake: TokenAmount, quality_bps: u16) -> Provider 
         origin: Origin { place: beat.place, network: None },
         site: None,
         bandwidth_mbps: 0,
-        kinds: if beat.sessions { WorkloadKinds::PROCESS.with(WorkloadKind::Session) } else { WorkloadKinds::PROCESS },
+        kinds: kinds(beat),
         egress: beat.egress,
         compliance: ComplianceTier::default(),
         time_limit_s_max: u32::try_from(TIME_LIMIT_S_MAX).unwrap_or(u32::MAX),
@@ -671,6 +695,18 @@ fn provider(beat: &Heartbeat, stake: TokenAmount, quality_bps: u16) -> Provider 
         stake,
         warm: beat.warm.clone(),
     }
+}
+
+/// The kinds of work that it takes.
+const fn kinds(beat: &Heartbeat) -> WorkloadKinds {
+    let mut kinds = WorkloadKinds::PROCESS;
+    if beat.sessions {
+        kinds = kinds.with(WorkloadKind::Session);
+    }
+    if beat.models.is_some() {
+        kinds = kinds.with(WorkloadKind::Model);
+    }
+    kinds
 }
 
 /// The report's counts as sentences.

@@ -157,7 +157,7 @@ impl View {
         // Where the packages are there already comes first, as everywhere.
         let is_warm = |found: &Found| {
             let provider = self.record(found.slot).map(Record::provider);
-            let has = demand.packages.id().is_some_and(|set| provider.is_some_and(|p| p.warm.contains(&set)));
+            let has = demand.warm_id().is_some_and(|set| provider.is_some_and(|p| p.warm.contains(&set)));
             has && found.fit.badness <= warm_worst(demand.objective, best)
         };
         let (warm, others): (Vec<Found>, Vec<Found>) = fits.into_iter().partition(is_warm);

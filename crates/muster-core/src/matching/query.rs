@@ -115,7 +115,7 @@ impl Query {
             need: demand.need(),
             excluded,
             only: demand.only.clone(),
-            packages: demand.packages.id(),
+            packages: demand.warm_id(),
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
             priced_disk_mib: mib_begun(demand.disk),

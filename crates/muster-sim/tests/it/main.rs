@@ -2,7 +2,8 @@
 
 mod audits;
 
-use muster_sim::{Config, CrashAt, Faults, RoleKind, World, run_seed};
+use muster_core::params::Params;
+use muster_sim::{Config, CrashAt, Faults, Outcome, RoleKind, World, run_seed};
 
 /// Prints how to replay a failing seed.
 fn survive(seed: u64, hours: u64) {
@@ -45,9 +46,33 @@ fn without_faults_every_task_is_done_at_the_first_try() {
     }
 }
 
+/// Workloads that begin before their deposit, on chains that are slow, mine in any order and refuse openings, among
+/// consumers who never pay: the invariants hold, and all of that does happen.
+#[test]
+fn sessions_begin_before_their_deposits_on_slow_and_refusing_chains() {
+    let mut sum = Outcome::default();
+    for seed in 301..=340 {
+        let drawn = Config::drawn(seed, 0);
+        let faults = Faults {
+            chain_ms: (100, 500 + 700 * (seed % 20)),
+            refused_ppm: 50_000,
+            lying_consumers: 30,
+            ..drawn.faults
+        };
+        let early_start_ms = drawn.params.early_start_ms.max(1_500);
+        let params = Params { early_start_ms, ..drawn.params.clone() };
+        let outcome = World::new(Config { sessions_percent: 100, faults, params, ..drawn }).run();
+        assert!(outcome.violations.is_empty(), "seed {seed}:\n{}", outcome.violations.join("\n"));
+        sum.add(&outcome);
+    }
+    assert!(sum.finished > 100 && sum.early_starts > 100 && sum.early_unpaid > 10, "{sum:?}");
+}
+
 /// Two Containers, one Indexer, one consumer with one task, and nothing that goes wrong by itself.
-fn quiet_world(seed: u64) -> Config {
+fn quiet_world(seed: u64, is_session: bool) -> Config {
     let drawn = Config::drawn(seed, 0);
+    // A chain so slow that a session's workload begins, and often ends, before its deposit is seen.
+    let chain_ms = if is_session { (300, 6_000) } else { (0, 0) };
     Config {
         containers: 2,
         indexers: 1,
@@ -55,30 +80,32 @@ fn quiet_world(seed: u64) -> Config {
         tasks_each: 1,
         busy_ms: 1,
         calm_ms: 90_000,
-        faults: Faults::none(),
+        faults: Faults { chain_ms, ..Faults::none() },
+        sessions_percent: if is_session { 100 } else { 0 },
+        params: Params { early_start_ms: 10_000, ..drawn.params.clone() },
         ..drawn
     }
 }
 
 /// The matrix of crashes: every role is killed before its first effect, between any two, and after its last, one run
 /// each; the network must come to rest with every task done.
-#[test]
-fn a_crash_at_any_place_of_any_role_is_survived() {
+fn crashes_are_survived(is_session: bool) {
     let mut worlds = 0;
     for seed in 1..=20 {
-        let calm = World::new(quiet_world(seed)).run();
+        let calm = World::new(quiet_world(seed, is_session)).run();
         assert_eq!(calm.violations, Vec::<String>::new());
         // In some worlds the task fits no Container, and nothing is rented.
         if calm.leases == 0 || worlds == 1 {
             continue;
         }
         worlds += 1;
+        assert_eq!(calm.early_starts > 0, is_session);
         let wanted = calm.finished + calm.unmatched;
         for role in RoleKind::ALL {
             let effects = calm.effects[role as usize];
             assert!(effects > 0, "{role:?} did nothing in seed {seed}");
             for effect in 0..=effects.min(70) {
-                let config = Config { crash: Some(CrashAt { role, effect }), ..quiet_world(seed) };
+                let config = Config { crash: Some(CrashAt { role, effect }), ..quiet_world(seed, is_session) };
                 let outcome = World::new(config).run();
                 let place = format!("seed {seed}, {role:?} killed before effect {effect}");
                 assert!(outcome.violations.is_empty(), "{place}:\n{}", outcome.violations.join("\n"));
@@ -87,4 +114,14 @@ fn a_crash_at_any_place_of_any_role_is_survived() {
         }
     }
     assert_eq!(worlds, 1);
+}
+
+#[test]
+fn a_crash_at_any_place_of_any_role_is_survived() {
+    crashes_are_survived(false);
+}
+
+#[test]
+fn a_crash_at_any_place_of_any_role_is_survived_where_sessions_begin_before_their_deposit() {
+    crashes_are_survived(true);
 }

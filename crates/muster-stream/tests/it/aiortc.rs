@@ -42,10 +42,15 @@ struct Aiortc {
     lines: Receiver<Value>,
 }
 
+/// This crate's folder, asked for at run time: a binary kept from another checkout must not look there.
+fn here() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the folder to tests"))
+}
+
 impl Aiortc {
     /// Started, and with its offer.
     fn start(codec: &str, relay: &[&str]) -> (Self, String) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aiortc");
+        let folder = here().join("tests/aiortc");
         let installed = Command::new(folder.join("install.sh")).stderr(Stdio::inherit()).output().unwrap();
         assert!(installed.status.success(), "aiortc is not installed");
         let python = PathBuf::from(String::from_utf8(installed.stdout).unwrap().trim());

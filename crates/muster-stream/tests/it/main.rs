@@ -4,8 +4,10 @@
 
 mod aiortc;
 mod apart;
+mod canvas;
 mod cheats;
 mod child;
+mod h264;
 mod net;
 mod rig;
 mod session;

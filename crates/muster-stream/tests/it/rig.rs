@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use muster_stream::control::{FromStream, Keyboard, StreamConfig, ToStream};
+use muster_stream::control::{FromStream, Gamepads, Keyboard, StreamConfig, ToStream};
 use openh264::decoder::Decoder;
 use openh264::formats::YUVSource;
 use serde_json::{Value, json};
@@ -212,6 +212,7 @@ pub(crate) fn config(socket: &Path) -> StreamConfig {
         display_socket: socket.to_owned(),
         sound_pipe: None,
         microphone_pipe: None,
+        gamepads: Gamepads::Unasked,
         width: WIDTH,
         height: HEIGHT,
         fps: 30,

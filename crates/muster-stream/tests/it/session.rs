@@ -1,5 +1,7 @@
 //! What a player sees and does.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use x11rb::protocol::Event as XEvent;
 use x11rb::protocol::xproto::ConnectionExt as _;
@@ -211,6 +213,12 @@ fn the_session_has_room_for_eight() {
     let nonsense = "m=video\na=rtpmap:5 H264/90000\na=fmtp:5 packetization-mode=1".to_owned();
     let (code, _) = rig.stream.offer(4, nonsense).unwrap_err();
     assert_eq!(code, "bad_offer");
+    // None of the eight says anything, as pages that were closed: their places are given away.
+    let end = Instant::now() + Duration::from_secs(60);
+    while rig.stream.offer(9, Player::offers(Can::H264).2).is_err() {
+        assert!(Instant::now() < end, "nobody makes room");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

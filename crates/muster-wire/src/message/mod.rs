@@ -11,6 +11,7 @@
 //! | `Job` | consumer, after `Attach` on the same connection | [`stdio::Watch`] | [`stdio::Output`] back; [`stdio::Input`] forth |
 //! | `Files` | consumer, after `Attach` on the same connection | [`files::Transfer`] | [`files::Piece`]s one way, a [`files::Outcome`] back |
 //! | `Session` | consumer, after `Attach` on the same connection | [`session::SessionOpen`] | [`session::ToSession`] forth, [`session::FromSession`] back |
+//! | `Inference` | consumer, after `Attach` on the same connection; one for each request | [`inference::InferenceOpen`] | [`inference::FromInference`]s back; [`inference::ToInference`] forth |
 //! | `Audit` | Checker | [`CheckerSays::Challenge`] | [`ProverSays`] back and [`CheckerSays`] forth, as the proof goes |
 //! | `Liveness` | Checker | [`audit::Question`] | one [`audit::Alive`] back |
 //! | `Checkers` | Checker | [`audit::Gossip`] | further ones; nothing comes back |
@@ -32,6 +33,7 @@
 
 pub mod audit;
 pub mod files;
+pub mod inference;
 mod proof;
 mod protocol;
 pub mod session;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use muster_core::delivery::Receipts;
 use muster_core::ids::{LeaseId, NodeId};
-use muster_core::lease::{End, LeaseTerms};
+use muster_core::inference::WEIGHTS_MAX;
+use muster_core::lease::{End, LeaseTerms, TokenTerms};
 use muster_core::packages::WARM_MAX;
 use muster_core::protocol::{
     CANDIDATES_MAX, Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, Heartbeat, JobSpec,
@@ -83,6 +84,12 @@ fn check_terms(terms: &LeaseTerms) -> Result<(), WireError> {
     // Products of a rate and a time stay far inside u128.
     if terms.rate_per_second.0 > 1 << 96 || terms.deposit.0 > 1 << 120 {
         return Err(WireError::field("terms.rate_per_second", "beyond what can be counted with"));
+    }
+    if let Some(TokenTerms { rates, credit, weights }) = &terms.tokens {
+        let most = [rates.input, rates.cached, rates.output].into_iter().max().unwrap_or_default();
+        if most.0 > 1 << 100 || credit.0 > 1 << 120 || weights.0 == 0 || *weights > WEIGHTS_MAX {
+            return Err(WireError::field("terms.tokens", "beyond what can be counted with"));
+        }
     }
     Ok(())
 }
@@ -191,6 +198,9 @@ fn check_heartbeat(beat: &Heartbeat) -> Result<(), WireError> {
     check_addr(&beat.addr)?;
     beat.total.check().map_err(|why| WireError::field("total", why.to_string()))?;
     beat.ask.check().map_err(|why| WireError::field("ask", why.to_string()))?;
+    if let Some(ask) = &beat.models {
+        ask.check().map_err(|why| WireError::field("models", why.to_string()))?;
+    }
     if beat.warm.len() > WARM_MAX {
         return Err(WireError::field("warm", format!("more than {WARM_MAX} sets of packages")));
     }
@@ -226,6 +236,8 @@ impl WireMessage for OfferAnswer {
                 }
                 OfferRejected::Draining
                 | OfferRejected::TooCheap { .. }
+                | OfferRejected::TokensTooCheap
+                | OfferRejected::NoModels
                 | OfferRejected::NoEgress
                 | OfferRejected::KnownLease => Ok(()),
             },
@@ -249,7 +261,12 @@ impl WireMessage for ToContainer {
 /// # Errors
 /// Names what is wrong with the command or a variable.
 pub fn check_job(job: &JobSpec) -> Result<(), WireError> {
-    if job.command.is_empty() || job.command.iter().take(1).any(String::is_empty) {
+    if let Some(model) = &job.model {
+        if !job.command.is_empty() || job.session.is_some() || job.stdin {
+            return Err(WireError::field("model", "a model has neither a command nor a display nor an input"));
+        }
+        model.check().map_err(|why| WireError::field("model", why.to_string()))?;
+    } else if job.command.is_empty() || job.command.iter().take(1).any(String::is_empty) {
         return Err(WireError::field("command", "there is none"));
     }
     if job.command.len() > ARGS_MAX {
@@ -292,6 +309,7 @@ impl WireMessage for ToConsumer {
             | Self::Open
             | Self::Started
             | Self::Usage { .. }
+            | Self::Counted { .. }
             | Self::Settled { .. }
             | Self::Pong => Ok(()),
         }
@@ -382,6 +400,7 @@ mod tests {
             env: env.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
             stdin: false,
             session: None,
+            model: None,
         };
         assert!(check_job(&job(&["true"], &[("A_1", "x")])).is_ok());
         assert!(check_job(&job(&[], &[])).is_err());

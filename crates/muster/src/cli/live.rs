@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use muster_core::demand::{Place, Region};
 use muster_core::hardware::Cores;
+use muster_core::units::UsdMicro;
 
 use super::{RoleArgs, TimeLimit};
 
@@ -36,23 +37,76 @@ pub(crate) struct GatewayRunArgs {
     /// Sessions that one account may run at once.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub(crate) sessions_max: usize,
+    /// Take apps only from who stakes for them on the chain.
+    #[arg(long)]
+    pub(crate) app_stake: bool,
 }
 
 /// `muster api-key`.
 #[derive(Subcommand, Debug)]
 pub(crate) enum ApiKeyCommand {
     /// Make a key; it is shown this one time.
-    New {
-        /// What to call it.
-        name: String,
+    New(ApiKeyNewArgs),
+    /// List keys.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// With what each may do, instead of its name alone.
+        #[arg(long, short)]
+        long: bool,
     },
-    /// List the names of keys.
-    Ls,
     /// Take a key's rights away.
     Revoke {
         /// Which.
         name: String,
     },
+    /// Show what keys have used of models this month.
+    Usage {
+        /// Which [default: all].
+        name: Option<String>,
+    },
+}
+
+/// Arguments of `muster api-key new`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ApiKeyNewArgs {
+    /// What to call it.
+    pub(crate) name: String,
+    /// Whose it is [default: an account of its own name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) account: Option<String>,
+    /// What it opens; may be given more than once [default: all].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) scope: Vec<KeyScope>,
+    /// A model that it may ask; may be given more than once [default: all].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Vec<String>,
+    /// The most that it may spend on models, ever, in US dollars.
+    #[arg(long, value_name = "USD")]
+    pub(crate) budget: Option<UsdMicro>,
+    /// The most that it may spend on models in a calendar month (UTC), in US dollars.
+    #[arg(long, value_name = "USD")]
+    pub(crate) budget_month: Option<UsdMicro>,
+    /// For how many days it is good.
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) expires_days: Option<u32>,
+    /// Requests to models that it may make in a minute.
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_minute: Option<u32>,
+    /// Tokens that it may read and draw in a minute.
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens_per_minute: Option<u64>,
+    /// Requests to models that it may have answered at once.
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_at_once: Option<u32>,
+}
+
+/// What a key opens.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyScope {
+    /// Asking models: `/v1`.
+    Models,
+    /// Apps and live sessions: `/api/v1`.
+    Sessions,
 }
 
 /// Where the Gateway is, and the key that opens it.
@@ -73,6 +127,9 @@ pub(crate) enum AppCommand {
     Publish {
         /// Its file; docs/apps.md explains each field.
         file: PathBuf,
+        /// Pay the stake that the Gateway asks for, without a question.
+        #[arg(long, short)]
+        yes: bool,
         #[command(flatten)]
         at: AtGateway,
     },
@@ -89,13 +146,28 @@ pub(crate) enum AppCommand {
         #[command(flatten)]
         at: AtGateway,
     },
-    /// Withdraw an app; sessions that run go on.
-    Withdraw {
-        /// Which.
-        name: String,
-        #[command(flatten)]
-        at: AtGateway,
+    /// Withdraw an app and ask its stake back; sessions that run go on.
+    Withdraw(AppWithdrawArgs),
+    /// Bring back stakes of withdrawn apps whose unbonding time is over.
+    Claim {
+        /// Of this app only [default: all of the wallet's].
+        name: Option<String>,
     },
+}
+
+/// Arguments of `muster app withdraw`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct AppWithdrawArgs {
+    /// Which.
+    pub(crate) name: String,
+    /// Withdraw it from this Gateway alone: the stake stands on for others.
+    #[arg(long)]
+    pub(crate) keep_stake: bool,
+    /// Ask the stake back without a Gateway: one that is gone cannot be told.
+    #[arg(long, conflicts_with = "keep_stake")]
+    pub(crate) stake_only: bool,
+    #[command(flatten)]
+    pub(crate) at: AtGateway,
 }
 
 /// `muster session`.

@@ -63,8 +63,8 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
             BenchCommand::Gpu { quick } => gpu::run(cx, quick).await,
             BenchCommand::Proof { proofs } => proof::run(proofs).await,
             BenchCommand::Idle { containers } => idle::run(cx, containers).await,
-            BenchCommand::Stream { seconds, clicks, starts, modules } => {
-                let choice = stream::Choice { seconds, clicks, starts, modules };
+            BenchCommand::Stream { seconds, clicks, starts, game, modules } => {
+                let choice = stream::Choice { seconds, clicks, starts, game, modules };
                 Box::pin(stream::run(cx, choice)).await
             }
         }

@@ -4,15 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_chain::settle::ChainClient;
 use muster_client::chain::ChainLedger;
-use muster_client::{ClientDir, Renter, agent, leases};
-use muster_gateway::{Gateway, GatewayConfig, IceServer, KeyStore};
+use muster_client::{ClientDir, Network, Renter, agent, leases};
+use muster_gateway::{
+    AppStakes, Gateway, GatewayConfig, IceServer, KeyShown, KeyStore, KeyTerms, Scope, TAKES_WITHIN, UsageRow, patient,
+    read_snapshot,
+};
 use tokio::net::TcpListener;
 
 use super::live::{GATEWAY, ORIGIN};
 use super::roles::{await_chain, begin};
 use super::{Context, chain_failure};
-use crate::cli::{ApiKeyCommand, GatewayCommand, GatewayRunArgs};
+use crate::cli::{ApiKeyCommand, ApiKeyNewArgs, GatewayCommand, GatewayRunArgs, KeyScope};
 use crate::dirs::{make_private, write_private};
 use crate::failure::{Because, Code, Failure};
 use crate::output::table;
@@ -26,7 +30,8 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
     let dir = cx.dirs.root().to_owned();
     let begun = begin("gateway", &dir, &args.role).await?;
     let network = cx.network()?;
-    let Some(_chain) = await_chain(&network, &begun).await? else { return Ok(0) };
+    let Some(chain) = await_chain(&network, &begun).await? else { return Ok(0) };
+    let app_stakes = if args.app_stake { Some(app_stakes(chain, &network).await?) } else { None };
     let wallet = wallet(cx, &dir)?;
     let client_dir = dir.join("client");
     make_private(&client_dir)?;
@@ -45,6 +50,7 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
         origin,
         ice_servers: ice_servers(&args)?,
         sessions_max: args.sessions_max,
+        app_stakes,
         loopback_only: bound.ip().is_loopback() && args.origin.is_none(),
     };
     let gateway = Gateway::new(config, renter.clone()).code(Code::Data)?;
@@ -52,6 +58,7 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
         h.ready = true;
         h.listen = Some(bound.to_string());
     });
+    let listener = patient(listener, TAKES_WITHIN);
     let service = gateway.router().into_make_service_with_connect_info::<std::net::SocketAddr>();
     let stop = begun.stop.clone();
     let served = axum::serve(listener, service).with_graceful_shutdown(async move {
@@ -95,6 +102,18 @@ fn wallet(cx: &Context, dir: &Path) -> Result<muster_chain::keys::Wallet, Failur
     cx.wallet()
 }
 
+/// What is asked of who publishes; a network from before there were stakes for apps cannot hold any.
+async fn app_stakes(client: ChainClient, network: &Network) -> Result<AppStakes, Failure> {
+    if !client.takes_apps().await.map_err(|e| chain_failure(&e))? {
+        let why = format!(
+            "the registry of the network {} takes no apps, so --app-stake cannot be: run the Gateway without it",
+            network.name
+        );
+        return Err(Failure::new(Code::Config, why));
+    }
+    Ok(AppStakes { client, least: network.params.app_stake })
+}
+
 fn ice_servers(args: &GatewayRunArgs) -> Result<Vec<IceServer>, Failure> {
     let mut servers = Vec::new();
     if !args.stun.is_empty() {
@@ -111,30 +130,104 @@ fn ice_servers(args: &GatewayRunArgs) -> Result<Vec<IceServer>, Failure> {
     Ok(servers)
 }
 
-/// `muster api-key`: keys of the Gateway of this folder. One that runs takes a change over at its next start.
+/// `muster api-key`: keys of the Gateway of this folder. One that runs takes a change over within a second.
 pub(super) fn api_key(cx: &Context, command: ApiKeyCommand) -> Result<u8, Failure> {
     let up = cx.dirs.at(GATEWAY);
     let dir = if up.exists() { up } else { cx.dirs.root().to_owned() };
     let store = KeyStore::open(&dir.join("api-keys.json")).code(Code::Data)?;
     match command {
-        ApiKeyCommand::New { name } => {
-            let key = store.create(&name).code(Code::Config)?;
-            cx.output.result(&serde_json::json!({ "name": name, "key": key }), || key.clone());
+        ApiKeyCommand::New(args) => {
+            let key = store.create_with(&args.name, terms(&args)).code(Code::Config)?;
+            cx.output.result(&serde_json::json!({ "name": args.name, "key": key }), || key.clone());
             cx.output.note("This is shown once; keep it like a password.");
         }
-        ApiKeyCommand::Ls => {
-            let names = store.names();
-            cx.output.result(&names, || table(&["name"], names.iter().map(|name| vec![name.clone()]).collect()));
+        ApiKeyCommand::Ls { long } => {
+            let keys = store.list();
+            let rows = || keys.iter().map(|key| vec![key.name.clone()]).collect();
+            if long {
+                let heads = ["name", "id", "account", "opens", "models", "budget", "a month", "expires"];
+                cx.output.result(&keys, || table(&heads, keys.iter().map(row).collect()));
+            } else {
+                cx.output.result(&store.names(), || table(&["name"], rows()));
+            }
         }
         ApiKeyCommand::Revoke { name } => {
             if !store.revoke(&name).code(Code::Io)? {
-                return Err(Failure::new(
-                    Code::NotFound,
-                    format!("there is no key {name:?}; `muster api-key ls` lists them"),
-                ));
+                return Err(unknown_key(&name));
             }
             cx.output.result(&serde_json::json!({ "revoked": name }), || format!("{name} is revoked"));
         }
+        ApiKeyCommand::Usage { name } => used(cx, &dir, &store, name.as_deref())?,
     }
     Ok(0)
+}
+
+fn unknown_key(name: &str) -> Failure {
+    Failure::new(Code::NotFound, format!("there is no key {name:?}; `muster api-key ls` lists them"))
+}
+
+fn terms(args: &ApiKeyNewArgs) -> KeyTerms {
+    let scopes = args.scope.iter().map(|scope| match scope {
+        KeyScope::Models => Scope::Models,
+        KeyScope::Sessions => Scope::Sessions,
+    });
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    KeyTerms {
+        account: args.account.clone(),
+        scopes: scopes.collect(),
+        models: args.model.clone(),
+        budget_usd_micro: args.budget,
+        budget_month_usd_micro: args.budget_month,
+        expires_s: args.expires_days.map(|days| now_s.saturating_add(u64::from(days) * 86_400)),
+        requests_per_minute: args.requests_per_minute,
+        tokens_per_minute: args.tokens_per_minute,
+        requests_at_once: args.requests_at_once,
+    }
+}
+
+fn row(key: &KeyShown) -> Vec<String> {
+    let terms = &key.terms;
+    let all = |list: String| if list.is_empty() { "all".to_owned() } else { list };
+    let scopes = terms.scopes.iter().map(|scope| match scope {
+        Scope::Models => "models",
+        Scope::Sessions => "sessions",
+    });
+    let money = |usd: Option<muster_core::units::UsdMicro>| usd.map_or_else(String::new, |usd| usd.to_string());
+    vec![
+        key.name.clone(),
+        key.id.clone(),
+        terms.account.clone().unwrap_or_else(|| key.name.clone()),
+        all(scopes.collect::<Vec<_>>().join(", ")),
+        all(terms.models.join(", ")),
+        money(terms.budget_usd_micro),
+        money(terms.budget_month_usd_micro),
+        terms.expires_s.map_or_else(String::new, |until| until.to_string()),
+    ]
+}
+
+/// What keys have used this month, by model, at most a second late.
+fn used(cx: &Context, dir: &Path, store: &KeyStore, only: Option<&str>) -> Result<(), Failure> {
+    let keys = store.list();
+    let wanted = match only {
+        Some(name) => Some(keys.iter().find(|key| key.name == name).ok_or_else(|| unknown_key(name))?),
+        None => None,
+    };
+    let rows = read_snapshot(dir).code(Code::Data)?;
+    let named = |row: &UsageRow| keys.iter().find(|key| key.id == row.key).map(|key| key.name.clone());
+    let rows: Vec<_> = rows
+        .into_iter()
+        .filter(|row| wanted.is_none_or(|key| key.id == row.key))
+        .map(|row| (named(&row).unwrap_or_else(|| format!("revoked {}", row.key)), row))
+        .collect();
+    let shown: Vec<_> = rows.iter().map(|(name, row)| serde_json::json!({ "name": name, "usage": row })).collect();
+    cx.output.result(&shown, || {
+        let lines = rows.iter().map(|(name, row)| {
+            let used = row.used;
+            let counts = [used.requests, used.input, used.cached, used.output].map(|count| count.to_string());
+            let usd = muster_core::units::UsdMicro(used.usd_micro).to_string();
+            [vec![name.clone(), row.month.clone(), row.model.clone()], counts.to_vec(), vec![usd]].concat()
+        });
+        table(&["name", "month", "model", "requests", "input", "cached", "output", "cost"], lines.collect())
+    });
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `muster app` and `muster session`: the Gateway's API from the command line.
+//! `muster session`, and the Gateway's API from the command line.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::cli::{AppCommand, AtGateway, SessionCommand, SessionStartArgs, TimeLimit};
+use crate::cli::{AtGateway, SessionCommand, SessionStartArgs, TimeLimit};
 use crate::failure::{Because, Code, Failure};
 use crate::output::table;
 use crate::serve;
@@ -22,6 +22,10 @@ pub(crate) const KEY_FILE: &str = "gateway.key";
 const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 /// How long to wait for a session to run before the link is printed all the same.
 const RUNS_WITHIN: Duration = Duration::from_secs(60);
+/// A streamed answer may take so long.
+const STREAM_WITHIN: Duration = Duration::from_secs(3_600);
+/// Bytes of one line of a streamed answer.
+const LINE_BYTES_MAX: usize = 4 << 20;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a part of a file is sent again, and after what pause.
 const PUT_TRIES_MAX: u32 = 20;
@@ -71,47 +75,118 @@ impl Customer {
 
     /// One call; an error of the Gateway comes back as its sentence.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        Ok(self.ask(method, path, body, None).await?)
+    }
+
+    /// One call, with a header of its own; an error of the Gateway comes back with the code that it gave.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        header: Option<(&str, &str)>,
+    ) -> Result<Value, Refused> {
         let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key);
         if let Some(body) = body {
             request = request.json(body);
+        }
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         self.send(request).await
     }
 
     /// A part of a file; one that comes too soon after others is sent again.
-    async fn put(&self, path: &str, part: Vec<u8>) -> Result<Value, Failure> {
+    pub(crate) async fn put(&self, path: &str, part: Vec<u8>) -> Result<Value, Failure> {
         let mut tries = 0;
         loop {
             let request = self.client.put(format!("{}{path}", self.url)).bearer_auth(&self.key).body(part.clone());
             match self.send(request).await {
-                Err(failure) if failure.code == Code::Busy && tries < PUT_TRIES_MAX => tries += 1,
-                other => return other,
+                Err(refused) if refused.failure.code == Code::Busy && tries < PUT_TRIES_MAX => tries += 1,
+                other => return Ok(other?),
             }
             tokio::time::sleep(PUT_AGAIN_AFTER).await;
         }
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
+    /// A call that is answered piece by piece: each piece of JSON goes to `hear`.
+    pub(crate) async fn stream(&self, path: &str, body: &Value, mut hear: impl FnMut(&Value)) -> Result<(), Failure> {
+        let why = || format!("the Gateway {} does not answer; is it running?", self.url);
+        let request = self.client.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body);
+        // An answer takes as long as it takes.
+        let mut response = request.timeout(STREAM_WITHIN).send().await.because(Code::Unreachable, why())?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await?.into());
+        }
+        let mut left: Vec<u8> = Vec::new();
+        while let Some(chunk) = response.chunk().await.because(Code::Unreachable, "the answer broke off")? {
+            left.extend_from_slice(&chunk);
+            while let Some(end) = left.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = left.drain(..=end).collect();
+                let Some(data) = line.strip_prefix(b"data:") else { continue };
+                let Ok(event) = serde_json::from_slice::<Value>(data) else { continue };
+                if let Some(error) = event.pointer("/error/message").and_then(Value::as_str) {
+                    return Err(Failure::new(Code::Interrupted, error));
+                }
+                hear(&event);
+            }
+            if left.len() > LINE_BYTES_MAX {
+                return Err(Failure::new(Code::Unreachable, "the Gateway sends a line without an end"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Refused> {
         let why = || format!("the Gateway {} does not answer; is it running?", self.url);
         let response = request.send().await.because(Code::Unreachable, why())?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await?);
+        }
+        let bytes = response.bytes().await.because(Code::Unreachable, why())?;
+        Ok(if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() })
+    }
+
+    /// What the Gateway says that it refuses.
+    async fn refused(&self, response: reqwest::Response) -> Result<Refused, Failure> {
+        let why = || format!("the Gateway {} does not answer; is it running?", self.url);
         let status = response.status();
         let bytes = response.bytes().await.because(Code::Unreachable, why())?;
-        let value: Value =
-            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
-        if status.is_success() {
-            return Ok(value);
-        }
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let code = match status.as_u16() {
             400 | 413 | 422 => Code::Config,
             401 | 403 => Code::Wallet,
+            402 => Code::Balance,
             404 | 410 => Code::NotFound,
             409 => Code::InUse,
             429 => Code::Busy,
             _ => Code::Unreachable,
         };
-        let sentence = value.pointer("/error/message").and_then(Value::as_str).map(str::to_owned);
+        let said = |field: &str| value.pointer(field).and_then(Value::as_str).map(str::to_owned);
         let plain = || String::from_utf8_lossy(&bytes).trim().chars().take(400).collect::<String>();
-        Err(Failure::new(code, sentence.unwrap_or_else(|| format!("the Gateway answers {status}: {}", plain()))))
+        let sentence = said("/error/message").unwrap_or_else(|| format!("the Gateway answers {status}: {}", plain()));
+        Ok(Refused { code: said("/error/code"), failure: Failure::new(code, sentence) })
+    }
+}
+
+/// What a Gateway refused, or why there was no answer.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// The Gateway's code, where it gave one.
+    pub(crate) code: Option<String>,
+    /// The same for people.
+    pub(crate) failure: Failure,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { code: None, failure }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        refused.failure
     }
 }
 
@@ -126,126 +201,11 @@ fn read_key(path: &std::path::Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-fn text(value: &Value, pointer: &str) -> String {
+pub(super) fn text(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".to_owned(),
         Some(other) => other.to_string(),
-    }
-}
-
-/// `muster app`.
-pub(super) async fn app(cx: &Context, command: AppCommand) -> Result<u8, Failure> {
-    match command {
-        AppCommand::Publish { file, at } => {
-            let source = std::fs::read_to_string(&file).because(Code::Io, format!("cannot read {}", file.display()))?;
-            let wrong = |e: muster_gateway::AppError| Failure::new(Code::Config, format!("{}: {e}", file.display()));
-            let mut app = muster_gateway::App::parse(&source).map_err(wrong)?;
-            let customer = Customer::find(cx, &at).await?;
-            app.content = None;
-            if !app.files.is_empty() {
-                let base = file.parent().map(std::path::Path::to_owned).unwrap_or_default();
-                let (content, paths) = muster_gateway::gather(&base, &app.files).map_err(wrong)?;
-                upload(cx, &customer, &content, &paths).await?;
-                app.content = Some(content);
-            }
-            let body = serde_json::to_value(&app).code(Code::Internal)?;
-            let value = customer.call(Method::POST, "/api/v1/apps", Some(&body)).await?;
-            cx.output.result(&value, || {
-                format!("published {} {}; play it with `muster session start {}`", app.name, app.version, app.name)
-            });
-        }
-        AppCommand::Ls { at } => {
-            let value = Customer::find(cx, &at).await?.call(Method::GET, "/api/v1/apps", None).await?;
-            cx.output.result(&value, || {
-                let rows = value.as_array().into_iter().flatten().map(|one| {
-                    let sizes = one.pointer("/app/resolutions/0").and_then(Value::as_str).unwrap_or("-").to_owned();
-                    let by = one.pointer("/account").and_then(Value::as_str).unwrap_or("muster").to_owned();
-                    let needs = one.pointer("/app/packages").and_then(Value::as_array).into_iter().flatten();
-                    let needs: Vec<&str> = needs.filter_map(Value::as_str).collect();
-                    let needs = if needs.is_empty() { "-".to_owned() } else { needs.join(" ") };
-                    vec![text(one, "/app/name"), text(one, "/app/version"), text(one, "/app/title"), sizes, needs, by]
-                });
-                table(&["name", "version", "title", "size", "packages", "publisher"], rows.collect())
-            });
-        }
-        AppCommand::Show { name, at } => {
-            let value = Customer::find(cx, &at).await?.call(Method::GET, &format!("/api/v1/apps/{name}"), None).await?;
-            cx.output.result(&value, || serde_json::to_string_pretty(&value).unwrap_or_default());
-        }
-        AppCommand::Withdraw { name, at } => {
-            Customer::find(cx, &at).await?.call(Method::DELETE, &format!("/api/v1/apps/{name}"), None).await?;
-            cx.output.result(&json!({ "withdrawn": name }), || format!("{name} is withdrawn"));
-        }
-    }
-    Ok(0)
-}
-
-/// Sends what goes along with an app, in parts, from where an earlier try stopped.
-async fn upload(
-    cx: &Context,
-    customer: &Customer,
-    content: &muster_gateway::Content,
-    paths: &[std::path::PathBuf],
-) -> Result<(), Failure> {
-    let place = format!("/api/v1/app-content/{}", content.hash);
-    let have = customer.call(Method::GET, &place, None).await?;
-    let mut at = have.pointer("/bytes").and_then(Value::as_u64).unwrap_or(0);
-    let mut files = Joined::new(paths, at).code(Code::Io)?;
-    let mut told = at;
-    loop {
-        let part = files.part(muster_gateway::PART_BYTES_MAX).code(Code::Io)?;
-        let last = part.len() < muster_gateway::PART_BYTES_MAX;
-        let sent = customer.put(&format!("{place}/{at}"), part).await?;
-        at = sent.pointer("/bytes").and_then(Value::as_u64).unwrap_or(0);
-        if at.saturating_sub(told) > 32 << 20 {
-            cx.output.note(&format!("sent {} of {} MB …", at / 1_000_000, content.bytes() / 1_000_000));
-            told = at;
-        }
-        if last {
-            return Ok(());
-        }
-    }
-}
-
-/// Files one behind the other, read in parts.
-struct Joined {
-    left: std::collections::VecDeque<std::path::PathBuf>,
-    open: Option<std::fs::File>,
-}
-
-impl Joined {
-    fn new(paths: &[std::path::PathBuf], skip: u64) -> std::io::Result<Self> {
-        let mut files = Self { left: paths.iter().cloned().collect(), open: None };
-        let mut skip = skip;
-        while let Some(path) = files.left.front() {
-            let bytes = std::fs::metadata(path)?.len();
-            if skip < bytes {
-                break;
-            }
-            skip -= bytes;
-            files.left.pop_front();
-        }
-        if let Some(path) = files.left.pop_front() {
-            let mut file = std::fs::File::open(path)?;
-            std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(skip))?;
-            files.open = Some(file);
-        }
-        Ok(files)
-    }
-
-    /// The next bytes; fewer only at the end.
-    fn part(&mut self, most: usize) -> std::io::Result<Vec<u8>> {
-        use std::io::Read as _;
-        let mut part = Vec::new();
-        while part.len() < most {
-            let Some(file) = &mut self.open else { break };
-            let room = u64::try_from(most - part.len()).unwrap_or(0);
-            if file.take(room).read_to_end(&mut part)? == 0 {
-                self.open = self.left.pop_front().map(std::fs::File::open).transpose()?;
-            }
-        }
-        Ok(part)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands, and what they share.
 
 pub(crate) mod agent;
+mod apps;
 mod audited;
 mod beacon;
 mod bench;
@@ -13,6 +14,7 @@ mod gpu;
 mod indexer_claim;
 mod lease;
 mod live;
+mod model;
 mod rental;
 mod roles;
 mod run;
@@ -84,7 +86,8 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Licence(command) => Box::pin(checkers::licence::run(&cx, command)).await,
         Command::Epoch(command) => Box::pin(checkers::epoch::run(&cx, command)).await,
         Command::Session(command) => Box::pin(live::session(&cx, command)).await,
-        Command::App(command) => Box::pin(live::app(&cx, command)).await,
+        Command::Model(command) => Box::pin(model::run(&cx, command)).await,
+        Command::App(command) => Box::pin(apps::run(&cx, command)).await,
         Command::Gateway(command) => Box::pin(gateway::run(&cx, command)).await,
         Command::ApiKey(command) => gateway::api_key(&cx, command),
         Command::Wallet(command) => Box::pin(wallet::run(&cx, command)).await,

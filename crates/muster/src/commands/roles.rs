@@ -22,6 +22,7 @@ use super::{Context, chain_failure, stop_on_signals};
 use crate::cli::{ChainCommand, ContainerRunArgs, RelayCommand, RoleArgs};
 use crate::crashes;
 use crate::dirs::{Lock, make_private};
+use crate::engines;
 use crate::failure::{Because, Code, Failure};
 use crate::serve::{self, HealthCell};
 use crate::supervise;
@@ -238,6 +239,7 @@ pub(super) async fn container(cx: &Context, args: ContainerRunArgs) -> Result<u8
     let mut node = ContainerNode::new(config, joining, secret, Arc::new(ledger))
         .code(Code::Config)?
         .with_provers(provers)
+        .with_engines(Some(Arc::new(engines::Own::new().because(Code::Internal, "this program has no path")?)))
         .watched_by(crashes::watcher(cx.crash_plans.as_deref(), "container"));
     if cheat_frames {
         tracing::warn!("this Container was told to lie in live sessions");

@@ -213,7 +213,8 @@ fn step_text(step: &JobStep, detach: bool) -> Shown {
                 Shown::Warning(why.clone())
             }
             // The complaint about it is shown.
-            RentalEvent::InputsFailed { .. }
+            RentalEvent::TokensLow { .. }
+            | RentalEvent::InputsFailed { .. }
             | RentalEvent::Paid { .. }
             | RentalEvent::ToppedUp { .. }
             | RentalEvent::Ended { .. }

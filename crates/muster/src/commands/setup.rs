@@ -12,7 +12,7 @@ use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, NodeKind, Registration, SenderConfig, Settlement, TxSender};
 use muster_client::Network;
 use muster_client::network::{Beacon, BeaconKind, Chain, EpochContracts, IndexerEntry};
-use muster_container::{AppsOffer, ContainerConfig, JobBounds, OfferConfig, SessionsOffer};
+use muster_container::{AppsOffer, ContainerConfig, JobBounds, ModelsOffer, OfferConfig, SessionsOffer};
 use muster_core::beacon::BeaconSchedule;
 use muster_core::epoch::EpochNo;
 use muster_core::ids::{Address, NodeId};
@@ -128,7 +128,8 @@ pub(crate) async fn network(cx: &Context, plan: &Plan, rpc: &str, chain_id: u64)
     let client = ChainClient::connect(rpc, chain_id, nowhere).await.map_err(|e| chain_failure(&e))?;
     let outbox = cx.dirs.at("faucet-outbox");
     let sending = Sending::begin(&outbox, faucet, client.clone()).await?;
-    let deploy = DeployParams::development(params.container_stake, params.indexer_stake, params.fee_bps);
+    let deploy = DeployParams::development(params.container_stake, params.indexer_stake, params.fee_bps)
+        .with_app_stake(params.app_stake);
     let contracts = deploy_development(sending.settlement.sender(), &deploy).await.code(Code::Chain)?;
     sending.end().await?;
     let ip = address(plan.listen);
@@ -372,6 +373,7 @@ pub(crate) fn container(cx: &Context, plan: &Plan, name: &str) -> Result<(), Fai
         job: JobBounds::default(),
         sessions: SessionsOffer::default(),
         apps: AppsOffer::default(),
+        models: ModelsOffer { disk: Bytes(8 * Bytes::GIB), ..ModelsOffer::default() },
     };
     let text = toml::to_string(&config).because(Code::Internal, "the configuration cannot be written")?;
     let head = "# What this Container offers and asks; every key is explained in docs/providers.md.\n";

@@ -153,7 +153,11 @@ async fn bring_up(
     }
     setup::gateway(cx)?;
     let listen = gateway_address(plan)?.to_string();
-    start_role(cx, running, live::GATEWAY, &["gateway", "run", "--listen", &listen])?;
+    let mut args = vec!["gateway", "run", "--listen", &listen];
+    if takes_apps(cx, &network).await? {
+        args.push("--app-stake");
+    }
+    start_role(cx, running, live::GATEWAY, &args)?;
     let wanted = free_containers(cx, &network, &names).await?;
     running.ready("indexer-0", client, |h| h.peers >= wanted).await?;
     for index in 0..plan.checkers {
@@ -161,6 +165,18 @@ async fn bring_up(
     }
     running.ready(live::GATEWAY, client, |_| true).await?;
     Ok(())
+}
+
+/// Whether the Gateway asks for stakes of apps: where the network's registry holds such, which older ones do not.
+async fn takes_apps(cx: &Context, network: &Network) -> Result<bool, Failure> {
+    let client = ChainClient::connect(&network.chain.rpc, network.chain.id, network.contracts.into())
+        .await
+        .map_err(|e| chain_failure(&e))?;
+    let takes = client.takes_apps().await.map_err(|e| chain_failure(&e))?;
+    if !takes {
+        cx.output.note("This network is from before apps were staked for: the Gateway asks for no stake.");
+    }
+    Ok(takes)
 }
 
 /// How many of these Containers an Indexer will offer: all but those that were slashed, jailed, and not topped up since.

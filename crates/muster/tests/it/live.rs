@@ -1,9 +1,12 @@
 //! Live sessions: played in a real browser, refused in sentences, paid to the millisecond.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -49,15 +52,20 @@ impl Answer {
 struct Api<'a> {
     net: &'a Net,
     key: String,
+    /// Where it listens, where it is not the network's own.
+    listen: Option<String>,
 }
 
 impl<'a> Api<'a> {
     fn of(net: &'a Net) -> Self {
         let key = std::fs::read_to_string(net.role("gateway.key")).unwrap().trim().to_owned();
-        Self { net, key }
+        Self { net, key, listen: None }
     }
 
     fn authority(&self) -> String {
+        if let Some(listen) = &self.listen {
+            return listen.clone();
+        }
         let origin = std::fs::read_to_string(self.net.role(GATEWAY).join("origin")).unwrap();
         origin.trim().strip_prefix("http://").unwrap().to_owned()
     }
@@ -181,9 +189,11 @@ fn streamer(net: &Net) -> u32 {
     found[0]
 }
 
-/// The console's folder, with what its tests need.
+/// The console's folder, with what its tests need. Asked for at run time: a binary kept from another checkout must not look
+/// there.
 fn console() -> PathBuf {
-    let console = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../console");
+    let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the folder to tests"));
+    let console = here.join("../../console");
     let installed = console.join("node_modules/playwright-core").is_dir();
     assert!(
         installed,
@@ -216,6 +226,117 @@ fn a_session_is_played_in_a_browser_and_paid_to_the_millisecond() {
     assert_eq!(amount(&lease["billed"]) + amount(&lease["refunded"]), amount(&lease["deposit"]), "{lease}");
 }
 
+/// A way to the chain on which transactions wait while it is shut.
+struct Gate {
+    url: String,
+    shut: Arc<AtomicBool>,
+    waits: Arc<AtomicBool>,
+}
+
+impl Gate {
+    fn before(net: &Net) -> Self {
+        let file = std::fs::read_to_string(net.file()).unwrap();
+        let rpc = file.lines().find_map(|line| line.trim().strip_prefix("rpc = \"http://")).unwrap();
+        let chain = rpc.trim_end_matches('"').trim_end_matches('/').to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (shut, waits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let gate = Self { url, shut: Arc::clone(&shut), waits: Arc::clone(&waits) };
+        std::thread::spawn(move || {
+            for from in listener.incoming().flatten() {
+                let Ok(to) = TcpStream::connect(&chain) else { continue };
+                let (mut answers, mut back) = (to.try_clone().unwrap(), from.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    drop(std::io::copy(&mut answers, &mut back));
+                    drop(back.shutdown(Shutdown::Both));
+                });
+                let (shut, waits) = (Arc::clone(&shut), Arc::clone(&waits));
+                std::thread::spawn(move || pass(from, to, &shut, &waits));
+            }
+        });
+        gate
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, shut: &AtomicBool, waits: &AtomicBool) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let asked = &buffer[..count];
+        let sends = asked.windows(22).any(|part| part == b"eth_sendRawTransaction");
+        while sends && shut.load(Ordering::SeqCst) {
+            waits.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if to.write_all(asked).is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown(Shutdown::Write));
+}
+
+/// A command of a second Gateway on this network, which reaches the chain at `rpc`.
+fn second(net: &Net, dir: &Path, rpc: &str) -> Command {
+    let mut command = muster();
+    command.arg("--dir").arg(dir).arg("--network").arg(net.file()).args(["--rpc", rpc, "--json", "--wallet"]);
+    command.arg(net.role("wallets/consumer.json")).arg("--passphrase-file").arg(net.role("wallets/passphrase"));
+    command
+}
+
+#[test]
+fn a_session_begins_while_its_deposit_is_on_its_way_and_is_billed_from_it_on() {
+    let net = Net::start(1);
+    let (gate, dir) = (Gate::before(&net), net.role("second-gateway"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let made = second(&net, &dir, &gate.url).args(["api-key", "new", "me"]).output().unwrap();
+    assert_eq!(code(&made), 0, "{}", shown(&made));
+    let key = serde_json::from_slice::<Value>(&made.stdout).unwrap()["key"].as_str().unwrap().to_owned();
+    let mut gateway =
+        second(&net, &dir, &gate.url).args(["gateway", "run", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let api = Api { net: &net, key, listen: Some(health(&dir)["listen"].as_str().unwrap().to_owned()) };
+    let begin = || {
+        let begun = api.call("POST", "/api/v1/sessions", &json!({ "app": "latency" }));
+        assert_eq!(begun.status, 201, "{begun:?}");
+        begun.json()["id"].as_str().unwrap().to_owned()
+    };
+    let stopped = |id: &str| {
+        net.wait_for("the session to run", || (api.session(id)["state"] == "running").then_some(()));
+        assert_eq!(api.call("POST", &format!("/api/v1/sessions/{id}/stop"), &Value::Null).status, 202);
+        api.ended(id)
+    };
+    // The first deposit of a wallet takes a transaction before it, which lets the escrow have its tokens.
+    stopped(&begin());
+
+    gate.shut.store(true, Ordering::SeqCst);
+    let id = begin();
+    let early = net.wait_for("the program to run without its deposit", || {
+        let status = net.json(&["container", "status"]);
+        let leases = status["containers"][0]["status"]["leases"].as_array().unwrap();
+        leases.iter().find(|lease| lease["phase"] == "starting" && !lease["started_at_ms"].is_null()).cloned()
+    });
+    assert!(gate.waits.load(Ordering::SeqCst), "the opening waits at the gate");
+    assert_eq!((&early["deposit"], &early["paid"]), (&json!("0"), &json!("0")), "{early}");
+    assert_eq!(api.session(&id)["state"], "starting");
+    // Time in which it runs for nothing.
+    std::thread::sleep(Duration::from_secs(1));
+    let paying = Instant::now();
+    gate.shut.store(false, Ordering::SeqCst);
+    let over = stopped(&id);
+    let most = paying.elapsed().as_millis();
+    let row = net.wait_for("the Container to have settled", || {
+        history(&net).into_iter().find(|row| row["lease"] == over["lease"])
+    });
+    let ran_ms = u128::from(row["ran_ms"].as_u64().unwrap());
+    assert!(
+        ran_ms > 0 && ran_ms <= most,
+        "{ran_ms} ms are billed, and the deposit came {most} ms before the end: {row}"
+    );
+    assert_eq!(early["lease"], row["lease"]);
+    let rate = amount(&early["rate_per_second"]);
+    assert_eq!(amount(&row["redeemed"]), rate * ran_ms / 1_000, "{row}");
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+}
+
 #[test]
 fn the_gateway_refuses_in_sentences_and_bills_nothing_that_never_drew() {
     let net = Net::start(2);
@@ -237,6 +358,11 @@ fn strangers_get_nothing(api: &Api<'_>) {
         ("POST", "/api/v1/sessions/0123456789abcdef0123/link"),
         ("GET", "/api/v1/sessions/0123456789abcdef0123/receipts"),
         ("DELETE", "/api/v1/apps/latency"),
+        ("GET", "/api/v1/models"),
+        ("GET", "/api/v1/models/tiny"),
+        ("DELETE", "/api/v1/models/tiny"),
+        ("GET", "/api/v1/weights/0000000000000000000000000000000000000000000000000000000000000000"),
+        ("PUT", "/api/v1/weights/0000000000000000000000000000000000000000000000000000000000000000/9/0"),
     ] {
         let body = if path == "/api/v1/sessions" && method == "POST" { start.as_str() } else { "" };
         let none = api.send(method, path, &[("Content-Type", "application/json")], body);
@@ -320,6 +446,20 @@ fn the_description_is_whole(api: &Api<'_>) {
         ("get", "/api/v1/sessions/{id}/receipts"),
         ("post", "/api/v1/sessions/{id}/receipts"),
         ("post", "/api/v1/sessions/{id}/stop"),
+        ("get", "/api/v1/models"),
+        ("post", "/api/v1/models"),
+        ("get", "/api/v1/models/{id}"),
+        ("delete", "/api/v1/models/{id}"),
+        ("post", "/api/v1/models/{id}/scale"),
+        ("get", "/api/v1/weights/{sha256}"),
+        ("put", "/api/v1/weights/{sha256}/{total}/{at}"),
+        ("get", "/v1/models"),
+        ("get", "/v1/models/{id}"),
+        ("get", "/v1/usage"),
+        ("post", "/v1/chat/completions"),
+        ("post", "/v1/completions"),
+        ("post", "/v1/embeddings"),
+        ("post", "/v1/responses"),
     ]
     .map(|(method, path)| (method.to_owned(), path.to_owned()))
     .to_vec();

@@ -281,6 +281,7 @@ impl Driver {
             // Only a panic of our own ends here; the nonces may be on disk, so nothing more may be signed.
             Err(_) => return Err(SendError::Stopped),
         };
+        self.inner.written.notify_waiters();
         let deadline = Instant::now() + self.inner.config.answer_within;
         let mut nonces = Vec::with_capacity(records.len());
         for (record, reply) in records.into_iter().zip(replies) {

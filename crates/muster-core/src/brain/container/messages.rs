@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::Capacity;
 use crate::ids::{Address, LeaseId, NodeId};
+use crate::inference::{TokenAsk, TokenCounts};
 use crate::lease::{End, Lease, LeaseTerms};
 use crate::params::Params;
 use crate::pricing::Ask;
@@ -20,6 +21,10 @@ pub struct Config {
     pub total: Capacity,
     /// What it asks.
     pub ask: Ask,
+    /// What it asks for a million tokens for each GiB of a model's weights; `None` where it serves no models.
+    pub models: Option<TokenAsk>,
+    /// A model that nobody asks anything for so long gives its place back, in milliseconds.
+    pub model_idle_ms: u64,
     /// Whether jobs may reach the network.
     pub egress: bool,
     /// The network's parameters.
@@ -93,11 +98,21 @@ pub enum Event {
     Go {
         /// Which lease.
         lease: LeaseId,
+        /// It is for a live session: it may begin while the deposit is on its way.
+        early: bool,
     },
     /// The workload reports running.
     JobStarted {
         /// Which lease.
         lease: LeaseId,
+    },
+    /// A model has had something to do, and has read and drawn so many tokens since its lease began; at least each second
+    /// while it has.
+    Counted {
+        /// Which lease.
+        lease: LeaseId,
+        /// By the engine's count.
+        tokens: TokenCounts,
     },
     /// The workload is over.
     JobEnded {

@@ -63,6 +63,37 @@ const inPage = () => {
   addEventListener("pointerdown", (e) => { if (e.isTrusted && M.waits === null) M.waits = performance.timeOrigin + e.timeStamp + M.offset; }, true);
   const loop = () => { requestAnimationFrame(loop); look(clock()); };
   requestAnimationFrame(loop);
+  // ---- What the Container says of its pictures against when they are shown: for programs without a clock.
+  const Rtc = window.RTCPeerConnection, sent = new Map(), shown = new Map();
+  M.aged = null;
+  const age = (rtp) => {
+    if (M.aged === null || !sent.has(rtp) || !shown.has(rtp)) return;
+    M.aged.push(shown.get(rtp) - sent.get(rtp));
+    shown.delete(rtp);
+  };
+  window.RTCPeerConnection = class extends Rtc {
+    createDataChannel(label, options) {
+      const channel = super.createDataChannel(label, options);
+      if (label === "control") channel.addEventListener("message", (event) => {
+        const told = typeof event.data === "string" && JSON.parse(event.data);
+        if (told.t !== "frames" || M.aged === null) return;
+        for (const [rtp, captured] of told.f) { sent.set(rtp, captured); M.captured++; age(rtp); }
+      });
+      return channel;
+    }
+  };
+  M.watch = () => {
+    M.aged = [];
+    M.captured = 0;
+    const video = [...document.querySelectorAll("video")].find((v) => v.videoWidth > 0);
+    const frame = (now, { rtpTimestamp, expectedDisplayTime }) => {
+      video.requestVideoFrameCallback(frame);
+      if (rtpTimestamp === undefined) return;
+      shown.set(rtpTimestamp, performance.timeOrigin + Math.max(now, expectedDisplayTime) + M.offset);
+      age(rtpTimestamp);
+    };
+    video.requestVideoFrameCallback(frame);
+  };
   M.reset = () => { M.lags = []; M.gaps = []; M.clicks = []; M.frames = 0; };
 };
 
@@ -108,10 +139,13 @@ const browser = await chromium.launch({
   headless: true,
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"],
 });
-const open = async (link) => {
+// A tab that is open before anything is asked for, as a player's is.
+const tab = async () => {
   const context = await browser.newContext({ viewport: { width: 1280, height: 720 } });
   await context.addInitScript(inPage);
-  const page = await context.newPage();
+  return { page: await context.newPage(), context };
+};
+const open = async (link, { page, context }) => {
   const began = Date.now();
   await page.goto(link, { waitUntil: "commit" });
   const first = await page.waitForFunction(() => window.meter && window.meter.first, null, { timeout: 30_000, polling: 20 });
@@ -120,17 +154,47 @@ const open = async (link) => {
 
 const requests = [], pages = [];
 for (let i = 0; i < ask.starts; i++) {
+  const empty = await tab();
   const asked = Date.now();
   const session = await start("latency");
-  const { context, first } = await open(session.link);
+  const { context, first } = await open(session.link, empty);
   requests.push(first - asked);
   await context.close();
   await stop(session.id);
 }
 
+// How old pictures are on the screen, and how many of those captured are shown.
+const ages = {};
+const watch = async (page, each = () => {}) => {
+  await page.evaluate(() => window.meter.watch());
+  const began = Date.now();
+  while (Date.now() - began < ask.seconds * 1_000) {
+    await each();
+    await sleep(50);
+  }
+  const { aged, captured } = await page.evaluate(() => ({ aged: window.meter.aged, captured: window.meter.captured }));
+  return { aged, captured, seconds: (Date.now() - began) / 1_000 };
+};
+const level = async () => {
+  const session = await start(ask.game);
+  const { page, context } = await tab();
+  await page.goto(session.link, { waitUntil: "commit" });
+  // Its packages may have to come first, and the level shows its name until somebody clicks.
+  await page.waitForFunction(() => [...document.querySelectorAll("video")].some((v) => v.videoWidth > 0), null, { timeout: 300_000 });
+  for (let i = 0; i < 6; i++) {
+    await sleep(1_500);
+    await page.mouse.click(640, 360);
+  }
+  let step = 0;
+  ages.game = await watch(page, () => page.mouse.move(640 + 120 * Math.sin(step / 7), 360 + 80 * Math.cos(step++ / 5)));
+  if (ask.shot) await page.screenshot({ path: ask.shot });
+  await context.close();
+  await stop(session.id);
+};
+
 const phase = async (app) => {
   const session = await start(app);
-  const { page, context } = await open(session.link);
+  const { page, context } = await open(session.link, await tab());
   await sleep(3_000);
   await page.evaluate(() => window.meter.reset());
   const pids = streaming();
@@ -149,10 +213,11 @@ const phase = async (app) => {
     await sleep(350 + Math.random() * 400);
   }
   const clicks = await page.evaluate(() => window.meter.clicks);
+  if (ask.game && app === "latency-light") ages.light = await watch(page);
   await context.close();
   for (let i = 0; app === "latency-light" && i < ask.starts; i++) {
     const { link } = await call("POST", `/api/v1/sessions/${session.id}/link`);
-    const again = await open(link);
+    const again = await open(link, await tab());
     pages.push(again.first - again.began);
     await again.context.close();
   }
@@ -170,7 +235,14 @@ const phase = async (app) => {
 };
 const light = await phase("latency-light");
 const full = await phase("latency-scroll");
+if (ask.game) await level();
 await browser.close();
 const figures = { ...light, first_frame_ms_p50: at(requests, 0.5), first_frame_ms_p95: at(requests, 0.95), page_to_first_frame_ms_p50: at(pages, 0.5) };
 for (const [name, value] of Object.entries(full)) figures[`full_scroll_${name}`] = value;
+for (const [name, { aged, captured, seconds }] of Object.entries(ages)) {
+  figures[`${name}_capture_to_present_ms_p50`] = at(aged, 0.5);
+  figures[`${name}_capture_to_present_ms_p95`] = at(aged, 0.95);
+  figures[`${name}_captured_fps`] = Number((captured / seconds).toFixed(1));
+  figures[`${name}_presented_fps_of_captured`] = Number((aged.length / seconds).toFixed(1));
+}
 console.log(JSON.stringify(figures));

@@ -10,9 +10,9 @@ use tokio::process::Command;
 use super::Measured;
 use super::own::OwnNetwork;
 use crate::cli::AtGateway;
-use crate::commands::Context;
 use crate::commands::live::Customer;
 use crate::commands::setup::Plan;
+use crate::commands::{Context, apps};
 use crate::failure::{Because, Code, Failure};
 
 /// What runs in Node.js.
@@ -20,12 +20,18 @@ const SCRIPT: &str = include_str!("stream.mjs");
 /// Names of the browser, the likeliest first.
 const BROWSERS: [&str; 3] = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
+/// Neverball in the size that is asked for, in a level from its start on.
+const LEVEL: &str = "mkdir -p ~/.neverball
+printf 'fullscreen 0\nwidth %s\nheight %s\n' \"$MUSTER_WIDTH\" \"$MUSTER_HEIGHT\" > ~/.neverball/neverballrc
+exec neverball --level map-easy/easy.sol";
+
 /// What to measure with.
 #[derive(Clone, Debug)]
 pub(super) struct Choice {
     pub(super) seconds: u32,
     pub(super) clicks: u32,
     pub(super) starts: u32,
+    pub(super) game: bool,
     pub(super) modules: PathBuf,
 }
 
@@ -48,7 +54,7 @@ pub(super) async fn run(cx: &Context, choice: Choice) -> Result<Measured, Failur
     let figures = played?;
     let parameters = json!({
         "width": 1280, "height": 720, "fps": 60, "seconds": choice.seconds, "clicks": choice.clicks,
-        "starts": choice.starts, "network": "loopback", "codec": "h264", "encoder": "openh264",
+        "starts": choice.starts, "network": "loopback", "codec": "h264", "encoder": "muster-h264",
     });
     Ok(("stream", parameters, figures))
 }
@@ -67,13 +73,22 @@ async fn play(
     for (name, motion) in [("latency-light", "box"), ("latency-scroll", "full")] {
         meter["name"] = json!(name);
         meter["command"] = json!(["/.muster/init", muster_stream::METER, "--fps", "59", "--motion", motion]);
-        customer.call(Method::POST, "/api/v1/apps", Some(&meter)).await?;
+        let app = serde_json::from_value(meter.clone()).because(Code::Internal, "the meter's file")?;
+        Box::pin(apps::publish(&own, &customer, &app, true)).await?;
+    }
+    if choice.game {
+        let mut game = customer.call(Method::GET, "/api/v1/apps/neverball", None).await?["app"].take();
+        game["name"] = json!("neverball-level");
+        game["command"] = json!(["sh", "-c", LEVEL]);
+        let app = serde_json::from_value(game).because(Code::Internal, "the game's file")?;
+        Box::pin(apps::publish(&own, &customer, &app, true)).await?;
     }
     let script = network.path().join("stream.mjs");
     std::fs::write(&script, SCRIPT).because(Code::Io, format!("cannot write {}", script.display()))?;
     let ask = json!({
         "url": customer.url(), "key": customer.key(), "modules": modules, "browser": browser,
         "seconds": choice.seconds, "clicks": choice.clicks, "starts": choice.starts, "cpu_millis": 1_000,
+        "game": choice.game.then_some("neverball-level"),
     });
     let output = Command::new("node")
         .arg(&script)

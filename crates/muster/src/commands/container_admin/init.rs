@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_client::Network;
 use muster_container::sandbox::{Sandbox, SandboxConfig};
-use muster_container::{AppsOffer, ContainerConfig, GpuOffer, JobBounds, OfferConfig, SessionsOffer};
+use muster_container::{AppsOffer, ContainerConfig, GpuOffer, JobBounds, ModelsOffer, OfferConfig, SessionsOffer};
 use muster_core::calibration::Table;
 use muster_core::hardware::{Cores, Gpu, GpuModel};
 use muster_core::ids::{Address, NodeId};
@@ -159,6 +159,7 @@ fn configure(
         job: JobBounds::default(),
         sessions: SessionsOffer::default(),
         apps: AppsOffer { disk: args.apps_disk, ..AppsOffer::default() },
+        models: ModelsOffer { disk: args.models_disk, ..ModelsOffer::default() },
     };
     config.check().code(Code::Config)?;
     Ok(config)

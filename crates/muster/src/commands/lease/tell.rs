@@ -4,6 +4,7 @@ use muster_client::job::AttemptReport;
 use muster_client::leases::{LeaseSummary, Reclaimed};
 use muster_core::hardware::Cores;
 use muster_core::ids::{LeaseId, NodeId};
+use muster_core::inference::TokenCounts;
 use muster_core::lease::End;
 use muster_core::units::{Bytes, TimeMs, TokenAmount};
 use serde::Serialize;
@@ -42,6 +43,8 @@ pub(crate) struct LeaseObject {
     pub(crate) deposit_left_seconds: Option<f64>,
     pub(crate) refunded: TokenAmount,
     pub(crate) rate_per_second: TokenAmount,
+    /// A model's tokens, where it is one.
+    pub(crate) tokens: Option<TokensObject>,
     pub(crate) vouchers: u32,
     pub(crate) redeem_tx: Option<String>,
     pub(crate) cpu_millis: u32,
@@ -63,6 +66,17 @@ pub(crate) struct LeaseObject {
     pub(crate) stopping: bool,
     /// The network that it belongs to, in sixteen hex digits.
     pub(crate) network: String,
+}
+
+/// A model's tokens: how many, and what a million of each kind costs.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct TokensObject {
+    pub(crate) input: u64,
+    pub(crate) cached: u64,
+    pub(crate) output: u64,
+    pub(crate) input_rate: TokenAmount,
+    pub(crate) cached_rate: TokenAmount,
+    pub(crate) output_rate: TokenAmount,
 }
 
 /// Milliseconds as seconds.
@@ -100,6 +114,14 @@ impl From<&LeaseSummary> for LeaseObject {
             deposit_left_seconds: deposit_left_ms(lease).map(seconds),
             refunded: lease.refunded,
             rate_per_second: lease.rate_per_second,
+            tokens: lease.tokens.map(|(rates, counts)| TokensObject {
+                input: counts.input,
+                cached: counts.cached,
+                output: counts.output,
+                input_rate: rates.input,
+                cached_rate: rates.cached,
+                output_rate: rates.output,
+            }),
             vouchers: lease.vouchers,
             redeem_tx: lease.redeem_tx.clone(),
             cpu_millis: lease.allocation.cpu_millis,
@@ -187,7 +209,20 @@ pub(crate) fn show(s: &LeaseSummary, now_ms: u64) -> String {
     line("rented", Some(rented));
     line("age", Some(length(now_ms.saturating_sub(s.created_at.0))));
     line("ran", Some(length(l.ran_ms)));
-    line("price", Some(format!("{} a second", tokens(l.rate_per_second))));
+    let price = match l.tokens {
+        None => format!("{} a second", tokens(l.rate_per_second)),
+        Some((rates, _)) => format!(
+            "{} for a million tokens of prompts, {} for remembered ones, {} for drawn ones",
+            tokens(rates.input),
+            tokens(rates.cached),
+            tokens(rates.output)
+        ),
+    };
+    line("price", Some(price));
+    let counted = |(_, counts): (_, TokenCounts)| {
+        format!("{} of prompts ({} remembered), {} drawn", counts.input, counts.cached, counts.output)
+    };
+    line("tokens", l.tokens.map(counted));
     let deposit = format!("{} of a deposit of {}", tokens(l.billed), tokens(l.deposit));
     line("billed", Some(deposit));
     line("deposit lasts", deposit_left_ms(l).map(|ms| format!("{} more", length(ms))));

@@ -1,0 +1,363 @@
+//! A model on a lease: a job of one task that answers requests.
+//!
+//! [`start`] rents, sends what is missing and begins like any job, with the same durable records, and gives a handle at
+//! once: its state to watch, its [`ModelLine`] to ask, and the way to stop it. The line is an [`Engine`] like any other;
+//! what its answers count is noted here as well as there, and no more than that is paid.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use muster_core::inference::{
+    InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, InferenceTask, Prompt, TokenCounts,
+};
+use muster_engine::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotReady, answer};
+use muster_net::{NetError, StreamKind};
+use muster_wire::message::inference::{FromInference, InferenceOpen, ModelReady, ToInference};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::job::{JobControl, JobError, JobReport, JobRequest};
+use crate::live::{LiveState, drive, over};
+use crate::rental::LeaseLine;
+use crate::renter::Renter;
+
+/// A Container that takes no request for so long is as good as gone.
+const SEND_WITHIN: Duration = Duration::from_secs(10);
+/// An answer of which nothing comes for so long is given up: a long prompt takes its time.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+/// An answer that was cancelled says within this what it counted.
+const COUNT_WITHIN: Duration = Duration::from_secs(10);
+/// Pause before the Container is asked anew how far the model is.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How far a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelStanding {
+    /// Not there yet, and what is being done for it.
+    Preparing(String),
+    /// It answers.
+    Ready(EngineInfo),
+    /// It is over, or never will be there.
+    Over(String),
+}
+
+/// A model that this process rents.
+#[derive(Debug)]
+pub struct Replica {
+    name: String,
+    state: watch::Receiver<LiveState>,
+    line: ModelLine,
+    control: JobControl,
+    done: JoinHandle<JobReport>,
+}
+
+impl Replica {
+    /// Its name, as the records of its leases have it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How its lease stands; changes are seen as they come.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LiveState> {
+        self.state.clone()
+    }
+
+    /// For asking it.
+    #[must_use]
+    pub fn line(&self) -> ModelLine {
+        self.line.clone()
+    }
+
+    /// For stopping it from elsewhere.
+    #[must_use]
+    pub fn control(&self) -> JobControl {
+        self.control.clone()
+    }
+
+    /// Waits until it is over and settled. `None` when this process's runtime is ending.
+    pub async fn over(self) -> Option<JobReport> {
+        over(self.done).await
+    }
+}
+
+/// Rents a Container for a model and drives it in the background. Make the request with [`JobRequest::for_model`].
+/// Dropping the handle stops nothing.
+///
+/// # Errors
+/// The request is no model, or is wrong. What goes wrong later is in the state and in the report.
+pub fn start(renter: Renter, request: JobRequest) -> Result<Replica, JobError> {
+    if request.model.is_none() || request.array.is_some() {
+        return Err(JobError::Request("a replica is one task with a model to serve".to_owned()));
+    }
+    let context = request.model.as_ref().map_or(0, |model| model.context);
+    let driven = drive(renter, request)?;
+    let (teller, standing) = watch::channel(ModelStanding::Preparing("a Container is looked for".to_owned()));
+    let line = ModelLine {
+        shared: Arc::new(Shared { line: driven.line.clone(), standing, context, busy: AtomicU32::new(0) }),
+    };
+    tokio::spawn(follow(driven.line, driven.state.clone(), teller));
+    Ok(Replica { name: driven.name, state: driven.state, line, control: driven.control, done: driven.done })
+}
+
+/// Asks a model on a lease. Clones share it; it outlives the connection below it.
+#[derive(Clone, Debug)]
+pub struct ModelLine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    line: watch::Receiver<Option<LeaseLine>>,
+    standing: watch::Receiver<ModelStanding>,
+    context: u32,
+    busy: AtomicU32,
+}
+
+impl ModelLine {
+    /// How far the model is; changes are seen as they come.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<ModelStanding> {
+        self.shared.standing.clone()
+    }
+}
+
+impl Engine for ModelLine {
+    fn ready(&self) -> Later<'_, Result<EngineInfo, NotReady>> {
+        let mut standing = self.shared.standing.clone();
+        Box::pin(async move {
+            let settled = |standing: &ModelStanding| !matches!(standing, ModelStanding::Preparing(_));
+            match standing.wait_for(settled).await.as_deref() {
+                Ok(ModelStanding::Ready(info)) => Ok(info.clone()),
+                Ok(ModelStanding::Over(why) | ModelStanding::Preparing(why)) => Err(NotReady(why.clone())),
+                Err(_) => Err(NotReady("the model's lease is over".to_owned())),
+            }
+        })
+    }
+
+    fn submit(&self, request: InferenceRequest) -> Answer {
+        let (answering, answer) = answer();
+        let busy = Busy::begin(&self.shared);
+        tokio::spawn(async move {
+            ask(&busy.0, request, answering).await;
+            drop(busy);
+        });
+        answer
+    }
+
+    fn load(&self) -> Load {
+        let busy = self.shared.busy.load(Ordering::Relaxed);
+        let parallel = match &*self.shared.standing.borrow() {
+            ModelStanding::Ready(info) => info.parallel,
+            ModelStanding::Preparing(_) | ModelStanding::Over(_) => 1,
+        };
+        Load { busy: busy.min(parallel), waiting: busy.saturating_sub(parallel) }
+    }
+}
+
+/// One that counts as busy while it lives.
+struct Busy(Arc<Shared>);
+
+impl Busy {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        shared.busy.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn ask(shared: &Shared, request: InferenceRequest, answering: Answering) {
+    let line = shared.line.borrow().clone();
+    let Some(line) = line else {
+        let why = match &*shared.standing.borrow() {
+            ModelStanding::Preparing(what) => format!("the model does not answer yet: {what}"),
+            ModelStanding::Over(why) => format!("the model answers no more: {why}"),
+            ModelStanding::Ready(_) => "the line to the model's Container is down; it is dialled again".to_owned(),
+        };
+        answering.fail(InferenceError::new(InferenceErrorKind::Unavailable, why), TokenCounts::ZERO).await;
+        return;
+    };
+    let most = most(&request, shared.context);
+    let mut asked = Asked { line: &line, began: None, answering, sent: false };
+    match asked.carry(request).await {
+        Ok(()) => {}
+        Err(error) => {
+            // Of a request that was sent, what it counted is not known any more.
+            let counts = asked.began.unwrap_or_default();
+            if asked.sent {
+                line.tally.lost(TokenCounts { input: counts.input.max(most.input), ..most });
+            }
+            let why = format!("the line to the model's Container broke: {error}");
+            let error = InferenceError::new(InferenceErrorKind::Unavailable, why);
+            asked.answering.fail(error, counts).await;
+        }
+    }
+}
+
+/// A request on its stream.
+struct Asked<'a> {
+    line: &'a LeaseLine,
+    began: Option<TokenCounts>,
+    answering: Answering,
+    sent: bool,
+}
+
+impl Asked<'_> {
+    async fn carry(&mut self, request: InferenceRequest) -> Result<(), NetError> {
+        let stream = self.line.connection.open_bi(StreamKind::Inference).await?;
+        let (mut from, mut to) = stream.framed().split();
+        let open = InferenceOpen::Ask { lease: self.line.lease, request: Box::new(request) };
+        to.send_within(&open, SEND_WITHIN).await?;
+        self.sent = true;
+        let mut cancelled = false;
+        loop {
+            let within = if cancelled { COUNT_WITHIN } else { SILENCE_MAX };
+            let message = tokio::select! {
+                message = tokio::time::timeout(within, from.recv::<FromInference>()) => message,
+                () = self.answering.cancelled(), if !cancelled => {
+                    cancelled = true;
+                    to.send_within(&ToInference::Cancel, SEND_WITHIN).await?;
+                    continue;
+                }
+            };
+            let silent = |_| NetError::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing more came"));
+            let Some(FromInference::Events(events)) = message.map_err(silent)?? else {
+                return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it ended without its count").into());
+            };
+            let events = events.into_vec();
+            let mut last = false;
+            for event in &events {
+                match event {
+                    InferenceEvent::Began { counts } => self.began = Some(*counts),
+                    InferenceEvent::Done { counts } | InferenceEvent::Failed { counts, .. } => {
+                        self.line.tally.answered(*counts);
+                        last = true;
+                    }
+                    _ => {}
+                }
+            }
+            // One who has left needs no events; the count is still waited for.
+            let heard = self.answering.is_gone() || self.answering.send(events).await;
+            if last {
+                return Ok(());
+            }
+            if !heard && !cancelled {
+                cancelled = true;
+                to.send_within(&ToInference::Cancel, SEND_WITHIN).await?;
+            }
+        }
+    }
+}
+
+/// The most that a request can count: no token is less than a byte, and an answer ends with the context.
+fn most(request: &InferenceRequest, context: u32) -> TokenCounts {
+    let context = u64::from(context);
+    let (input, sampling) = match &request.task {
+        InferenceTask::Chat(chat) => (context, Some(&chat.sampling)),
+        InferenceTask::Completion(completion) => (prompts(&completion.prompts), Some(&completion.sampling)),
+        InferenceTask::Embedding(embedding) => (prompts(&embedding.inputs), None),
+    };
+    let output = sampling.map_or(0, |sampling| {
+        let each = sampling.max_tokens.map_or(context, u64::from).min(context);
+        let prompts = match &request.task {
+            InferenceTask::Completion(completion) => completion.prompts.len(),
+            InferenceTask::Chat(_) | InferenceTask::Embedding(_) => 1,
+        };
+        each.saturating_mul(u64::from(sampling.n)).saturating_mul(u64::try_from(prompts).unwrap_or(u64::MAX))
+    });
+    TokenCounts { input, cached: 0, output }
+}
+
+fn prompts(prompts: &[Prompt]) -> u64 {
+    // A text may get a token before it and one behind it.
+    let len = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => text.len().saturating_add(2),
+        Prompt::Tokens(tokens) => tokens.len().saturating_add(2),
+    };
+    prompts.iter().map(|prompt| u64::try_from(len(prompt)).unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
+}
+
+/// Follows how far the model is, over all lines, until the job is over.
+async fn follow(
+    mut line: watch::Receiver<Option<LeaseLine>>,
+    mut state: watch::Receiver<LiveState>,
+    teller: watch::Sender<ModelStanding>,
+) {
+    loop {
+        let present = line.borrow_and_update().clone();
+        let Some(present) = present else {
+            let why = state.borrow().why.clone();
+            let words = why.unwrap_or_else(|| "a Container is looked for".to_owned());
+            prepare(&teller, words);
+            tokio::select! {
+                changed = line.changed() => if changed.is_err() { break },
+                changed = state.changed() => if changed.is_err() { break },
+            }
+            continue;
+        };
+        tokio::select! {
+            watched = watch_one(&present, &teller) => {
+                if let Err(error) = watched {
+                    tracing::debug!(lease = %present.lease.short(), %error, "how far a model is cannot be heard");
+                }
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            changed = line.changed() => if changed.is_err() { break },
+        }
+    }
+    let why = state.borrow().why.clone().unwrap_or_else(|| "its lease is over".to_owned());
+    teller.send_replace(ModelStanding::Over(why));
+}
+
+fn prepare(teller: &watch::Sender<ModelStanding>, what: String) {
+    teller.send_if_modified(|standing| {
+        let new = ModelStanding::Preparing(what);
+        let news = *standing != new;
+        *standing = new;
+        news
+    });
+}
+
+async fn watch_one(line: &LeaseLine, teller: &watch::Sender<ModelStanding>) -> Result<(), NetError> {
+    let mut stream = line.connection.open_bi(StreamKind::Inference).await?.framed();
+    stream.send(&InferenceOpen::Watch { lease: line.lease }).await?;
+    while let Some(message) = stream.recv::<FromInference>().await? {
+        match message {
+            FromInference::Preparing { what } => prepare(teller, what.into_string()),
+            FromInference::Ready(ready) => {
+                teller.send_replace(ModelStanding::Ready(info(ready)));
+            }
+            FromInference::Over { why } => {
+                // Another Container may take it over: the job says when it is over for good.
+                prepare(teller, why.into_string());
+                return Ok(());
+            }
+            FromInference::Events(_) | FromInference::Has(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn info(ready: ModelReady) -> EngineInfo {
+    EngineInfo {
+        context: ready.context,
+        parallel: ready.parallel,
+        queue: ready.queue,
+        abilities: Abilities {
+            chat: ready.chat,
+            completion: ready.completion,
+            embedding: ready.embedding,
+            tools: ready.tools,
+            vision: ready.vision,
+        },
+        dimensions: ready.dimensions,
+        engine: ready.engine.into_string(),
+    }
+}

@@ -1,0 +1,408 @@
+//! A job that is a model: its weights, its engine in the Sandbox, its count.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use muster_core::brain::container::Event;
+use muster_core::inference::{InferenceError, InferenceErrorKind, ModelKind, ModelSpec, TokenCounts};
+use muster_core::lease::End;
+use muster_core::protocol::JobSpec as Wanted;
+use muster_engine::{Answer, Engine, EngineInfo};
+use muster_wire::message::clip_sentence;
+use muster_wire::message::inference::ModelReady;
+use muster_wire::message::session::Sentence;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::Serving;
+use super::workplace::{Workplace, sentence};
+use crate::engines::EngineSetup;
+use crate::models::{Held, ModelsError};
+use crate::sandbox::RunningJob;
+
+/// Where a job sees its weights.
+pub(crate) const WEIGHTS_INSIDE: &str = "/.muster/weights";
+/// The name under which a consumer sends weights.
+pub(crate) const WEIGHTS_SENT: &str = "weights";
+/// How often counts are told while something is asked.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whether something is in hand still.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Answers that were cut off say within this what they have counted.
+const COUNT_WITHIN: Duration = Duration::from_secs(2);
+/// An engine that breaks is started again so often within [`BREAKS_WITHIN`].
+const BREAKS_MAX: usize = 3;
+const BREAKS_WITHIN: Duration = Duration::from_secs(600);
+/// An engine that does not answer within this, beside a second for each [`LOAD_BYTES`] of weights, is given up.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const LOAD_BYTES: u64 = 50 << 20;
+
+/// How far a model is.
+#[derive(Clone)]
+pub(crate) enum Standing {
+    /// Not there yet; what is being done.
+    Preparing(Option<Sentence>),
+    /// It answers.
+    Ready(ModelReady, Arc<dyn Engine>),
+    /// It is over, or never will be there.
+    Over(Sentence),
+}
+
+impl std::fmt::Debug for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Preparing(what) => f.debug_tuple("Preparing").field(what).finish(),
+            Self::Ready(ready, _) => f.debug_tuple("Ready").field(ready).finish(),
+            Self::Over(why) => f.debug_tuple("Over").field(why).finish(),
+        }
+    }
+}
+
+/// One lease's model, as its streams see it. It is there before the job begins and after it has ended.
+#[derive(Debug)]
+pub(crate) struct ModelPlace {
+    standing: watch::Sender<Standing>,
+    counted: Mutex<Counted>,
+    /// Every answer that is being given, so that the end can wait for their counts.
+    pub(crate) answers: TaskTracker,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    total: TokenCounts,
+    busy: u32,
+    told: TokenCounts,
+}
+
+/// An answer in hand: counts as busy until its count is known.
+pub(crate) struct InHand<'a>(&'a ModelPlace);
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.change(|counted| counted.busy = counted.busy.saturating_sub(1));
+    }
+}
+
+impl InHand<'_> {
+    /// What the engine says that it counted; once.
+    pub(crate) fn counted(self, counts: TokenCounts) {
+        self.0.change(|counted| counted.total += counts);
+    }
+}
+
+impl ModelPlace {
+    pub(super) fn new() -> Self {
+        let standing = watch::Sender::new(Standing::Preparing(None));
+        Self { standing, counted: Mutex::default(), answers: TaskTracker::new() }
+    }
+
+    /// How far it is, now and from now on.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Counted) -> T) -> T {
+        // Every change is whole, so one that panicked left nothing wrong.
+        change(&mut self.counted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What was counted so far.
+    pub(crate) fn total(&self) -> TokenCounts {
+        self.change(|counted| counted.total)
+    }
+
+    /// Takes a request in hand.
+    pub(crate) fn in_hand(&self) -> InHand<'_> {
+        self.change(|counted| counted.busy = counted.busy.saturating_add(1));
+        InHand(self)
+    }
+
+    /// The engine, if it answers now.
+    pub(crate) fn engine(&self) -> Result<Arc<dyn Engine>, InferenceError> {
+        let unavailable = |why: String| InferenceError::new(InferenceErrorKind::Unavailable, why);
+        match &*self.standing.borrow() {
+            Standing::Ready(_, engine) => Ok(Arc::clone(engine)),
+            Standing::Preparing(what) => {
+                let what = what.as_ref().map_or("it is not started yet", Sentence::as_str);
+                Err(unavailable(format!("the model does not answer yet: {what}")))
+            }
+            Standing::Over(why) => Err(unavailable(format!("the model answers no more: {}", why.as_str()))),
+        }
+    }
+
+    /// Waits until nothing is in hand.
+    async fn idle(&self) {
+        while self.change(|counted| counted.busy) > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn prepare(&self, what: &str) {
+        let what = Sentence::truncated(what);
+        self.standing.send_if_modified(|standing| match standing {
+            Standing::Over(_) => false,
+            Standing::Preparing(Some(known)) if *known == what => false,
+            _ => {
+                *standing = Standing::Preparing(Some(what));
+                true
+            }
+        });
+    }
+
+    /// It is over, for this reason; only the first counts.
+    pub(super) fn close(&self, why: &str) {
+        self.standing.send_if_modified(|standing| {
+            let first = !matches!(standing, Standing::Over(_));
+            if first {
+                *standing = Standing::Over(Sentence::truncated(why));
+            }
+            first
+        });
+    }
+}
+
+fn ready_form(info: &EngineInfo) -> ModelReady {
+    let can = info.abilities;
+    ModelReady {
+        context: info.context,
+        parallel: info.parallel,
+        queue: info.queue,
+        chat: can.chat,
+        completion: can.completion,
+        embedding: can.embedding,
+        tools: can.tools,
+        vision: can.vision,
+        dimensions: info.dimensions,
+        engine: Sentence::truncated(&info.engine),
+    }
+}
+
+/// How a run of the engine came to its end.
+enum Ran {
+    /// The lease ended.
+    Killed,
+    /// It broke, or never came up.
+    Broke(String),
+    /// It cannot come up, here or anywhere.
+    Never(End),
+}
+
+impl Workplace {
+    /// Serves a model until its lease is over. It counts as started once it has answered something.
+    pub(super) async fn serve(self: &Arc<Self>, wanted: Wanted, model: ModelSpec) -> (End, Option<String>) {
+        let end = self.serve_to_the_end(wanted, &model).await;
+        self.model.close(&end.to_string());
+        self.model.answers.close();
+        if timeout(COUNT_WITHIN, self.model.answers.wait()).await.is_err() {
+            warn!(lease = %self.lease(), "answers that were cut off have not said what they counted");
+        }
+        self.tell_counts().await;
+        (end, None)
+    }
+
+    async fn serve_to_the_end(self: &Arc<Self>, wanted: Wanted, model: &ModelSpec) -> End {
+        let killed = || End::Interrupted("the lease ended".to_owned());
+        let Some(serving) = self.shop.serving.clone() else {
+            return End::FailedToStart("this Container serves no models".to_owned());
+        };
+        let weights = tokio::select! {
+            biased;
+            () = self.kill.cancelled() => return killed(),
+            weights = self.weights(&serving, model) => weights,
+        };
+        let weights = match weights {
+            Ok(weights) => weights,
+            Err(end) => return end,
+        };
+        let mut breaks: Vec<Instant> = Vec::new();
+        loop {
+            match self.run_engine(&serving, &wanted, model, &weights).await {
+                Ran::Killed => return killed(),
+                Ran::Never(end) => return end,
+                Ran::Broke(why) => {
+                    breaks.retain(|at| at.elapsed() < BREAKS_WITHIN);
+                    breaks.push(Instant::now());
+                    metrics::counter!("muster_container_engine_breaks_total").increment(1);
+                    warn!(lease = %self.lease(), %why, "an engine broke");
+                    if breaks.len() > BREAKS_MAX {
+                        let why = format!(
+                            "the engine broke {} times within {} minutes, the last time: {why}",
+                            breaks.len(),
+                            BREAKS_WITHIN.as_secs() / 60
+                        );
+                        return End::Interrupted(clip_sentence(&why));
+                    }
+                    self.model.prepare(&format!("the engine broke and is started again: {why}"));
+                }
+            }
+        }
+    }
+
+    /// The weights: here already, or sent.
+    async fn weights(self: &Arc<Self>, serving: &Serving, model: &ModelSpec) -> Result<Held, End> {
+        let failed = |why: String| End::FailedToStart(clip_sentence(&why));
+        if self.terms.tokens.as_ref().is_none_or(|tokens| tokens.weights != model.bytes) {
+            return Err(failed("the lease was not agreed for a model of this size".to_owned()));
+        }
+        let Serving { weights: models, engines } = serving.clone();
+        if let Some(held) = models.hold(model.weights) {
+            return Ok(held);
+        }
+        let folder = self.folder().await.map_err(End::Interrupted)?;
+        let (weights, bytes, place) = (model.weights, model.bytes, Arc::clone(self));
+        let taken = tokio::task::spawn_blocking(move || {
+            let Ok(file) = folder.open_file(WEIGHTS_SENT) else { return Err(ModelsError::Missing(weights)) };
+            let tell = |permille: u64| place.model.prepare(&format!("checking the weights: {} %", permille / 10));
+            let check = |path: &std::path::Path| engines.check(path);
+            let held = models.take_in((weights, bytes), file, check, tell)?;
+            // They are kept once; a copy that stays takes only what was rented.
+            if let Err(error) = folder.remove_file(WEIGHTS_SENT) {
+                warn!(error = %sentence(&error), "weights are kept twice");
+            }
+            Ok(held)
+        });
+        let taken = taken.await.map_err(|error| End::Interrupted(clip_sentence(&error.to_string())))?;
+        taken.map_err(|error| {
+            let why = clip_sentence(&error.to_string());
+            if error.is_ours() { End::Interrupted(why) } else { End::FailedToStart(why) }
+        })
+    }
+
+    async fn run_engine(
+        self: &Arc<Self>,
+        serving: &Serving,
+        wanted: &Wanted,
+        model: &ModelSpec,
+        weights: &Held,
+    ) -> Ran {
+        self.model.prepare("starting the engine");
+        let mut job = match self.start_engine(serving, wanted, weights).await {
+            Ok(job) => job,
+            Err(ran) => return ran,
+        };
+        *super::workplace::guard(&self.handle) = Some(job.handle());
+        let (Some(stdin), Some(stdout)) = (job.stdin.take(), job.stdout.take()) else {
+            return Ran::Never(End::Interrupted("the sandbox gave the engine no pipes".to_owned()));
+        };
+        self.pump_complaints(&mut job);
+        let engine = serving.engines.over(Box::new(stdin), Box::new(stdout), self.setup(model));
+        let within = READY_WITHIN + Duration::from_secs(model.bytes.0 / LOAD_BYTES);
+        self.model.prepare("loading the weights");
+        let ready = tokio::select! {
+            biased;
+            () = self.kill.cancelled() => return self.end_engine(&job, Ran::Killed).await,
+            ready = timeout(within, engine.ready()) => ready,
+            end = job.wait() => return Ran::Broke(end.to_string()),
+        };
+        let info = match ready {
+            Ok(Ok(info)) => info,
+            Ok(Err(why)) => {
+                let ran = Ran::Never(End::FailedToStart(clip_sentence(&format!("the model does not answer: {why}"))));
+                return self.end_engine(&job, ran).await;
+            }
+            Err(_) => {
+                let why = format!("it did not answer within {} s", within.as_secs());
+                return self.end_engine(&job, Ran::Broke(why)).await;
+            }
+        };
+        if let Err(why) = fits(model, &info) {
+            return self.end_engine(&job, Ran::Never(End::FailedToStart(why))).await;
+        }
+        info!(lease = %self.lease(), model = %model.name, engine = %info.engine, "a model answers");
+        self.model.standing.send_replace(Standing::Ready(ready_form(&info), engine));
+        self.report_started().await;
+        let mut tick = tokio::time::interval(TELL_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.kill.cancelled() => {
+                    // Those who are being answered say what they counted while the engine can still tell.
+                    self.model.close("its lease ended");
+                    self.model.answers.close();
+                    drop(timeout(COUNT_WITHIN, self.model.answers.wait()).await);
+                    return self.end_engine(&job, Ran::Killed).await;
+                }
+                end = job.wait() => {
+                    // Nobody new; those who were being answered are told what they counted.
+                    self.model.prepare("the engine broke");
+                    drop(timeout(COUNT_WITHIN, self.model.idle()).await);
+                    return Ran::Broke(end.to_string());
+                }
+                _ = tick.tick() => self.tell_counts().await,
+            }
+        }
+    }
+
+    async fn end_engine(&self, job: &RunningJob, ran: Ran) -> Ran {
+        job.kill("the lease ended");
+        job.wait().await;
+        ran
+    }
+
+    async fn start_engine(&self, serving: &Serving, wanted: &Wanted, weights: &Held) -> Result<RunningJob, Ran> {
+        let Ok(_no_more_inputs) = self.inputs.try_lock() else {
+            let why = "weights were still arriving when the model was told to begin; wait until they are received";
+            return Err(Ran::Never(End::FailedToStart(why.to_owned())));
+        };
+        let folder = self.folder().await.map_err(|why| Ran::Never(End::Interrupted(clip_sentence(&why))))?;
+        let mut wanted = Wanted { command: serving.engines.command(), stdin: true, ..wanted.clone() };
+        // A crash is told by its signal, and not by a debugger that writes where frames go.
+        wanted.env.push(("GGML_NO_BACKTRACE".to_owned(), "1".to_owned()));
+        let mut spec = self.shop.spec(&self.terms, wanted, None);
+        spec.lent = serving.engines.lent(&weights.path, WEIGHTS_INSIDE);
+        let started = self.shop.sandbox.start(&folder, spec).await;
+        started.map_err(|error| Ran::Broke(clip_sentence(&sentence(&error))))
+    }
+
+    fn setup(&self, model: &ModelSpec) -> EngineSetup {
+        EngineSetup {
+            weights: WEIGHTS_INSIDE.into(),
+            context: model.context,
+            parallel: model.parallel,
+            threads: self.terms.allocation.cpu_millis.div_ceil(1_000).max(1),
+            embedding: model.kind == ModelKind::Embedding,
+            gpus: !self.terms.allocation.gpus.is_empty(),
+        }
+    }
+
+    /// Tells the brain what was counted, where something was, or something is in hand.
+    async fn tell_counts(&self) {
+        let tokens = self.model.change(|counted| {
+            let news = counted.busy > 0 || counted.total != counted.told;
+            counted.told = counted.total;
+            news.then_some(counted.total)
+        });
+        if let Some(tokens) = tokens {
+            self.shop.brain.note(Event::Counted { lease: self.lease(), tokens }).await;
+        }
+    }
+
+    /// Submits a request, where the model answers and what it counted so far is paid well enough.
+    pub(crate) fn ask(&self, request: muster_core::inference::InferenceRequest) -> Answer {
+        match self.model.engine() {
+            Ok(engine) => engine.submit(request),
+            Err(error) => Answer::failed(error),
+        }
+    }
+}
+
+/// Whether a model that came up is what was asked for.
+fn fits(model: &ModelSpec, info: &EngineInfo) -> Result<(), String> {
+    let can = info.abilities;
+    let does = match model.kind {
+        ModelKind::Chat => can.chat,
+        ModelKind::Completion => can.completion,
+        ModelKind::Embedding => can.embedding,
+    };
+    if does {
+        return Ok(());
+    }
+    let lacks = match model.kind {
+        ModelKind::Chat => "it has no template for conversations; deploy it as a model for completions",
+        ModelKind::Completion => "it does not go on with texts",
+        ModelKind::Embedding => "it gives no embeddings",
+    };
+    Err(format!("the model {} is deployed for {}, and {lacks}", model.name, model.kind))
+}

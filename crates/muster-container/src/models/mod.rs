@@ -1,0 +1,365 @@
+//! Weights of models: checked, kept by their hash, shared by all leases that need the same.
+//!
+//! ```text
+//! DATA/models/new-NAME-N      on its way in: thrown away at the next start
+//!             NAME            whole; NAME is the SHA-256 of what is in it, in hex
+//! ```
+//!
+//! A file gets its name by one rename, after all of it is on the disk and its hash was counted, so what has a name is
+//! whole. The longest unused ones make room for new ones; one that a lease uses never does.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use muster_core::inference::WeightsId;
+use muster_core::packages::{PackageSetId, WARM_MAX};
+use muster_core::units::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// Files that are kept.
+const FILES_MAX: usize = 4_096;
+/// How much is read and hashed at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Why weights cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ModelsError {
+    /// The folder fails.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// They are not there, and nobody brought them.
+    #[error("the weights {0} are not here and were not sent; send them, or name a place where they can be had")]
+    Missing(WeightsId),
+    /// Another length than was said.
+    #[error("the weights have {got}, announced were {said}; the file is cut off or another one")]
+    Length {
+        /// As they are.
+        got: Bytes,
+        /// As they were said to be.
+        said: Bytes,
+    },
+    /// Another hash than was said.
+    #[error("the weights are not what they were said to be: their SHA-256 is {got}, announced was {said}")]
+    Hash {
+        /// Counted.
+        got: WeightsId,
+        /// Announced.
+        said: WeightsId,
+    },
+    /// No file of a model.
+    #[error("the weights are no model that can be served: {0}")]
+    Form(String),
+    /// No room.
+    #[error("the weights need {need}, and of the {offered} that this Container keeps for models {used} are in use")]
+    NoRoom {
+        /// Needed.
+        need: Bytes,
+        /// Kept for models.
+        offered: Bytes,
+        /// In use by leases.
+        used: Bytes,
+    },
+}
+
+impl ModelsError {
+    /// Whether the fault lies with this Container, so that another one may do better.
+    pub(crate) const fn is_ours(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::NoRoom { .. })
+    }
+}
+
+/// Weights that a lease may use; while this lives, they stay.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// Where they are.
+    pub(crate) path: PathBuf,
+    _hold: Arc<()>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    bytes: u64,
+    used: SystemTime,
+    hold: Arc<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    files: BTreeMap<WeightsId, Kept>,
+    /// Promised to files on their way in.
+    reserved: u64,
+    count: u64,
+}
+
+/// All weights of this Container. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Models {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    most: Bytes,
+    shelf: Mutex<Shelf>,
+    warm: watch::Sender<Vec<PackageSetId>>,
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ModelsError {
+    let path = path.to_owned();
+    move |source| ModelsError::Io { what, path, source }
+}
+
+impl Models {
+    /// Takes over what an earlier process has left. `most`: bytes of disk that weights may take.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read.
+    pub(crate) fn open(dir: PathBuf, most: Bytes) -> Result<Self, ModelsError> {
+        fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
+        let dir = dir.canonicalize().map_err(failed("resolve", &dir))?;
+        let mut shelf = Shelf::default();
+        for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
+            let entry = entry.map_err(failed("read", &dir))?;
+            let name = entry.file_name();
+            let known = name.to_str().and_then(|name| name.parse::<WeightsId>().ok());
+            let meta = entry.metadata().map_err(failed("look at", &entry.path()))?;
+            match known {
+                Some(id) if meta.is_file() => {
+                    let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    shelf.files.insert(id, Kept { bytes: meta.len(), used, hold: Arc::default() });
+                }
+                _ if name.to_str().is_some_and(|name| name.starts_with("new-")) => remove(&entry.path()),
+                _ => warn!(path = %entry.path().display(), "a file among the weights that is none of ours stays"),
+            }
+        }
+        let inner = Inner { dir, most, shelf: Mutex::new(shelf), warm: watch::Sender::new(Vec::new()) };
+        inner.show(&inner.lock());
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What is there, the last used first; changes are seen.
+    pub(crate) fn warm(&self) -> watch::Receiver<Vec<PackageSetId>> {
+        self.inner.warm.subscribe()
+    }
+
+    /// Whether these weights are there.
+    pub(crate) fn has(&self, id: WeightsId) -> bool {
+        self.inner.lock().files.contains_key(&id)
+    }
+
+    /// The weights, if they are there.
+    pub(crate) fn hold(&self, id: WeightsId) -> Option<Held> {
+        let mut shelf = self.inner.lock();
+        let path = self.inner.path(id);
+        let kept = shelf.files.get_mut(&id)?;
+        kept.used = SystemTime::now();
+        let held = Held { path, _hold: Arc::clone(&kept.hold) };
+        // Only the order in which files go depends on it.
+        drop(File::open(&held.path).and_then(|file| file.set_modified(kept.used)));
+        self.inner.show(&shelf);
+        Some(held)
+    }
+
+    /// Takes weights in that came as a file: counts their hash while it copies them, and checks that they are a model.
+    /// Blocks; `tell` is told how far it is, in thousandths.
+    ///
+    /// # Errors
+    /// They are not what they were said to be, or there is no room.
+    pub(crate) fn take_in(
+        &self,
+        (id, bytes): (WeightsId, Bytes),
+        mut from: impl Read,
+        check: impl FnOnce(&Path) -> Result<(), String>,
+        tell: impl Fn(u64),
+    ) -> Result<Held, ModelsError> {
+        if let Some(held) = self.hold(id) {
+            return Ok(held);
+        }
+        let room = self.inner.reserve(bytes)?;
+        let place = self.inner.dir.join(format!("new-{id}-{}", room.number));
+        let arrived = copy(&mut from, &place, bytes, &tell).and_then(|hash| {
+            let got = WeightsId(hash);
+            if got != id {
+                return Err(ModelsError::Hash { got, said: id });
+            }
+            check(&place).map_err(ModelsError::Form)?;
+            let whole = self.inner.path(id);
+            fs::rename(&place, &whole).map_err(failed("name", &place))?;
+            File::open(&self.inner.dir).and_then(|dir| dir.sync_all()).map_err(failed("write", &whole))
+        });
+        if let Err(error) = arrived {
+            remove(&place);
+            return Err(error);
+        }
+        drop(room);
+        info!(weights = %id, %bytes, "weights are here");
+        let mut shelf = self.inner.lock();
+        let kept = Kept { bytes: bytes.0, used: SystemTime::now(), hold: Arc::default() };
+        let held = Held { path: self.inner.path(id), _hold: Arc::clone(&kept.hold) };
+        shelf.files.insert(id, kept);
+        self.inner.show(&shelf);
+        Ok(held)
+    }
+}
+
+/// Room for a file on its way in; given back when it is dropped.
+struct Room<'a> {
+    inner: &'a Inner,
+    bytes: u64,
+    number: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let mut shelf = self.inner.lock();
+        shelf.reserved = shelf.reserved.saturating_sub(self.bytes);
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        // What the shelf says of a file that is gone shows when the file is opened, so a panic in between does no harm.
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, id: WeightsId) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    fn show(&self, shelf: &Shelf) {
+        let mut by_use: Vec<(&SystemTime, &WeightsId)> =
+            shelf.files.iter().map(|(id, kept)| (&kept.used, id)).collect();
+        by_use.sort_unstable_by(|a, b| b.cmp(a));
+        self.warm.send_replace(by_use.into_iter().take(WARM_MAX).map(|(_, id)| id.warm_id()).collect());
+    }
+
+    /// Makes room for so many bytes: the longest unused files go.
+    fn reserve(&self, bytes: Bytes) -> Result<Room<'_>, ModelsError> {
+        let mut shelf = self.lock();
+        let used = |shelf: &Shelf| -> u64 {
+            let held = |kept: &&Kept| Arc::strong_count(&kept.hold) > 1;
+            shelf.files.values().filter(held).map(|kept| kept.bytes).sum::<u64>().saturating_add(shelf.reserved)
+        };
+        let in_use = used(&shelf);
+        if in_use.saturating_add(bytes.0) > self.most.0 || shelf.files.len() >= FILES_MAX {
+            return Err(ModelsError::NoRoom { need: bytes, offered: self.most, used: Bytes(in_use) });
+        }
+        loop {
+            let all: u64 = shelf.files.values().map(|kept| kept.bytes).sum::<u64>().saturating_add(shelf.reserved);
+            if all.saturating_add(bytes.0) <= self.most.0 {
+                break;
+            }
+            let unused = shelf.files.iter().filter(|(_, kept)| Arc::strong_count(&kept.hold) == 1);
+            let Some(oldest) = unused.min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id) else { break };
+            shelf.files.remove(&oldest);
+            info!(weights = %oldest, "weights that were not used for the longest make room");
+            remove(&self.path(oldest));
+        }
+        shelf.reserved = shelf.reserved.saturating_add(bytes.0);
+        shelf.count = shelf.count.wrapping_add(1);
+        self.show(&shelf);
+        Ok(Room { inner: self, bytes: bytes.0, number: shelf.count })
+    }
+}
+
+/// Copies so many bytes and no more, to the disk; gives their hash.
+fn copy(from: &mut impl Read, to: &Path, bytes: Bytes, tell: &impl Fn(u64)) -> Result<[u8; 32], ModelsError> {
+    let mut file = File::create(to).map_err(failed("make", to))?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    let mut got = 0u64;
+    loop {
+        let count = from.read(&mut chunk).map_err(failed("read what came for", to))?;
+        let part = chunk.get(..count).unwrap_or_default();
+        if part.is_empty() {
+            break;
+        }
+        got = got.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        if got > bytes.0 {
+            return Err(ModelsError::Length { got: Bytes(got), said: bytes });
+        }
+        hasher.update(part);
+        file.write_all(part).map_err(failed("write", to))?;
+        tell(got.saturating_mul(1000) / bytes.0.max(1));
+    }
+    if got != bytes.0 {
+        return Err(ModelsError::Length { got: Bytes(got), said: bytes });
+    }
+    file.sync_all().map_err(failed("write", to))?;
+    Ok(hasher.finalize().into())
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(path = %path.display(), %error, "weights that are not needed stay");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(content: &[u8]) -> (WeightsId, Bytes) {
+        (WeightsId(Sha256::digest(content).into()), Bytes(content.len() as u64))
+    }
+
+    fn take(models: &Models, content: &[u8]) -> Result<Held, ModelsError> {
+        models.take_in(named(content), content, |_| Ok(()), |_| {})
+    }
+
+    #[test]
+    fn weights_are_what_they_were_said_to_be_or_are_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let models = Models::open(dir.path().join("models"), Bytes(100)).unwrap();
+        let (id, bytes) = named(b"weights");
+        assert!(!models.has(id) && models.hold(id).is_none());
+        let wrong = |id, bytes, content: &[u8]| {
+            models.take_in((id, bytes), content, |_| Ok(()), |_| {}).unwrap_err().to_string()
+        };
+        assert!(wrong(id, bytes, b"Weights").contains("SHA-256"));
+        assert!(wrong(id, bytes, b"weight").contains("cut off"));
+        assert!(wrong(id, bytes, b"weights!").contains("announced were 7 B"));
+        let bad = models.take_in((id, bytes), &b"weights"[..], |_| Err("no magic".into()), |_| {});
+        assert!(bad.unwrap_err().to_string().contains("no magic"));
+        assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 0, "nothing stays of what was refused");
+        let held = take(&models, b"weights").unwrap();
+        assert_eq!(fs::read(&held.path).unwrap(), b"weights");
+        assert_eq!(*models.warm().borrow(), [id.warm_id()]);
+        fs::write(dir.path().join("models/new-x"), b"half").unwrap();
+        let again = Models::open(dir.path().join("models"), Bytes(100)).unwrap();
+        assert!(again.has(id) && !dir.path().join("models/new-x").exists());
+    }
+
+    #[test]
+    fn the_longest_unused_make_room_and_those_in_use_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let models = Models::open(dir.path().to_owned(), Bytes(10)).unwrap();
+        let (one, two, three) = (b"1111", b"2222", b"3333");
+        drop(take(&models, one).unwrap());
+        let held = take(&models, two).unwrap();
+        let other = take(&models, three).unwrap();
+        assert!(!models.has(named(one).0) && models.has(named(two).0) && models.has(named(three).0));
+        let full = take(&models, b"444").unwrap_err();
+        assert!(full.is_ours() && full.to_string().contains("8 B are in use"), "{full}");
+        drop(held);
+        drop(take(&models, b"444").unwrap());
+        assert!(!models.has(named(two).0));
+        drop(other);
+    }
+}

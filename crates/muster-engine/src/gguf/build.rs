@@ -1,0 +1,196 @@
+//! Writes GGUF files.
+
+use super::{GgufError, block};
+
+const ALIGNMENT: usize = 32;
+
+/// A tensor.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    name: String,
+    /// The length of a row first.
+    shape: Vec<u64>,
+    kind: u32,
+    data: Vec<u8>,
+}
+
+impl Tensor {
+    /// Of 32-bit numbers. `shape` has the length of a row first.
+    #[must_use]
+    pub fn f32(name: &str, shape: &[u64], numbers: &[f32]) -> Self {
+        let data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        Self { name: name.to_owned(), shape: shape.to_vec(), kind: 0, data }
+    }
+
+    /// Of 8-bit numbers in blocks of 32 with a scale (Q8_0); rows must be multiples of 32.
+    #[must_use]
+    pub fn q8_0(name: &str, shape: &[u64], numbers: &[f32]) -> Self {
+        let mut data = Vec::with_capacity(numbers.len() / 32 * 34);
+        for block in numbers.chunks(32) {
+            let most = block.iter().fold(0.0f32, |most, number| most.max(number.abs()));
+            let scale = most / 127.0;
+            data.extend(f16(scale).to_le_bytes());
+            for number in block {
+                let scaled = if scale > 0.0 { (number / scale).round().clamp(-127.0, 127.0) } else { 0.0 };
+                // Clamped and rounded on the line above.
+                #[allow(clippy::cast_possible_truncation, reason = "from -127 to 127")]
+                data.extend((scaled as i8).to_le_bytes());
+            }
+        }
+        Self { name: name.to_owned(), shape: shape.to_vec(), kind: 8, data }
+    }
+}
+
+/// A number in 16 bits (IEEE 754), rounded to the nearest; too great ones become infinite.
+fn f16(number: f32) -> u16 {
+    let bits = number.to_bits();
+    let sign = (bits >> 16) & 0x8000;
+    let magnitude = f32::from_bits(bits & 0x7fff_ffff);
+    let half = if magnitude >= 65_520.0 {
+        0x7c00
+    } else if magnitude < 6.103_515_6e-5 {
+        // Below the smallest normal number: in steps of 2^-24.
+        let steps = (magnitude * 16_777_216.0).round_ties_even();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 1,024")]
+        let steps = steps as u32;
+        steps
+    } else {
+        let bits = magnitude.to_bits();
+        let even = (bits >> 13) & 1;
+        ((bits + 0xfff + even) >> 13) - (112 << 10)
+    };
+    u16::try_from(sign | half).unwrap_or(0x7c00)
+}
+
+/// A file that is being put together.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    keys: u64,
+    head: Vec<u8>,
+    tensors: Vec<Tensor>,
+}
+
+fn text(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend((bytes.len() as u64).to_le_bytes());
+    out.extend(bytes);
+}
+
+impl Builder {
+    /// A file of a kind of model (`llama`, `bert`).
+    #[must_use]
+    pub fn new(architecture: &str) -> Self {
+        let mut builder = Self { keys: 0, head: Vec::new(), tensors: Vec::new() };
+        builder.text("general.architecture", architecture);
+        builder
+    }
+
+    fn key(&mut self, key: &str, kind: u32) -> &mut Vec<u8> {
+        self.keys += 1;
+        text(&mut self.head, key.as_bytes());
+        self.head.extend(kind.to_le_bytes());
+        &mut self.head
+    }
+
+    /// A text.
+    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        text(self.key(key, 8), value.as_bytes());
+        self
+    }
+
+    /// A whole number.
+    pub fn u32(&mut self, key: &str, value: u32) -> &mut Self {
+        self.key(key, 4).extend(value.to_le_bytes());
+        self
+    }
+
+    /// A number.
+    pub fn f32(&mut self, key: &str, value: f32) -> &mut Self {
+        self.key(key, 6).extend(value.to_le_bytes());
+        self
+    }
+
+    /// Yes or no.
+    pub fn bool(&mut self, key: &str, value: bool) -> &mut Self {
+        self.key(key, 7).push(u8::from(value));
+        self
+    }
+
+    /// Texts.
+    pub fn texts<'a>(&mut self, key: &str, values: impl ExactSizeIterator<Item = &'a [u8]>) -> &mut Self {
+        let out = self.key(key, 9);
+        out.extend(8u32.to_le_bytes());
+        out.extend((values.len() as u64).to_le_bytes());
+        values.for_each(|value| text(out, value));
+        self
+    }
+
+    /// Numbers.
+    pub fn f32s(&mut self, key: &str, values: &[f32]) -> &mut Self {
+        let out = self.key(key, 9);
+        out.extend(6u32.to_le_bytes());
+        out.extend((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+        self
+    }
+
+    /// Whole numbers.
+    pub fn i32s(&mut self, key: &str, values: &[i32]) -> &mut Self {
+        let out = self.key(key, 9);
+        out.extend(5u32.to_le_bytes());
+        out.extend((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+        self
+    }
+
+    /// A tensor; it comes after those before.
+    pub fn tensor(&mut self, tensor: Tensor) -> &mut Self {
+        self.tensors.push(tensor);
+        self
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// A tensor's numbers are not as many as its shape says.
+    pub fn finish(&self) -> Result<Vec<u8>, GgufError> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend(self.keys.to_le_bytes());
+        out.extend(&self.head);
+        let mut offset = 0usize;
+        for tensor in &self.tensors {
+            let elements: u64 = tensor.shape.iter().product();
+            let want = block(tensor.kind).map(|(of, bytes)| elements / of * bytes);
+            if want != Some(tensor.data.len() as u64) {
+                let what = format!("tensor {} has {} bytes, its shape wants {want:?}", tensor.name, tensor.data.len());
+                return Err(GgufError::Wrong { at: out.len() as u64, what });
+            }
+            text(&mut out, tensor.name.as_bytes());
+            out.extend(u32::try_from(tensor.shape.len()).unwrap_or(u32::MAX).to_le_bytes());
+            tensor.shape.iter().for_each(|size| out.extend(size.to_le_bytes()));
+            out.extend(tensor.kind.to_le_bytes());
+            out.extend((offset as u64).to_le_bytes());
+            offset += tensor.data.len().next_multiple_of(ALIGNMENT);
+        }
+        out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        for tensor in &self.tensors {
+            out.extend(&tensor.data);
+            out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::f16;
+
+    #[test]
+    fn numbers_in_sixteen_bits() {
+        for (number, bits) in [(0.0, 0), (1.0, 0x3c00), (-2.0, 0xc000), (65_504.0, 0x7bff), (1e9, 0x7c00)] {
+            assert_eq!(f16(number), bits, "{number}");
+        }
+        assert_eq!((f16(5.960_464_5e-8), f16(0.1), f16(6.103_515_6e-5)), (1, 0x2e66, 0x0400));
+    }
+}

@@ -1,0 +1,244 @@
+//! A request as the OpenAI API writes it, with vLLM's fields where that has none.
+
+use std::fmt::Write as _;
+
+use muster_core::inference::{
+    Chat, Completion, Content, ContentPart, Embedding, InferenceRequest, InferenceTask, Message, Prompt,
+    ResponseFormat, Sampling, ToolChoice,
+};
+use serde_json::{Map, Value, json};
+
+use crate::Abilities;
+
+/// The request that shows whether the server answers.
+pub(super) fn first(abilities: &Abilities) -> InferenceRequest {
+    let prompt = || vec![Prompt::Text("Hello".to_owned())];
+    let sampling = Sampling { max_tokens: Some(1), temperature: 0.0, ..Sampling::default() };
+    let task = if abilities.chat {
+        let content = Content::Text("Hello".to_owned());
+        let role = muster_core::inference::Role::User;
+        let message = Message { role, content, tool_calls: Vec::new(), tool_call_id: None, name: None };
+        InferenceTask::Chat(Box::new(Chat { messages: vec![message], sampling, ..Chat::default() }))
+    } else if abilities.completion {
+        let (prompts, format) = (prompt(), ResponseFormat::Text);
+        InferenceTask::Completion(Box::new(Completion { prompts, echo: false, suffix: None, format, sampling }))
+    } else {
+        InferenceTask::Embedding(Embedding { inputs: prompt(), dimensions: None })
+    };
+    InferenceRequest { task, stream: true }
+}
+
+/// Where a request goes, and its body.
+pub(super) fn body(model: &str, request: &InferenceRequest) -> Result<(&'static str, Value), String> {
+    let mut body = Map::new();
+    body.insert("model".to_owned(), json!(model));
+    let path = match &request.task {
+        InferenceTask::Chat(chat) => {
+            of_chat(&mut body, chat)?;
+            "chat/completions"
+        }
+        InferenceTask::Completion(completion) => {
+            body.insert("prompt".to_owned(), prompts(&completion.prompts)?);
+            if completion.echo {
+                body.insert("echo".to_owned(), json!(true));
+            }
+            if let Some(suffix) = &completion.suffix {
+                body.insert("suffix".to_owned(), json!(suffix));
+            }
+            of_format(&mut body, &completion.format)?;
+            of_sampling(&mut body, &completion.sampling, false);
+            "completions"
+        }
+        InferenceTask::Embedding(embedding) => {
+            body.insert("input".to_owned(), prompts(&embedding.inputs)?);
+            body.insert("encoding_format".to_owned(), json!("float"));
+            if let Some(dimensions) = embedding.dimensions {
+                body.insert("dimensions".to_owned(), json!(dimensions));
+            }
+            "embeddings"
+        }
+    };
+    if !matches!(request.task, InferenceTask::Embedding(_)) {
+        // Always in pieces: what was answered until a request is cancelled is then known.
+        body.insert("stream".to_owned(), json!(true));
+        body.insert("stream_options".to_owned(), json!({ "include_usage": true, "continuous_usage_stats": true }));
+    }
+    Ok((path, Value::Object(body)))
+}
+
+fn prompts(prompts: &[Prompt]) -> Result<Value, String> {
+    let texts = prompts.iter().all(|prompt| matches!(prompt, Prompt::Text(_)));
+    let tokens = prompts.iter().all(|prompt| matches!(prompt, Prompt::Tokens(_)));
+    if !texts && !tokens {
+        return Err("prompts are texts or tokens, not some of each".to_owned());
+    }
+    let one = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => json!(text),
+        Prompt::Tokens(tokens) => json!(tokens),
+    };
+    Ok(prompts.iter().map(one).collect())
+}
+
+fn object(field: &str, text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("{field} is no JSON: {error}"))
+}
+
+fn of_chat(body: &mut Map<String, Value>, chat: &Chat) -> Result<(), String> {
+    body.insert("messages".to_owned(), chat.messages.iter().map(message).collect());
+    if !chat.tools.is_empty() {
+        let mut tools = Vec::new();
+        for tool in &chat.tools {
+            let parameters = if tool.parameters.is_empty() { json!({}) } else { object("tools", &tool.parameters)? };
+            let function = json!({
+                "name": tool.name, "description": tool.description, "parameters": parameters, "strict": tool.strict,
+            });
+            tools.push(json!({ "type": "function", "function": function }));
+        }
+        body.insert("tools".to_owned(), Value::Array(tools));
+        let choice = match &chat.tool_choice {
+            ToolChoice::Auto => json!("auto"),
+            ToolChoice::None => json!("none"),
+            ToolChoice::Required => json!("required"),
+            ToolChoice::Named(name) => json!({ "type": "function", "function": { "name": name } }),
+        };
+        body.insert("tool_choice".to_owned(), choice);
+        body.insert("parallel_tool_calls".to_owned(), json!(chat.parallel_tool_calls));
+    }
+    if !chat.template_kwargs.is_empty() {
+        body.insert("chat_template_kwargs".to_owned(), object("chat_template_kwargs", &chat.template_kwargs)?);
+    }
+    of_format(body, &chat.format)?;
+    of_sampling(body, &chat.sampling, true);
+    Ok(())
+}
+
+fn message(message: &Message) -> Value {
+    let content = match &message.content {
+        Content::Text(text) if text.is_empty() && !message.tool_calls.is_empty() => Value::Null,
+        Content::Text(text) => json!(text),
+        Content::Parts(parts) => parts.iter().map(part).collect(),
+    };
+    let mut out = json!({ "role": message.role.word(), "content": content });
+    if let Value::Object(fields) = &mut out {
+        fields.extend(message.name.as_ref().map(|name| ("name".to_owned(), json!(name))));
+        fields.extend(message.tool_call_id.as_ref().map(|id| ("tool_call_id".to_owned(), json!(id))));
+        if !message.tool_calls.is_empty() {
+            let call = |call: &muster_core::inference::ToolCall| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
+            fields.insert("tool_calls".to_owned(), message.tool_calls.iter().map(call).collect());
+        }
+    }
+    out
+}
+
+fn part(part: &ContentPart) -> Value {
+    match part {
+        ContentPart::Text(text) => json!({ "type": "text", "text": text }),
+        ContentPart::Image(bytes) => {
+            let kind = match bytes.as_slice() {
+                [0x89, b'P', b'N', b'G', ..] => "png",
+                [b'G', b'I', b'F', ..] => "gif",
+                [b'R', b'I', b'F', b'F', ..] => "webp",
+                _ => "jpeg",
+            };
+            let url = format!("data:image/{kind};base64,{}", base64(bytes));
+            json!({ "type": "image_url", "image_url": { "url": url } })
+        }
+    }
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let all = three.iter().fold(0u32, |all, byte| all << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for nth in 0..4 {
+            let at = usize::try_from(all >> (18 - 6 * nth) & 63).unwrap_or(0);
+            let letter =
+                if nth <= three.len() { LETTERS.get(at).map_or('=', |letter| char::from(*letter)) } else { '=' };
+            let _ = out.write_char(letter);
+        }
+    }
+    out
+}
+
+fn of_format(body: &mut Map<String, Value>, format: &ResponseFormat) -> Result<(), String> {
+    let (key, value) = match format {
+        ResponseFormat::Text => return Ok(()),
+        ResponseFormat::JsonObject => ("response_format", json!({ "type": "json_object" })),
+        ResponseFormat::JsonSchema { name, schema } => {
+            let name = if name.is_empty() { "answer" } else { name };
+            let schema = json!({ "name": name, "schema": object("response_format", schema)?, "strict": true });
+            ("response_format", json!({ "type": "json_schema", "json_schema": schema }))
+        }
+        // vLLM's field; llama-server calls it `grammar`.
+        ResponseFormat::Grammar(text) => {
+            body.insert("grammar".to_owned(), json!(text));
+            ("guided_grammar", json!(text))
+        }
+    };
+    body.insert(key.to_owned(), value);
+    Ok(())
+}
+
+fn of_sampling(body: &mut Map<String, Value>, s: &Sampling, chat: bool) {
+    let mut set = |key: &str, value: Value| body.insert(key.to_owned(), value);
+    set("temperature", json!(s.temperature));
+    set("top_p", json!(s.top_p));
+    set("n", json!(s.n));
+    if let Some(max) = s.max_tokens {
+        set("max_tokens", json!(max));
+    }
+    if s.top_k > 0 {
+        set("top_k", json!(s.top_k));
+    }
+    for (key, value, plain) in [
+        ("min_p", s.min_p, 0.0),
+        ("frequency_penalty", s.frequency_penalty, 0.0),
+        ("presence_penalty", s.presence_penalty, 0.0),
+        ("repetition_penalty", s.repetition_penalty, 1.0),
+    ] {
+        if (value - plain).abs() > f32::EPSILON {
+            set(key, json!(value));
+        }
+    }
+    if let Some(seed) = s.seed {
+        // Servers read it as a signed number.
+        set("seed", json!(seed & i64::MAX.unsigned_abs()));
+    }
+    if !s.stop.is_empty() {
+        set("stop", json!(s.stop));
+    }
+    if !s.logit_bias.is_empty() {
+        let biases: Map<String, Value> =
+            s.logit_bias.iter().map(|(token, bias)| (token.to_string(), json!(bias))).collect();
+        set("logit_bias", Value::Object(biases));
+    }
+    match s.logprobs {
+        Some(top) if chat => {
+            set("logprobs", json!(true));
+            set("top_logprobs", json!(top));
+        }
+        Some(top) => {
+            set("logprobs", json!(top));
+        }
+        None => {}
+    }
+    if s.ignore_eos {
+        set("ignore_eos", json!(true));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        let of = |text: &str| base64(text.as_bytes());
+        assert_eq!(
+            (of(""), of("f"), of("fo"), of("foo"), of("foob")),
+            (String::new(), "Zg==".into(), "Zm8=".into(), "Zm9v".into(), "Zm9vYg==".into())
+        );
+    }
+}

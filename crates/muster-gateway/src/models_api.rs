@@ -1,0 +1,391 @@
+//! Deploying models over HTTP: what `muster model` and the console speak.
+
+use axum::Json;
+use axum::body::Bytes as BodyBytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use muster_core::demand::{Demand, Origin, Place, Region, WorkloadKind};
+use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
+use muster_core::inference::{ModelDemand, ModelKind, ModelSpec, TokenAsk, WeightsId};
+use muster_core::units::{Bytes, UsdMicro};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Gateway;
+use crate::api::blocking;
+use crate::deployments::{DeployError, Record, ReplicaState, View};
+use crate::refusal::{Body, ErrorBody, Refusal};
+use crate::sessions::now_ms;
+use crate::weights::WeightsError;
+
+/// A context when nothing is said, in tokens.
+const CONTEXT: u32 = 4_096;
+/// Requests side by side when nothing is said.
+const PARALLEL: u16 = 4;
+/// Memory beside weights and what a context remembers.
+const MEMORY_BESIDE: u64 = 384 << 20;
+/// What a token of context may take, for each GiB of weights: small models remember more for their size.
+const REMEMBERED_PER_GIB: u64 = 64 * 1024;
+const REMEMBERED_MIN: u64 = 16 * 1024;
+/// Disk beside what is sent.
+const DISK_BESIDE: u64 = 64 << 20;
+/// A replica may run so long: thirty days.
+const TIME_LIMIT_S: u64 = muster_core::demand::TIME_LIMIT_S_MAX;
+/// For so many tokens of each kind the deposit of a replica pays at first.
+const DEPOSIT_TOKENS: u64 = 2_000_000;
+/// Beside what its places can hold, so many tokens of each kind may be on their way to being paid.
+const CREDIT_TOKENS: u64 = 100_000;
+
+/// Where weights are.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WeightsFrom {
+    /// Their SHA-256, 64 hex digits.
+    sha256: String,
+    /// How large they are.
+    bytes: u64,
+    /// Addresses where Containers can get them; empty where they were sent to this Gateway.
+    #[serde(default)]
+    sources: Vec<String>,
+}
+
+/// Dollars for a million tokens.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UsdPerMillion {
+    input: f64,
+    cached: f64,
+    output: f64,
+}
+
+/// How many replicas.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Replicas {
+    /// The least; 0: none while nobody asks.
+    min: u16,
+    /// The most.
+    max: u16,
+    /// Requests that wait longer call for another replica.
+    #[serde(default)]
+    queue_ms: Option<u64>,
+    /// With a least of 0: after so long without a request none is kept.
+    #[serde(default)]
+    idle_ms: Option<u64>,
+}
+
+/// What is to be deployed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeployModel {
+    /// What requests call it.
+    name: String,
+    /// `chat`, `completion` or `embedding`.
+    #[schema(value_type = String)]
+    kind: ModelKind,
+    weights: WeightsFrom,
+    /// Tokens that prompt and answer may have together.
+    context: Option<u32>,
+    /// Requests that one replica answers side by side.
+    parallel: Option<u16>,
+    replicas: Option<Replicas>,
+    /// Thousandths of a core for each replica.
+    cpu_millis: Option<u32>,
+    /// Memory for each replica.
+    memory_bytes: Option<u64>,
+    /// Cards for each replica.
+    gpus: Option<u8>,
+    /// The least VRAM of each card.
+    vram_bytes: Option<u64>,
+    /// The most that tokens may cost.
+    price_max_usd: Option<UsdPerMillion>,
+    /// A region, as owners name it: `ca-east`.
+    region: Option<String>,
+    /// Where it shall be near to, degrees north and east: `45.508,-73.587`.
+    near: Option<String>,
+    /// The greatest round trip from there.
+    max_latency_ms: Option<u32>,
+    /// Whether other accounts of this Gateway may ask it.
+    #[serde(default)]
+    shared: bool,
+}
+
+/// A deployment as it stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeploymentState {
+    id: String,
+    name: String,
+    kind: String,
+    version: u64,
+    created_s: u64,
+    shared: bool,
+    sha256: String,
+    bytes: u64,
+    context: u32,
+    parallel: u16,
+    replicas: Replicas,
+    /// How many there shall be now.
+    wanted: u16,
+    /// How many answer.
+    ready: usize,
+    /// The last failure, until a replica answers.
+    why: Option<String>,
+    price_usd: Option<UsdPerMillion>,
+    running: Vec<ReplicaState>,
+}
+
+/// How much of some weights is here.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WeightsState {
+    bytes: u64,
+    whole: bool,
+}
+
+impl From<DeployError> for Refusal {
+    fn from(error: DeployError) -> Self {
+        let (status, code) = match &error {
+            DeployError::Wrong(_) | DeployError::Name(_) => (StatusCode::BAD_REQUEST, "bad_model"),
+            DeployError::Full => (StatusCode::CONFLICT, "too_many_models"),
+            DeployError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_model"),
+            DeployError::Io { .. } | DeployError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<WeightsError> for Refusal {
+    fn from(error: WeightsError) -> Self {
+        let (status, code) = match &error {
+            WeightsError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
+            WeightsError::Elsewhere { .. } => (StatusCode::CONFLICT, "elsewhere"),
+            WeightsError::Size => (StatusCode::BAD_REQUEST, "bad_size"),
+            WeightsError::Hash { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_hash"),
+            WeightsError::Form(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_weights"),
+            WeightsError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
+            WeightsError::Full => (StatusCode::INSUFFICIENT_STORAGE, "full"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+fn micro(usd: f64) -> Result<UsdMicro, Refusal> {
+    let micro = (usd * 1e6).round();
+    if !(0.0..=1e12).contains(&micro) {
+        return Err(Refusal::bad("bad_price", format!("{usd} is no price in dollars")));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds, as was just looked at")]
+    let micro = micro as u64;
+    Ok(UsdMicro(micro))
+}
+
+fn dollars(price: &TokenAsk) -> UsdPerMillion {
+    // Prices are bounded far below what a float holds exactly.
+    let usd = |micro: UsdMicro| u32::try_from(micro.0).map_or(f64::from(u32::MAX), f64::from) / 1e6;
+    UsdPerMillion { input: usd(price.input), cached: usd(price.cached), output: usd(price.output) }
+}
+
+/// What a deployment is, in the network's terms.
+fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Record, Refusal> {
+    let wrong = |why: String| Refusal::bad("bad_model", why);
+    let weights: WeightsId =
+        asked.weights.sha256.parse().map_err(|e: muster_core::inference::ModelError| wrong(e.to_string()))?;
+    let bytes = Bytes(asked.weights.bytes);
+    let model = ModelSpec {
+        name: asked.name,
+        kind: asked.kind,
+        weights,
+        bytes,
+        sources: asked.weights.sources,
+        context: asked.context.unwrap_or(CONTEXT),
+        parallel: asked.parallel.unwrap_or(PARALLEL),
+    };
+    model.check().map_err(|e| wrong(e.to_string()))?;
+    let remembered = (bytes.0 / (Bytes::GIB / REMEMBERED_PER_GIB)).max(REMEMBERED_MIN);
+    // Each place has a context of its own.
+    let context_bytes = remembered.saturating_mul(u64::from(model.context)).saturating_mul(u64::from(model.parallel));
+    // The file is read through the page cache, which counts as the job's memory, and may be held once more.
+    let memory = bytes.0.saturating_mul(5) / 4 + context_bytes + MEMORY_BESIDE;
+    let in_hand = u64::from(model.context).saturating_mul(u64::from(model.parallel)).saturating_mul(2);
+    let credit_tokens = in_hand.saturating_add(CREDIT_TOKENS);
+    let price_max = match asked.price_max_usd {
+        Some(UsdPerMillion { input, cached, output }) => {
+            Some(TokenAsk { input: micro(input)?, cached: micro(cached)?, output: micro(output)? })
+        }
+        None => None,
+    };
+    let word = |e: muster_core::demand::DemandError| wrong(e.to_string());
+    let place: Option<Place> = asked.near.as_deref().map(str::parse).transpose().map_err(word)?;
+    let region: Option<Region> = asked.region.as_deref().map(str::parse).transpose().map_err(word)?;
+    let demand = Demand {
+        kind: WorkloadKind::Model,
+        cpu_millis: asked.cpu_millis.unwrap_or(1_000),
+        memory: Bytes(asked.memory_bytes.unwrap_or(memory)),
+        disk: Bytes(if sends_weights { bytes.0.saturating_mul(21) / 20 + DISK_BESIDE } else { DISK_BESIDE }),
+        gpu_count: asked.gpus.unwrap_or(0),
+        vram: Bytes(asked.vram_bytes.unwrap_or(0)),
+        region,
+        origin: Origin { place, network: None },
+        latency_ms_max: asked.max_latency_ms,
+        time_limit_s: TIME_LIMIT_S,
+        model: Some(ModelDemand {
+            weights,
+            bytes,
+            price_max,
+            deposit_tokens: DEPOSIT_TOKENS.max(credit_tokens.saturating_mul(4)),
+            credit_tokens,
+        }),
+        ..Demand::default()
+    };
+    demand.check().map_err(word)?;
+    let scale = asked.replicas.map_or_else(Scale::default, scale);
+    scale.check().map_err(|e| wrong(e.to_string()))?;
+    Ok(Record {
+        id: String::new(),
+        account,
+        version: 1,
+        created_s: now_ms() / 1_000,
+        shared: asked.shared,
+        model,
+        demand,
+        scale,
+        sends_weights,
+    })
+}
+
+fn scale(replicas: Replicas) -> Scale {
+    let usual = Scale::default();
+    Scale {
+        min: replicas.min,
+        max: replicas.max.min(REPLICAS_MAX.saturating_add(1)),
+        queue_ms: replicas.queue_ms.unwrap_or(usual.queue_ms),
+        idle_ms: replicas.idle_ms.unwrap_or(usual.idle_ms),
+    }
+}
+
+fn state(record: &Record, view: View) -> DeploymentState {
+    let Scale { min, max, queue_ms, idle_ms } = record.scale;
+    DeploymentState {
+        id: record.id.clone(),
+        name: record.model.name.clone(),
+        kind: record.model.kind.to_string(),
+        version: record.version,
+        created_s: record.created_s,
+        shared: record.shared,
+        sha256: record.model.weights.to_string(),
+        bytes: record.model.bytes.0,
+        context: view.info.as_ref().map_or(record.model.context, |info| info.context),
+        parallel: record.model.parallel,
+        replicas: Replicas { min, max, queue_ms: Some(queue_ms), idle_ms: Some(idle_ms) },
+        wanted: view.wanted,
+        ready: view.replicas.iter().filter(|replica| replica.state == "ready").count(),
+        why: view.why,
+        price_usd: view.price.as_ref().map(dollars),
+        running: view.replicas,
+    }
+}
+
+/// Deploys a model, or changes one of the same name.
+#[utoipa::path(post, path = "/api/v1/models", request_body = DeployModel, responses((status = 201, body = DeploymentState),
+    (status = 400, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn deploy_model(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Body(asked): Body<DeployModel>,
+) -> Result<(StatusCode, Json<DeploymentState>), Refusal> {
+    let account = gateway.account(&headers)?;
+    let sends = asked.weights.sources.is_empty();
+    let record = record(account, asked, sends)?;
+    if sends && gateway.inner.weights.path(record.model.weights).is_none() {
+        let why = "this Gateway does not have the weights, and no place is named where Containers can get them; send them first";
+        return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
+    }
+    let deployed = blocking(move || gateway.inner.deployments.deploy(record).map(|record| (gateway, record))).await?;
+    let (gateway, record) = deployed;
+    let view = gateway.inner.deployments.view(&record.id);
+    Ok((StatusCode::CREATED, Json(state(&record, view))))
+}
+
+/// All deployments of this account.
+#[utoipa::path(get, path = "/api/v1/models", responses((status = 200, body = Vec<DeploymentState>)))]
+pub(crate) async fn list_deployments(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<DeploymentState>>, Refusal> {
+    let account = gateway.account(&headers)?;
+    let records = gateway.inner.deployments.of(&account);
+    Ok(Json(records.iter().map(|record| state(record, gateway.inner.deployments.view(&record.id))).collect()))
+}
+
+/// One deployment.
+#[utoipa::path(get, path = "/api/v1/models/{id}", responses((status = 200, body = DeploymentState), (status = 404, body = ErrorBody)))]
+pub(crate) async fn get_deployment(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<DeploymentState>, Refusal> {
+    let account = gateway.account(&headers)?;
+    let record = gateway.inner.deployments.record(&account, &id)?;
+    Ok(Json(state(&record, gateway.inner.deployments.view(&record.id))))
+}
+
+/// Changes how many replicas there are.
+#[utoipa::path(post, path = "/api/v1/models/{id}/scale", request_body = Replicas,
+    responses((status = 200, body = DeploymentState), (status = 404, body = ErrorBody)))]
+pub(crate) async fn scale_deployment(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Body(replicas): Body<Replicas>,
+) -> Result<Json<DeploymentState>, Refusal> {
+    let account = gateway.account(&headers)?;
+    let scaled = move || {
+        let record = gateway.inner.deployments.scale(&account, &id, scale(replicas))?;
+        Ok::<_, DeployError>((gateway, record))
+    };
+    let (gateway, record) = blocking(scaled).await?;
+    Ok(Json(state(&record, gateway.inner.deployments.view(&record.id))))
+}
+
+/// Ends a deployment; answers that are being given are cut off, and what they counted is paid.
+#[utoipa::path(delete, path = "/api/v1/models/{id}", responses((status = 204), (status = 404, body = ErrorBody)))]
+pub(crate) async fn remove_deployment(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let account = gateway.account(&headers)?;
+    blocking(move || gateway.inner.deployments.remove(&account, &id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn weights_id(text: &str) -> Result<WeightsId, Refusal> {
+    text.parse().map_err(|e: muster_core::inference::ModelError| Refusal::bad("bad_hash", e.to_string()))
+}
+
+/// How much of some weights this Gateway has.
+#[utoipa::path(get, path = "/api/v1/weights/{sha256}", responses((status = 200, body = WeightsState)))]
+pub(crate) async fn arrived_weights(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(sha256): Path<String>,
+) -> Result<Json<WeightsState>, Refusal> {
+    gateway.account(&headers)?;
+    let (bytes, whole) = gateway.inner.weights.arrived(weights_id(&sha256)?);
+    Ok(Json(WeightsState { bytes, whole }))
+}
+
+/// Takes a part of weights of `total` bytes, from the byte `at` on; the last one is answered once all was hashed and looked
+/// at.
+#[utoipa::path(put, path = "/api/v1/weights/{sha256}/{total}/{at}",
+    responses((status = 200, body = WeightsState), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub(crate) async fn take_weights(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path((sha256, total, at)): Path<(String, u64, u64)>,
+    part: BodyBytes,
+) -> Result<Json<WeightsState>, Refusal> {
+    gateway.account(&headers)?;
+    let id = weights_id(&sha256)?;
+    let (bytes, whole) = blocking(move || gateway.inner.weights.take(id, at, &part, total)).await?;
+    Ok(Json(WeightsState { bytes, whole }))
+}

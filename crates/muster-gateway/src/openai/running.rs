@@ -1,0 +1,256 @@
+//! A request that a replica has.
+//!
+//! Whoever stops listening, client or Gateway, cancels it; its count is still awaited, and billed.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::Stream;
+use muster_core::inference::{InferenceError, InferenceErrorKind, InferenceEvent, TokenCounts};
+use muster_engine::Answer;
+use tokio::time::Sleep;
+
+use super::error::ApiError;
+use super::render::Writer;
+use super::{Inner, ModelApi};
+use crate::models::{Model, Seat};
+use crate::usage::Bill;
+
+/// How long a cancelled request may take to tell its count.
+const COUNT_WITHIN: Duration = Duration::from_secs(60);
+/// Bytes of one piece of a stream: what is at hand goes out together up to here.
+const PIECE_BYTES_MAX: usize = 16 * 1024;
+
+/// One more request in hand, until it is dropped.
+pub(super) struct InHand(Arc<Inner>);
+
+impl InHand {
+    /// `None` where there are too many.
+    pub(super) fn new(api: &ModelApi, most: u32) -> Option<Self> {
+        let before = api.inner.in_hand.fetch_add(1, Ordering::Relaxed);
+        let one = Self(Arc::clone(&api.inner));
+        (before < most).then_some(one)
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What of a request outlives its listener.
+struct Live {
+    answer: Answer,
+    seat: Seat,
+    model: Arc<Model>,
+    bill: Bill,
+    /// What is known so far of its count: less than the last word.
+    known: TokenCounts,
+    /// Whether something of the answer was there.
+    answered: bool,
+    in_hand: InHand,
+}
+
+impl Live {
+    fn settle(self, counts: TokenCounts) {
+        let deployment = &self.model.deployment;
+        self.bill.settle(&deployment.name, counts, deployment.price.cost(counts));
+    }
+}
+
+/// A request that a replica has.
+pub(super) struct Running {
+    live: Option<Live>,
+    submitted: Instant,
+}
+
+/// How a request ended.
+pub(super) enum Ended {
+    /// With this count.
+    Done(TokenCounts),
+    /// With this error; whoever asked has the bill back where nothing was answered.
+    Failed(InferenceError),
+}
+
+/// What is needed to try again.
+pub(super) struct Again {
+    pub(super) seat: Seat,
+    pub(super) model: Arc<Model>,
+    pub(super) bill: Bill,
+    pub(super) in_hand: InHand,
+}
+
+impl Running {
+    pub(super) fn new(answer: Answer, again: Again) -> Self {
+        let Again { seat, model, bill, in_hand } = again;
+        let live = Live { answer, seat, model, bill, known: TokenCounts::ZERO, answered: false, in_hand };
+        Self { live: Some(live), submitted: Instant::now() }
+    }
+
+    /// The next events; an engine that is gone without a word has failed.
+    pub(super) async fn next(&mut self) -> Vec<InferenceEvent> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<InferenceEvent>> {
+        let gone = |known| {
+            let why = "the engine went away in the middle of this request; send it again";
+            vec![InferenceEvent::Failed {
+                error: InferenceError::new(InferenceErrorKind::EngineLost, why),
+                counts: known,
+            }]
+        };
+        let Some(live) = &mut self.live else { return Poll::Ready(gone(TokenCounts::ZERO)) };
+        // A new future each time takes its turn where the last one stood.
+        pin!(live.answer.next()).poll(cx).map(|events| events.unwrap_or_else(|| gone(live.known)))
+    }
+
+    /// Notes what an event says of the request itself.
+    pub(super) fn note(&mut self, event: &InferenceEvent) {
+        let Some(live) = &mut self.live else { return };
+        match event {
+            InferenceEvent::Began { counts } => live.known = *counts,
+            InferenceEvent::Text { .. }
+            | InferenceEvent::ToolCall { .. }
+            | InferenceEvent::Finished { .. }
+            | InferenceEvent::Embedding { .. } => {
+                if !std::mem::replace(&mut live.answered, true) {
+                    let took = u64::try_from(self.submitted.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    live.seat.replica.answered_after(took);
+                }
+            }
+            InferenceEvent::Done { .. } | InferenceEvent::Failed { .. } => {}
+        }
+    }
+
+    /// Bills what was counted.
+    pub(super) fn settle(&mut self, counts: TokenCounts) {
+        if let Some(live) = self.live.take() {
+            live.settle(counts);
+        }
+    }
+
+    /// Gives everything back for another try: what was done here is not billed.
+    pub(super) fn give_up(mut self) -> Option<Again> {
+        let Live { seat, model, bill, in_hand, .. } = self.live.take()?;
+        Some(Again { seat, model, bill, in_hand })
+    }
+}
+
+impl Drop for Running {
+    /// Nobody listens any more: the request is cancelled, and its count awaited.
+    fn drop(&mut self) {
+        let Some(mut live) = self.live.take() else { return };
+        live.answer.cancel();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            let known = live.known;
+            live.settle(known);
+            return;
+        };
+        runtime.spawn(async move {
+            let counts = tokio::time::timeout(COUNT_WITHIN, last_count(&mut live)).await;
+            let counts = counts.ok().flatten().unwrap_or(live.known);
+            // A request that was turned away costs nothing, whoever listens.
+            if counts != TokenCounts::ZERO || live.answered {
+                live.settle(counts);
+            }
+        });
+    }
+}
+
+async fn last_count(live: &mut Live) -> Option<TokenCounts> {
+    while let Some(events) = live.answer.next().await {
+        for event in events {
+            match event {
+                InferenceEvent::Done { counts } | InferenceEvent::Failed { counts, .. } => return Some(counts),
+                InferenceEvent::Began { counts } => live.known = counts,
+                InferenceEvent::Text { .. }
+                | InferenceEvent::ToolCall { .. }
+                | InferenceEvent::Finished { .. }
+                | InferenceEvent::Embedding { .. } => live.answered = true,
+            }
+        }
+    }
+    None
+}
+
+/// The body of a streamed answer. It is driven by whoever writes it to the client: a client that takes nothing holds up
+/// its own request and no other.
+pub(super) struct Sse {
+    running: Running,
+    writer: Writer,
+    /// Events that came before the answer's head was sent.
+    pending: Option<Vec<InferenceEvent>>,
+    buffer: Vec<u8>,
+    ended: bool,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Sse {
+    pub(super) fn new(running: Running, writer: Writer, pending: Vec<InferenceEvent>, until: Instant) -> Self {
+        let deadline = Box::pin(tokio::time::sleep_until(until.into()));
+        Self { running, writer, pending: Some(pending), buffer: Vec::with_capacity(1024), ended: false, deadline }
+    }
+
+    fn take(&mut self, events: &[InferenceEvent]) {
+        for event in events {
+            self.running.note(event);
+            match event {
+                InferenceEvent::Done { counts } => {
+                    self.running.settle(*counts);
+                    self.writer.done(*counts, &mut self.buffer);
+                    self.ended = true;
+                    return;
+                }
+                InferenceEvent::Failed { error, counts } => {
+                    self.running.settle(*counts);
+                    self.writer.failed(&ApiError::from(error.clone()), &mut self.buffer);
+                    self.ended = true;
+                    return;
+                }
+                InferenceEvent::Began { .. }
+                | InferenceEvent::Text { .. }
+                | InferenceEvent::ToolCall { .. }
+                | InferenceEvent::Finished { .. }
+                | InferenceEvent::Embedding { .. } => self.writer.event(event, &mut self.buffer),
+            }
+        }
+    }
+}
+
+impl Stream for Sse {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Some(events) = this.pending.take() {
+            this.take(&events);
+        }
+        let late = !this.ended && this.deadline.as_mut().poll(cx).is_ready();
+        while !late && !this.ended && this.buffer.len() < PIECE_BYTES_MAX {
+            match this.running.poll_next(cx) {
+                Poll::Ready(events) => this.take(&events),
+                Poll::Pending => break,
+            }
+        }
+        if late {
+            let why = "the answer took longer than this Gateway waits; ask for fewer tokens";
+            this.writer.failed(&ApiError::timed_out(why), &mut this.buffer);
+            // What runs is cancelled and billed as this body is dropped.
+            this.ended = true;
+        }
+        if this.buffer.is_empty() {
+            return if this.ended { Poll::Ready(None) } else { Poll::Pending };
+        }
+        let piece = Bytes::copy_from_slice(&this.buffer);
+        this.buffer.clear();
+        Poll::Ready(Some(Ok(piece)))
+    }
+}

@@ -1,0 +1,649 @@
+//! A request from its key to its answer.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::StreamExt;
+use muster_core::inference::{
+    Content, ContentPart, InferenceError, InferenceEvent, InferenceRequest, InferenceTask, Prompt, TokenCounts,
+};
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use super::json::{number, quote};
+use super::parse::{Asked, Endpoint, parse};
+use super::render::{About, Whole, Writer};
+use super::running::{Again, Ended, InHand, Running, Sse};
+use super::{AT_ONCE_MAX, ModelApi, count_stranger, payment, told};
+use crate::keys::{Key, Scope, now_s};
+use crate::models::{Access, Deployment, Model, Replica};
+use crate::usage::{Bill, Denied, Estimate, Standing};
+
+/// Bodies from here on are read aside, so that nobody else waits for them.
+const LARGE_BYTES: usize = 256 * 1024;
+/// Bytes of the longest body without a key: it is read only to say what its answer would cost.
+const STRANGER_BYTES_MAX: usize = 64 * 1024;
+/// How long a body may wait for memory.
+const MEMORY_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of a prompt's beginning by which replicas are told that read it before.
+const PREFIX_BYTES: usize = 1_024;
+/// Bytes of text that are counted as one token before the work; and what a picture counts.
+const BYTES_A_TOKEN: usize = 3;
+const PICTURE_TOKENS: usize = 1_024;
+/// Tokens that count against a key's limit a minute where a request says nothing of them.
+const USUAL_TOKENS: u64 = 1_024;
+
+/// An error, in OpenAI's shape.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes what `ApiError` writes")]
+pub(crate) struct OpenAiError {
+    error: OpenAiErrorDetail,
+}
+
+/// What was wrong.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes what `ApiError` writes")]
+struct OpenAiErrorDetail {
+    /// For people: what was wrong and what to do.
+    message: String,
+    /// `invalid_request_error`, `insufficient_quota`, `requests`, `tokens` or `server_error`.
+    r#type: String,
+    /// The field that is at fault.
+    param: Option<String>,
+    /// For programs, for example `model_not_found`.
+    code: Option<String>,
+}
+
+/// The next message of a conversation, whole or as server-sent events.
+#[utoipa::path(post, path = "/v1/chat/completions", request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value), (status = 400, body = OpenAiError),
+        (status = 401, body = OpenAiError), (status = 402, body = serde_json::Value), (status = 404, body = OpenAiError),
+        (status = 413, body = OpenAiError), (status = 429, body = OpenAiError), (status = 503, body = OpenAiError)))]
+pub(crate) async fn chat_completions(State(api): State<ModelApi>, request: Request) -> Response {
+    answer(api, Endpoint::Chat, request).await
+}
+
+/// What follows a text, whole or as server-sent events.
+#[utoipa::path(post, path = "/v1/completions", request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value), (status = 400, body = OpenAiError),
+        (status = 401, body = OpenAiError), (status = 404, body = OpenAiError), (status = 429, body = OpenAiError)))]
+pub(crate) async fn completions(State(api): State<ModelApi>, request: Request) -> Response {
+    answer(api, Endpoint::Completions, request).await
+}
+
+/// Where texts lie in the space of meanings.
+#[utoipa::path(post, path = "/v1/embeddings", request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value), (status = 400, body = OpenAiError),
+        (status = 401, body = OpenAiError), (status = 404, body = OpenAiError), (status = 429, body = OpenAiError)))]
+pub(crate) async fn embeddings(State(api): State<ModelApi>, request: Request) -> Response {
+    answer(api, Endpoint::Embeddings, request).await
+}
+
+/// The Responses API, whole or as its events: text and tools, with nothing kept.
+#[utoipa::path(post, path = "/v1/responses", request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value), (status = 400, body = OpenAiError),
+        (status = 401, body = OpenAiError), (status = 404, body = OpenAiError), (status = 429, body = OpenAiError)))]
+pub(crate) async fn responses(State(api): State<ModelApi>, request: Request) -> Response {
+    answer(api, Endpoint::Responses, request).await
+}
+
+/// The models that the key may ask.
+#[utoipa::path(get, path = "/v1/models",
+    responses((status = 200, body = serde_json::Value), (status = 401, body = OpenAiError)))]
+pub(crate) async fn list_models(State(api): State<ModelApi>, request: Request) -> Response {
+    let listed = known(&api, &request).map(|key| {
+        let mut body = b"{\"object\":\"list\",\"data\":[".to_vec();
+        let models = api.inner.models.list();
+        for (at, model) in models.iter().filter(|model| may(&model.deployment, &key)).enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            show(model, &mut body);
+        }
+        body.extend_from_slice(b"]}");
+        json(body)
+    });
+    told(&api, listed.unwrap_or_else(IntoResponse::into_response))
+}
+
+/// One model.
+#[utoipa::path(get, path = "/v1/models/{id}", params(("id" = String, Path, description = "Its name; it may hold slashes")),
+    responses((status = 200, body = serde_json::Value), (status = 401, body = OpenAiError),
+        (status = 404, body = OpenAiError)))]
+pub(crate) async fn get_model(State(api): State<ModelApi>, Path(id): Path<String>, request: Request) -> Response {
+    let shown = known(&api, &request).and_then(|key| find(&api, &id, Some(&key))).map(|model| {
+        let mut body = Vec::new();
+        show(&model, &mut body);
+        json(body)
+    });
+    told(&api, shown.unwrap_or_else(IntoResponse::into_response))
+}
+
+/// What the key has used this month, by model.
+#[utoipa::path(get, path = "/v1/usage",
+    responses((status = 200, body = serde_json::Value), (status = 401, body = OpenAiError)))]
+pub(crate) async fn usage(State(api): State<ModelApi>, request: Request) -> Response {
+    let shown = known(&api, &request).map(|key| {
+        let rows = api.inner.ledger.account(&key).rows(now_s());
+        axum::Json(serde_json::json!({ "object": "list", "data": rows })).into_response()
+    });
+    told(&api, shown.unwrap_or_else(IntoResponse::into_response))
+}
+
+fn json(body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn show(model: &Model, to: &mut Vec<u8>) {
+    let deployment = &model.deployment;
+    to.extend_from_slice(b"{\"id\":");
+    quote(to, &deployment.name);
+    to.extend_from_slice(b",\"object\":\"model\",\"created\":");
+    number(to, deployment.created_s);
+    to.extend_from_slice(b",\"owned_by\":");
+    quote(to, &deployment.owner);
+    to.extend_from_slice(b",\"context_length\":");
+    number(to, u64::from(model.context()));
+    let price = &deployment.price;
+    to.extend_from_slice(b",\"price_usd_micro_per_million_tokens\":{\"input\":");
+    number(to, price.input.0);
+    to.extend_from_slice(b",\"cached\":");
+    number(to, price.cached.0);
+    to.extend_from_slice(b",\"output\":");
+    number(to, price.output.0);
+    to.extend_from_slice(b"}}");
+}
+
+fn address(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip())
+}
+
+/// The key of a request that needs one.
+fn known(api: &ModelApi, request: &Request) -> Result<Arc<Key>, ApiError> {
+    check_host(api, request.headers())?;
+    match key(api, request.headers()) {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => count_stranger(api, address(request)).and_then(|()| Err(no_key())),
+        Err(error) => count_stranger(api, address(request)).and_then(|()| Err(error)),
+    }
+}
+
+fn no_key() -> ApiError {
+    ApiError::no_key("this needs an API key: send it as `Authorization: Bearer mk_…`; `muster api-key new` makes one")
+}
+
+/// The key, if one is sent; one that is sent must be good.
+fn key(api: &ModelApi, headers: &HeaderMap) -> Result<Option<Arc<Key>>, ApiError> {
+    let Some(sent) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let sent = sent.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim).ok_or_else(no_key)?;
+    let Some(key) = api.inner.keys.find(sent) else {
+        // What is shown of it is too little to use, and enough to find it.
+        let shown: String = sent.chars().take(6).collect();
+        return Err(ApiError::no_key(format!("the API key {shown}… is not known here, or it was revoked")));
+    };
+    if key.is_expired(now_s()) {
+        return Err(ApiError::no_key(format!("the API key {:?} has expired; ask for a new one", key.shown.name)));
+    }
+    if !key.opens(Scope::Models) {
+        let why = format!("the API key {:?} does not open models; ask for one with the scope models", key.shown.name);
+        return Err(ApiError::forbidden("scope_missing", why));
+    }
+    Ok(Some(key))
+}
+
+fn check_host(api: &ModelApi, headers: &HeaderMap) -> Result<(), ApiError> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if api.inner.config.loopback_only && !crate::is_loopback_host(host) {
+        let why = "this Gateway is for this machine only: ask it as http://127.0.0.1:PORT";
+        return Err(ApiError::forbidden("wrong_host", why));
+    }
+    Ok(())
+}
+
+/// Whether a key may know of a model and ask it.
+fn may(deployment: &Deployment, key: &Key) -> bool {
+    let owned = deployment.access != Access::Owner || deployment.owner == key.owner();
+    let models = &key.shown.terms.models;
+    owned && (models.is_empty() || models.contains(&deployment.name))
+}
+
+/// The model of a name; one that the key may not ask is as one that is not there.
+fn find(api: &ModelApi, name: &str, key: Option<&Key>) -> Result<Arc<Model>, ApiError> {
+    let open = |deployment: &Deployment| match key {
+        Some(key) => may(deployment, key),
+        None => matches!(deployment.access, Access::Offered(_)),
+    };
+    if let Some(model) = api.inner.models.get(name).filter(|model| open(&model.deployment)) {
+        return Ok(model);
+    }
+    let nearest = api.inner.models.nearest(name, open);
+    let hint = match nearest.as_slice() {
+        [] => "none is served for this key; see /v1/models".to_owned(),
+        names => format!("did you mean {}? /v1/models lists all", names.join(", ")),
+    };
+    let shown: String = name.chars().take(200).collect();
+    let why = format!("the model {shown:?} does not exist here, or this key may not ask it: {hint}");
+    Err(ApiError::not_found("model_not_found", why).param("model"))
+}
+
+async fn answer(api: ModelApi, endpoint: Endpoint, request: Request) -> Response {
+    let mut standing = None;
+    let served = Box::pin(serve(&api, endpoint, request, &mut standing)).await;
+    let mut response = served.unwrap_or_else(IntoResponse::into_response);
+    if let Some(standing) = standing {
+        tell(&standing, response.headers_mut());
+    }
+    told(&api, response)
+}
+
+fn tell(standing: &Standing, headers: &mut HeaderMap) {
+    let mut put = |name: &'static str, value: u64| {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+    };
+    put("x-ratelimit-limit-requests", standing.limit_requests);
+    put("x-ratelimit-remaining-requests", standing.left_requests);
+    put("x-ratelimit-limit-tokens", standing.limit_tokens);
+    put("x-ratelimit-remaining-tokens", standing.left_tokens);
+    for (name, ms) in [
+        ("x-ratelimit-reset-requests", standing.reset_requests_ms),
+        ("x-ratelimit-reset-tokens", standing.reset_tokens_ms),
+    ] {
+        let mut text = Vec::with_capacity(24);
+        number(&mut text, ms);
+        text.extend_from_slice(b"ms");
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+async fn serve(
+    api: &ModelApi,
+    endpoint: Endpoint,
+    request: Request,
+    standing: &mut Option<Standing>,
+) -> Result<Response, ApiError> {
+    let from = address(&request);
+    let (parts, body) = request.into_parts();
+    check_host(api, &parts.headers)?;
+    let key = match key(api, &parts.headers) {
+        Ok(Some(key)) => Some(key),
+        Ok(None) => {
+            count_stranger(api, from)?;
+            let offered = |model: &Arc<Model>| matches!(model.deployment.access, Access::Offered(_));
+            if !api.inner.models.list().iter().any(offered) {
+                return Err(no_key());
+            }
+            None
+        }
+        Err(error) => return count_stranger(api, from).and_then(|()| Err(error)),
+    };
+    let in_hand = InHand::new(api, AT_ONCE_MAX).ok_or_else(|| {
+        ApiError::unavailable(format!("this Gateway has {AT_ONCE_MAX} requests in hand, which is all; come back"), 1)
+    })?;
+    let (body, _memory) = read(api, &parts.headers, body, key.is_some()).await?;
+    let asked = parsed(endpoint, body).await?;
+    let model = find(api, &asked.model, key.as_deref())?;
+    can(&model.deployment, &asked.request)?;
+    let estimate = estimate(&model, &asked.request);
+    let Some(key) = key else {
+        let Access::Offered(payee) = &model.deployment.access else { return Err(no_key()) };
+        return Err(payment::needed(payee, &model.deployment, parts.uri.path(), estimate.cost, &parts.headers));
+    };
+    let now_ms = now_s().saturating_mul(1_000).max(wall_ms());
+    let (stands, admitted) = api.inner.ledger.admit(&key, estimate, now_ms);
+    *standing = Some(stands);
+    let bill = admitted.map_err(denied)?;
+    answered(api, asked, model, bill, in_hand).await
+}
+
+/// Milliseconds since 1970.
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn denied(denied: Denied) -> ApiError {
+    match denied {
+        Denied::AtOnce { limit } => {
+            ApiError::rate("requests", format!("this key has {limit} requests running, which is all it may; wait"), 1)
+        }
+        Denied::Requests { limit, retry_after_s } => {
+            let why = format!("this key may make {limit} requests a minute; come back in {retry_after_s} s");
+            ApiError::rate("requests", why, retry_after_s)
+        }
+        Denied::Tokens { limit, wanted, .. } if wanted > limit => {
+            let why = format!(
+                "this request may take {wanted} tokens, and this key has {limit} a minute: send a smaller max_tokens"
+            );
+            ApiError::rate("tokens", why, 60)
+        }
+        Denied::Tokens { limit, wanted, retry_after_s } => {
+            let why = format!(
+                "this request may take {wanted} tokens, more than is left of the {limit} a minute of this key; come back \
+                 in {retry_after_s} s or send a smaller max_tokens"
+            );
+            ApiError::rate("tokens", why, retry_after_s)
+        }
+        Denied::Budget(why) => ApiError::quota(why),
+    }
+}
+
+/// Reads a body, as far as it may go; what is too long is refused by its head alone.
+async fn read(
+    api: &ModelApi,
+    headers: &HeaderMap,
+    body: Body,
+    has_key: bool,
+) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+    let config = &api.inner.config;
+    let most = if has_key { config.body_bytes_max } else { STRANGER_BYTES_MAX.min(config.body_bytes_max) };
+    let too_large = || ApiError::too_large(format!("the body is longer than the {most} bytes that are taken"));
+    let said = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let said = said.map(|said| usize::try_from(said).unwrap_or(usize::MAX));
+    if said.is_some_and(|said| said > most) {
+        return Err(too_large());
+    }
+    let kib = |bytes: usize| u32::try_from(bytes / 1_024 + 1).unwrap_or(u32::MAX);
+    let full = || ApiError::unavailable("this Gateway reads as many bodies as it has memory for; come back", 2);
+    let taken = Arc::clone(&api.inner.bodies).acquire_many_owned(kib(said.unwrap_or(0)));
+    let mut memory = tokio::time::timeout(MEMORY_WITHIN, taken).await.map_err(|_| full())?.map_err(|_| full())?;
+    let reading = async {
+        let mut pieces = body.into_data_stream();
+        let broken = |error: axum::Error| ApiError::malformed(format!("the body broke off: {error}"));
+        let first = pieces.next().await.transpose().map_err(broken)?.unwrap_or_default();
+        if first.len() > most {
+            return Err(too_large());
+        }
+        let Some(second) = pieces.next().await.transpose().map_err(broken)? else { return Ok(first) };
+        let mut whole = Vec::with_capacity(said.unwrap_or(first.len() + second.len()));
+        whole.extend_from_slice(&first);
+        let mut next = Some(second);
+        while let Some(piece) = next {
+            if whole.len() + piece.len() > most {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(&piece);
+            if said.is_none() {
+                let more = Arc::clone(&api.inner.bodies).try_acquire_many_owned(kib(piece.len()));
+                memory.merge(more.map_err(|_| full())?);
+            }
+            next = pieces.next().await.transpose().map_err(broken)?;
+        }
+        Ok(Bytes::from(whole))
+    };
+    let within = config.body_within;
+    let read = tokio::time::timeout(within, reading).await;
+    let late =
+        |_| ApiError::slow_body(format!("the body did not arrive within {} s; send it faster", within.as_secs()));
+    let body = read.map_err(late)??;
+    Ok((body, memory))
+}
+
+async fn parsed(endpoint: Endpoint, body: Bytes) -> Result<Asked, ApiError> {
+    if body.len() < LARGE_BYTES {
+        return parse(endpoint, &body);
+    }
+    let aside = tokio::task::spawn_blocking(move || parse(endpoint, &body)).await;
+    aside.unwrap_or_else(|_| Err(ApiError::unavailable("the body could not be read; send it again", 1)))
+}
+
+/// Refuses what the model cannot do.
+fn can(deployment: &Deployment, request: &InferenceRequest) -> Result<(), ApiError> {
+    let abilities = deployment.abilities;
+    let name = &deployment.name;
+    let (able, what) = match &request.task {
+        InferenceTask::Chat(chat) => {
+            let pictures = chat.messages.iter().any(|message| message.content.has_image());
+            if pictures && !abilities.vision {
+                let why = format!("the model {name} does not look at pictures; choose one that does");
+                return Err(ApiError::unsupported("messages", why));
+            }
+            if !chat.tools.is_empty() && !abilities.tools {
+                let why = format!("the model {name} does not call tools; choose one that does, or leave tools out");
+                return Err(ApiError::unsupported("tools", why));
+            }
+            (abilities.chat, "hold conversations")
+        }
+        InferenceTask::Completion(_) => (abilities.completion, "go on with texts"),
+        InferenceTask::Embedding(_) => (abilities.embedding, "give embeddings"),
+    };
+    if able { Ok(()) } else { Err(ApiError::unsupported("model", format!("the model {name} does not {what}"))) }
+}
+
+/// Tokens that a prompt has, about.
+fn prompt_tokens(task: &InferenceTask) -> usize {
+    let of_content = |content: &Content| match content {
+        Content::Text(text) => text.len() / BYTES_A_TOKEN,
+        Content::Parts(parts) => parts
+            .iter()
+            .map(|part| match part {
+                ContentPart::Text(text) => text.len() / BYTES_A_TOKEN,
+                ContentPart::Image(_) => PICTURE_TOKENS,
+            })
+            .sum(),
+    };
+    let of_prompts = |prompts: &[Prompt]| -> usize {
+        let each = prompts.iter().map(|prompt| match prompt {
+            Prompt::Text(text) => text.len() / BYTES_A_TOKEN,
+            Prompt::Tokens(tokens) => tokens.len(),
+        });
+        each.sum()
+    };
+    match task {
+        InferenceTask::Chat(chat) => {
+            let calls =
+                |call: &muster_core::inference::ToolCall| (call.name.len() + call.arguments.len()) / BYTES_A_TOKEN;
+            let said = chat
+                .messages
+                .iter()
+                .map(|message| of_content(&message.content) + message.tool_calls.iter().map(calls).sum::<usize>() + 4);
+            let tools = chat.tools.iter().map(|tool| (tool.description.len() + tool.parameters.len()) / BYTES_A_TOKEN);
+            said.sum::<usize>() + tools.sum::<usize>()
+        }
+        InferenceTask::Completion(completion) => of_prompts(&completion.prompts),
+        InferenceTask::Embedding(embedding) => of_prompts(&embedding.inputs),
+    }
+}
+
+/// What a request may use, at most, by what can be known before the work.
+fn estimate(model: &Model, request: &InferenceRequest) -> Estimate {
+    let input = u64::try_from(prompt_tokens(&request.task)).unwrap_or(u64::MAX).max(1);
+    let answers = u64::try_from(choices(request)).unwrap_or(u64::MAX);
+    let room = u64::from(model.context()).saturating_sub(input).max(1);
+    let (output, usual) = match request.sampling() {
+        None => (0, 0),
+        Some(sampling) => {
+            let each = sampling.max_tokens.map(u64::from);
+            let most = each.unwrap_or(room).min(room);
+            let usual = each.unwrap_or(USUAL_TOKENS).min(room);
+            (most.saturating_mul(answers), usual.saturating_mul(answers))
+        }
+    };
+    let cost = model.deployment.price.cost(TokenCounts { input, cached: 0, output });
+    Estimate { tokens: input.saturating_add(usual), cost }
+}
+
+/// Answers, or vectors, that a request asks for.
+fn choices(request: &InferenceRequest) -> usize {
+    match &request.task {
+        InferenceTask::Chat(chat) => usize::from(chat.sampling.n),
+        InferenceTask::Completion(completion) => completion.prompts.len() * usize::from(completion.sampling.n),
+        InferenceTask::Embedding(embedding) => embedding.inputs.len(),
+    }
+}
+
+/// The beginning of a prompt as a number, by which a replica that read it before is found.
+fn prefix(task: &InferenceTask) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let mut left = PREFIX_BYTES;
+    let mut take = |bytes: &[u8]| {
+        let part = bytes.get(..left.min(bytes.len())).unwrap_or_default();
+        part.hash(&mut hasher);
+        left -= part.len();
+        left > 0
+    };
+    let whole = |content: &Content, take: &mut dyn FnMut(&[u8]) -> bool| match content {
+        Content::Text(text) => take(text.as_bytes()),
+        Content::Parts(parts) => parts.iter().all(|part| match part {
+            ContentPart::Text(text) => take(text.as_bytes()),
+            ContentPart::Image(bytes) => take(bytes),
+        }),
+    };
+    match task {
+        // The first two messages are the same in each turn of a conversation.
+        InferenceTask::Chat(chat) => {
+            chat.messages.iter().take(2).all(|message| whole(&message.content, &mut take));
+        }
+        InferenceTask::Completion(completion) => match completion.prompts.first() {
+            Some(Prompt::Text(text)) => {
+                take(text.as_bytes());
+            }
+            Some(Prompt::Tokens(tokens)) => tokens.iter().take(PREFIX_BYTES).for_each(|token| {
+                take(&token.to_le_bytes());
+            }),
+            None => {}
+        },
+        InferenceTask::Embedding(_) => return 0,
+    }
+    hasher.finish().max(1)
+}
+
+fn nobody(model: &Model) -> ApiError {
+    let name = &model.deployment.name;
+    let why = if model.has_replicas() {
+        format!("no replica of the model {name} takes requests just now; come back in a few seconds")
+    } else {
+        format!("the model {name} has no replica that is ready; come back in a few seconds")
+    };
+    ApiError::unavailable(why, 5)
+}
+
+/// Finds a replica, and another one where it fails before anything was seen of the answer.
+async fn answered(
+    api: &ModelApi,
+    asked: Asked,
+    model: Arc<Model>,
+    bill: Bill,
+    in_hand: InHand,
+) -> Result<Response, ApiError> {
+    let Asked { request, include_usage, form, .. } = asked;
+    let about = About { id: api.inner.ids.next(), model: model.deployment.name.clone(), created_s: now_s() };
+    let choices = choices(&request);
+    let until = Instant::now() + api.inner.config.answer_within;
+    let prefix = if model.has_choice() { prefix(&request.task) } else { 0 };
+    let mut tried: Vec<Arc<Replica>> = Vec::new();
+    let mut request = Some(request);
+    let seat = match model.seat(prefix, api.now_ms(), &tried) {
+        Some(seat) => seat,
+        None => {
+            let soon = model.seat_soon(prefix, || api.now_ms(), api.inner.config.cold_start_within);
+            soon.await.ok_or_else(|| nobody(&model))?
+        }
+    };
+    let mut again = Again { seat, model, bill, in_hand };
+    loop {
+        let replica = Arc::clone(&again.seat.replica);
+        let may_repeat = tried.len() + 1 < api.inner.config.tries && again.model.has_choice();
+        let this = if may_repeat { request.clone() } else { request.take() };
+        let Some(this) = this else { return Err(nobody(&again.model)) };
+        let stream = this.stream;
+        let mut running = Running::new(replica.engine.submit(this), again);
+        let ended = if stream {
+            match first_events(&mut running, until).await? {
+                Ok(events) => {
+                    let writer = Writer::new(&form, &about, choices, include_usage);
+                    return Ok(streamed(Sse::new(running, writer, events, until)));
+                }
+                Err(ended) => ended,
+            }
+        } else {
+            let mut whole = Whole::new(&form, &about, choices);
+            match gathered(&mut running, &mut whole, until).await? {
+                Ended::Done(counts) => {
+                    running.settle(counts);
+                    let mut body = Vec::with_capacity(1_024);
+                    whole.write(&about, counts, &mut body);
+                    return Ok(json(body));
+                }
+                Ended::Failed(error) => error,
+            }
+        };
+        if !ended.kind.is_worth_another() {
+            // Nothing of it was seen: it is not billed.
+            drop(running.give_up());
+            return Err(ended.into());
+        }
+        replica.failed(api.now_ms());
+        tracing::debug!(model = about.model, error = %ended, "a replica failed before its answer began");
+        tried.push(replica);
+        let Some(Again { model, bill, in_hand, .. }) = running.give_up() else { return Err(ended.into()) };
+        let next = if request.is_some() { model.seat(prefix, api.now_ms(), &tried) } else { None };
+        let Some(seat) = next else { return Err(ended.into()) };
+        again = Again { seat, model, bill, in_hand };
+    }
+}
+
+fn late(_: tokio::time::error::Elapsed) -> ApiError {
+    ApiError::timed_out("the answer took longer than this Gateway waits; ask for fewer tokens, or stream it")
+}
+
+/// Waits for the first events that show something; the error of one that failed before.
+async fn first_events(
+    running: &mut Running,
+    until: Instant,
+) -> Result<Result<Vec<InferenceEvent>, InferenceError>, ApiError> {
+    let mut before = Vec::new();
+    loop {
+        let events = tokio::time::timeout_at(until.into(), running.next()).await.map_err(late)?;
+        let first = events.iter().find(|event| !matches!(event, InferenceEvent::Began { .. }));
+        match first {
+            Some(InferenceEvent::Failed { error, .. }) => return Ok(Err(error.clone())),
+            Some(_) if before.is_empty() => return Ok(Ok(events)),
+            Some(_) => {
+                before.extend(events);
+                return Ok(Ok(before));
+            }
+            None => before.extend(events),
+        }
+    }
+}
+
+/// Takes all events of an answer in.
+async fn gathered(running: &mut Running, whole: &mut Whole, until: Instant) -> Result<Ended, ApiError> {
+    loop {
+        let events = tokio::time::timeout_at(until.into(), running.next()).await.map_err(late)?;
+        for event in events {
+            running.note(&event);
+            match event {
+                InferenceEvent::Done { counts } => return Ok(Ended::Done(counts)),
+                InferenceEvent::Failed { error, .. } => return Ok(Ended::Failed(error)),
+                InferenceEvent::Began { .. }
+                | InferenceEvent::Text { .. }
+                | InferenceEvent::ToolCall { .. }
+                | InferenceEvent::Finished { .. }
+                | InferenceEvent::Embedding { .. } => whole.event(event),
+            }
+        }
+    }
+}
+
+fn streamed(sse: Sse) -> Response {
+    let mut response = Response::new(Body::from_stream(sse));
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}

@@ -1,0 +1,147 @@
+//! Weights that accounts bring: taken in parts, so that an upload that broke goes on where it stopped, and kept under
+//! their SHA-256 once that was counted.
+//!
+//! ```text
+//! DIR/NAME/part       on its way in; NAME is the SHA-256 that it is said to have, in hex
+//! DIR/NAME/weights    whole
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_core::inference::{WEIGHTS_MAX, WeightsId};
+use muster_core::units::Bytes;
+use sha2::{Digest, Sha256};
+
+/// Bytes of one part.
+pub const WEIGHTS_PART_MAX: usize = 8 << 20;
+/// Files that are kept.
+const FILES_MAX: usize = 1_024;
+const CHUNK: usize = 1 << 20;
+
+/// Why weights are not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WeightsError {
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{arrived} bytes of these weights are here; go on from there")]
+    Elsewhere { arrived: u64 },
+    #[error("weights have from 1 byte to {WEIGHTS_MAX}, and no part reaches beyond their end")]
+    Size,
+    #[error("the weights that came are not what they were said to be: their SHA-256 is {got}; send them again")]
+    Hash { got: WeightsId },
+    #[error("the weights are no model that can be served: {0}")]
+    Form(String),
+    #[error("somebody sends these very weights just now; wait until they are here")]
+    Busy,
+    #[error("this Gateway keeps {FILES_MAX} models already; ask its operator to remove some")]
+    Full,
+}
+
+/// All weights of a Gateway. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Weights {
+    dir: Arc<PathBuf>,
+    busy: Arc<Mutex<BTreeSet<WeightsId>>>,
+}
+
+/// Somebody writes to a file of weights.
+struct Turn<'a>(&'a Weights, WeightsId);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WeightsError {
+    let path = path.to_owned();
+    move |source| WeightsError::Io { what, path, source }
+}
+
+impl Weights {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir: Arc::new(dir), busy: Arc::default() }
+    }
+
+    fn folder(&self, id: WeightsId) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// Where they are, if they are whole.
+    pub(crate) fn path(&self, id: WeightsId) -> Option<PathBuf> {
+        let path = self.folder(id).join("weights");
+        path.is_file().then_some(path)
+    }
+
+    /// How much of them has arrived, and whether they are whole.
+    pub(crate) fn arrived(&self, id: WeightsId) -> (u64, bool) {
+        let len = |name: &str| fs::metadata(self.folder(id).join(name)).map(|meta| meta.len()).ok();
+        len("weights").map_or_else(|| (len("part").unwrap_or(0), false), |whole| (whole, true))
+    }
+
+    /// Takes a part. Blocks; the last one is answered when all was hashed and looked at.
+    pub(crate) fn take(&self, id: WeightsId, at: u64, part: &[u8], total: u64) -> Result<(u64, bool), WeightsError> {
+        let len = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        if total == 0 || Bytes(total) > WEIGHTS_MAX || at.saturating_add(len) > total {
+            return Err(WeightsError::Size);
+        }
+        let first = self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        if !first {
+            return Err(WeightsError::Busy);
+        }
+        let _turn = Turn(self, id);
+        let (arrived, whole) = self.arrived(id);
+        if whole {
+            return Ok((arrived, true));
+        }
+        if at != arrived {
+            return Err(WeightsError::Elsewhere { arrived });
+        }
+        let folder = self.folder(id);
+        if arrived == 0 && fs::read_dir(&*self.dir).map_or(0, Iterator::count) >= FILES_MAX {
+            return Err(WeightsError::Full);
+        }
+        fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+        let place = folder.join("part");
+        let mut file = OpenOptions::new().append(true).create(true).open(&place).map_err(failed("open", &place))?;
+        file.write_all(part).map_err(failed("write", &place))?;
+        if at.saturating_add(len) < total {
+            return Ok((at.saturating_add(len), false));
+        }
+        file.sync_all().map_err(failed("write", &place))?;
+        let looked_at = hash(&place).map_err(failed("read", &place)).and_then(|(got, _)| {
+            if got != id {
+                return Err(WeightsError::Hash { got });
+            }
+            muster_engine::gguf::check_file(&place).map(drop).map_err(WeightsError::Form)
+        });
+        if let Err(error) = looked_at {
+            fs::remove_file(&place).map_err(failed("remove", &place))?;
+            return Err(error);
+        }
+        fs::rename(&place, folder.join("weights")).map_err(failed("name", &place))?;
+        File::open(&folder).and_then(|dir| dir.sync_all()).map_err(failed("write", &folder))?;
+        Ok((total, true))
+    }
+}
+
+/// The SHA-256 of a file, and how many bytes it has. Blocks.
+///
+/// # Errors
+/// It cannot be read.
+pub fn hash(path: &Path) -> io::Result<(WeightsId, u64)> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut bytes, mut chunk) = (Sha256::new(), 0u64, vec![0; CHUNK]);
+    loop {
+        let count = file.read(&mut chunk)?;
+        if count == 0 {
+            return Ok((WeightsId(hasher.finalize().into()), bytes));
+        }
+        hasher.update(chunk.get(..count).unwrap_or_default());
+        bytes = bytes.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+}

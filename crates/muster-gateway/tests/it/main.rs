@@ -1,0 +1,8 @@
+//! The OpenAI-compatible side of a Gateway, over real connections, with engines that answer from a script.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod clients;
+mod endpoints;
+mod faults;
+mod load;
+mod rig;

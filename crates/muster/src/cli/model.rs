@@ -1,0 +1,231 @@
+//! Arguments of `muster model`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand, ValueEnum};
+use muster_core::demand::{Place, Region};
+use muster_core::hardware::Cores;
+use muster_core::inference::fleet::Scale;
+use muster_core::units::Bytes;
+
+use super::AtGateway;
+
+/// `muster model`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ModelCommand {
+    /// List the models that can be deployed by name.
+    Catalog,
+    /// Deploy a model: by its name in the catalogue, or `file:PATH`.
+    Deploy(ModelDeployArgs),
+    /// List deployments.
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        at: AtGateway,
+    },
+    /// Show a deployment and its replicas.
+    Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        at: AtGateway,
+    },
+    /// Change how many replicas a deployment has.
+    Scale {
+        /// Its name.
+        name: String,
+        /// How many: `2`, or from the least to the most: `0..4`.
+        replicas: Between,
+        #[command(flatten)]
+        at: AtGateway,
+    },
+    /// End a deployment; what its answers counted is paid.
+    Rm {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        at: AtGateway,
+    },
+    /// Talk to a model: one question, or a conversation when none is given.
+    Chat(ModelChatArgs),
+    /// Place texts in the space of meanings.
+    Embed {
+        /// The deployment's name.
+        name: String,
+        /// The texts [default: the lines of standard input].
+        texts: Vec<String>,
+        #[command(flatten)]
+        at: AtGateway,
+    },
+}
+
+/// Arguments of `muster model deploy`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ModelDeployArgs {
+    /// A name of the catalogue, or `file:PATH` of a GGUF file.
+    pub(crate) model: String,
+    /// What requests call it [default: its name in the catalogue, or the file's].
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// What it is for [default: as the catalogue says; chat for a file].
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<Kind>,
+    /// Tokens that prompt and answer may have together.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context: Option<u32>,
+    /// Requests that one replica answers side by side.
+    #[arg(long, value_name = "N")]
+    pub(crate) parallel: Option<u16>,
+    /// How many replicas: `2`, or from the least to the most: `0..4`.
+    #[arg(long, default_value = "1", value_name = "MIN..MAX")]
+    pub(crate) replicas: Between,
+    /// Cores for each replica.
+    #[arg(long, value_name = "N", value_parser = super::parse_cores)]
+    pub(crate) cpus: Option<Cores>,
+    /// Memory for each replica.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// Cards for each replica.
+    #[arg(long, value_name = "N")]
+    pub(crate) gpus: Option<u8>,
+    /// The least VRAM of each card.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) vram: Option<Bytes>,
+    /// The most that a million tokens may cost in dollars: of prompts, of remembered prompts, of answers.
+    #[arg(long, value_name = "INPUT,CACHED,OUTPUT")]
+    pub(crate) price_max: Option<Prices>,
+    /// Where: a region, as owners name it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) region: Option<Region>,
+    /// The place that it shall be near to, in degrees north and east: `45.508,-73.587`.
+    #[arg(long, value_name = "LAT,LON", allow_hyphen_values = true)]
+    pub(crate) near: Option<Place>,
+    /// The greatest round trip from there, in milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_latency: Option<u32>,
+    /// Let other accounts of the Gateway ask it.
+    #[arg(long)]
+    pub(crate) shared: bool,
+    /// Do not wait until it answers.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) at: AtGateway,
+}
+
+/// Arguments of `muster model chat`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ModelChatArgs {
+    /// The deployment's name.
+    pub(crate) name: String,
+    /// What to say [default: a conversation on standard input, a line each].
+    pub(crate) prompt: Option<String>,
+    /// What the model is told beforehand.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// How freely tokens are drawn: from 0 to 2.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) temperature: Option<f32>,
+    /// Tokens of each answer at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    #[command(flatten)]
+    pub(crate) at: AtGateway,
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Conversations.
+    Chat,
+    /// Going on with texts.
+    Completion,
+    /// Places in the space of meanings.
+    Embedding,
+}
+
+impl Kind {
+    /// Its word in the API.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "completion",
+            Self::Embedding => "embedding",
+        }
+    }
+}
+
+/// From the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Between {
+    /// The least.
+    pub(crate) min: u16,
+    /// The most.
+    pub(crate) max: u16,
+}
+
+impl FromStr for Between {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse::<u16>().ok();
+        let ends = match text.split_once("..") {
+            Some((min, max)) => number(min).zip(number(max.trim_start_matches('='))),
+            None => number(text).map(|count| (count, count)),
+        };
+        let (min, max) = ends.ok_or_else(|| format!("{text:?} is no number of replicas; write 2, or 0..4"))?;
+        Scale { min, max, ..Scale::default() }.check().map_err(|why| why.to_string())?;
+        Ok(Self { min, max })
+    }
+}
+
+/// Dollars for a million tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Prices {
+    /// Of prompts.
+    pub(crate) input: f64,
+    /// Of remembered prompts.
+    pub(crate) cached: f64,
+    /// Of answers.
+    pub(crate) output: f64,
+}
+
+impl FromStr for Prices {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} are no three prices; write dollars, for example 0.10,0.02,0.40");
+        let parts: Vec<f64> =
+            text.split(',').map(|part| part.trim().parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
+        match parts.as_slice() {
+            [input, cached, output] if parts.iter().all(|price| price.is_finite() && *price >= 0.0) => {
+                Ok(Self { input: *input, cached: *cached, output: *output })
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// A file that `file:PATH` names.
+pub(crate) fn file_of(model: &str) -> Option<PathBuf> {
+    model.strip_prefix("file:").map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_replicas_and_prices_are_read_as_people_write_them() {
+        assert_eq!("2".parse(), Ok(Between { min: 2, max: 2 }));
+        assert_eq!("0..4".parse(), Ok(Between { min: 0, max: 4 }));
+        for wrong in ["", "x", "3..1", "0", "0..0", "1..65", "-1"] {
+            assert!(wrong.parse::<Between>().is_err(), "{wrong:?}");
+        }
+        assert_eq!("0.1, 0.02,0.4".parse(), Ok(Prices { input: 0.1, cached: 0.02, output: 0.4 }));
+        for wrong in ["", "1", "1,2", "1,2,x", "1,2,-3", "1,2,inf"] {
+            assert!(wrong.parse::<Prices>().is_err(), "{wrong:?}");
+        }
+        assert_eq!(file_of("file:a/b.gguf"), Some("a/b.gguf".into()));
+        assert_eq!(file_of("tiny"), None);
+    }
+}

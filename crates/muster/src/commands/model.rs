@@ -1,0 +1,386 @@
+//! `muster model`: deploy open models, look after them, talk to them.
+
+use std::fs::File;
+use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use muster_core::units::Bytes;
+use muster_gateway::WEIGHTS_PART_MAX;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::live::{Customer, text};
+use crate::cli::model::{Between, ModelChatArgs, ModelCommand, ModelDeployArgs, Prices, file_of};
+use crate::failure::{Because, Code, Failure};
+use crate::output::table;
+
+mod catalog;
+
+/// For as long as something changes, a deployment is waited for; without any change so long.
+const CHANGES_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// `muster model`.
+pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failure> {
+    match command {
+        ModelCommand::Catalog => catalog::show(cx)?,
+        ModelCommand::Deploy(args) => return deploy(cx, args).await,
+        ModelCommand::Ls { at } => {
+            let value = Customer::find(cx, &at).await?.call(Method::GET, "/api/v1/models", None).await?;
+            cx.output.result(&value, || listing(&value));
+        }
+        ModelCommand::Show { name, at } => {
+            let value = Customer::find(cx, &at).await?.call(Method::GET, &path(&name, ""), None).await?;
+            cx.output.result(&value, || serde_json::to_string_pretty(&value).unwrap_or_default());
+        }
+        ModelCommand::Scale { name, replicas: Between { min, max }, at } => {
+            let body = json!({ "min": min, "max": max });
+            let customer = Customer::find(cx, &at).await?;
+            let value = customer.call(Method::POST, &path(&name, "/scale"), Some(&body)).await?;
+            cx.output.result(&value, || format!("{name}: from {min} to {max} replicas"));
+        }
+        ModelCommand::Rm { name, at } => {
+            Customer::find(cx, &at).await?.call(Method::DELETE, &path(&name, ""), None).await?;
+            cx.output.result(&json!({ "removed": name }), || {
+                format!("{name} ends: what its answers counted is paid, the rest of the deposits comes back")
+            });
+        }
+        ModelCommand::Chat(args) => return chat(cx, &args).await,
+        ModelCommand::Embed { name, texts, at } => return embed(cx, &name, texts, &at).await,
+    }
+    Ok(0)
+}
+
+/// A deployment's address: names may hold slashes.
+fn path(name: &str, rest: &str) -> String {
+    let escaped: String = name
+        .bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-._~:".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect();
+    format!("/api/v1/models/{escaped}{rest}")
+}
+
+fn listing(value: &Value) -> String {
+    let rows = value.as_array().into_iter().flatten().map(|one| {
+        let running = one.pointer("/running/0/container");
+        vec![
+            text(one, "/name"),
+            text(one, "/kind"),
+            format!("{}/{}", text(one, "/ready"), text(one, "/wanted")),
+            running.and_then(Value::as_str).unwrap_or("-").to_owned(),
+            price_text(one),
+            text(one, "/why"),
+        ]
+    });
+    table(&["model", "kind", "ready", "container", "$ per M in/cached/out", "why"], rows.collect())
+}
+
+fn price_text(one: &Value) -> String {
+    match one.pointer("/price_usd") {
+        Some(Value::Object(_)) => {
+            let part = |name: &str| {
+                let usd = one.pointer(&format!("/price_usd/{name}")).and_then(Value::as_f64).unwrap_or_default();
+                let text = format!("{usd:.6}");
+                // Cents at least, and no more noughts than that.
+                let (whole, decimals) = text.split_at(text.len() - 4);
+                format!("{whole}{}", decimals.trim_end_matches('0'))
+            };
+            format!("{}/{}/{}", part("input"), part("cached"), part("output"))
+        }
+        _ => "-".to_owned(),
+    }
+}
+
+/// What is to be deployed, before it is anywhere.
+struct Plan {
+    name: String,
+    kind: &'static str,
+    file: PathBuf,
+    context: Option<u32>,
+    parallel: Option<u16>,
+}
+
+async fn deploy(cx: &Context, args: ModelDeployArgs) -> Result<u8, Failure> {
+    let plan = plan(cx, &args)?;
+    let customer = Customer::find(cx, &args.at).await?;
+    let (sha256, bytes) = send_weights(cx, &customer, &plan.file).await?;
+    let body = json!({
+        "name": plan.name, "kind": plan.kind, "weights": { "sha256": sha256, "bytes": bytes },
+        "context": plan.context, "parallel": plan.parallel,
+        "replicas": { "min": args.replicas.min, "max": args.replicas.max },
+        "cpu_millis": args.cpus.map(|cpus| cpus.0), "memory_bytes": args.memory.map(|memory| memory.0),
+        "gpus": args.gpus, "vram_bytes": args.vram.map(|vram| vram.0),
+        "price_max_usd": args.price_max.map(|Prices { input, cached, output }| {
+            json!({ "input": input, "cached": cached, "output": output })
+        }),
+        "region": args.region.as_ref().map(ToString::to_string), "near": args.near.map(|place| place.to_string()),
+        "max_latency_ms": args.max_latency, "shared": args.shared,
+    });
+    let begun = Instant::now();
+    let mut value = customer.call(Method::POST, "/api/v1/models", Some(&body)).await?;
+    if !args.no_wait && args.replicas.min > 0 {
+        value = until_ready(cx, &customer, &plan.name, &text(&value, "/version")).await?;
+        let ready_s = begun.elapsed().as_secs_f64();
+        let first = first_token(&customer, &plan).await?;
+        if let Some(all) = value.as_object_mut() {
+            all.insert("ready_ms".to_owned(), json!(millis(ready_s)));
+            all.insert("first_token_ms".to_owned(), json!(millis(first.as_secs_f64())));
+        }
+        cx.output.result(&value, || deployed_text(&customer, &plan, &value, ready_s, first));
+    } else {
+        cx.output.result(&value, || {
+            format!("{} is deployed; `muster model show {}` tells how it stands", plan.name, plan.name)
+        });
+    }
+    Ok(0)
+}
+
+fn millis(seconds: f64) -> f64 {
+    (seconds * 1e3).round()
+}
+
+fn plan(cx: &Context, args: &ModelDeployArgs) -> Result<Plan, Failure> {
+    let kind = |usual| args.kind.map_or(usual, crate::cli::model::Kind::word);
+    if let Some(file) = file_of(&args.model) {
+        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = args.name.clone().unwrap_or(stem);
+        return Ok(Plan { name, kind: kind("chat"), file, context: args.context, parallel: args.parallel });
+    }
+    let entry = catalog::find(&args.model)?;
+    let file = catalog::weights(cx, &entry)?;
+    Ok(Plan {
+        name: args.name.clone().unwrap_or_else(|| entry.name.clone()),
+        kind: kind(entry.kind.word()),
+        file,
+        context: args.context.or(entry.context),
+        parallel: args.parallel,
+    })
+}
+
+/// Sends what the Gateway lacks of a file; gives its hash and length.
+async fn send_weights(cx: &Context, customer: &Customer, file: &Path) -> Result<(String, u64), Failure> {
+    let (shown, place) = (file.display(), file.to_owned());
+    cx.output.note(&format!("hashing {shown} …"));
+    let hashed = tokio::task::spawn_blocking(move || muster_gateway::hash(&place)).await.code(Code::Internal)?;
+    let (id, bytes) = hashed.because(Code::Config, format!("the weights {shown} cannot be read"))?;
+    let sha256 = id.to_string();
+    let state = customer.call(Method::GET, &format!("/api/v1/weights/{sha256}"), None).await?;
+    let number = |value: &Value| value.pointer("/bytes").and_then(Value::as_u64).unwrap_or(0);
+    let mut at = number(&state);
+    let mut source = File::open(file).because(Code::Config, format!("the weights {shown} cannot be read"))?;
+    let mut told = Instant::now();
+    while at < bytes {
+        source.seek(SeekFrom::Start(at)).because(Code::Io, format!("the weights {shown} cannot be read"))?;
+        let mut part = Vec::new();
+        let most = u64::try_from(WEIGHTS_PART_MAX).unwrap_or(u64::MAX);
+        (&mut source)
+            .take(most)
+            .read_to_end(&mut part)
+            .because(Code::Io, format!("the weights {shown} cannot be read"))?;
+        let sent = customer.put(&format!("/api/v1/weights/{sha256}/{bytes}/{at}"), part).await?;
+        at = number(&sent).max(at.saturating_add(1));
+        if told.elapsed() > Duration::from_secs(1) || at >= bytes {
+            cx.output.note(&format!("sending the weights: {} of {}", Bytes(at), Bytes(bytes)));
+            told = Instant::now();
+        }
+    }
+    Ok((sha256, bytes))
+}
+
+/// Shows each step until a replica of this version answers.
+async fn until_ready(cx: &Context, customer: &Customer, name: &str, version: &str) -> Result<Value, Failure> {
+    let mut told = String::new();
+    let mut all_told = std::collections::BTreeSet::new();
+    let mut until = Instant::now() + CHANGES_WITHIN;
+    loop {
+        let value = customer.call(Method::GET, &path(name, ""), None).await?;
+        let running = value.pointer("/running").and_then(Value::as_array).cloned().unwrap_or_default();
+        if text(&value, "/version") == version && value.pointer("/ready").and_then(Value::as_u64).unwrap_or(0) > 0 {
+            return Ok(value);
+        }
+        let replicas = running.iter().filter(|replica| text(replica, "/state") != "ended");
+        let steps: Vec<String> =
+            replicas.map(|replica| format!("{}: {}", text(replica, "/state"), text(replica, "/why"))).collect();
+        let why = value.pointer("/why").and_then(Value::as_str);
+        let now = match (steps.last(), why) {
+            (Some(step), _) => step.clone(),
+            (None, Some(why)) => format!("trying again: {why}"),
+            (None, None) => "looking for a Container".to_owned(),
+        };
+        if now != told {
+            // What was told before is not told again while it is tried again and again.
+            if all_told.insert(now.clone()) {
+                cx.output.note(&format!("{now} …"));
+            }
+            told = now;
+            until = Instant::now() + CHANGES_WITHIN;
+        }
+        if Instant::now() > until {
+            let why = format!(
+                "the model does not answer yet, and nothing has changed for {} s: {told}; it goes on trying, `muster model show {name}` tells how it stands, `muster model rm {name}` ends it",
+                CHANGES_WITHIN.as_secs()
+            );
+            return Err(Failure::new(Code::Busy, why));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Asks for one token, or one embedding, and says how long that took.
+async fn first_token(customer: &Customer, plan: &Plan) -> Result<Duration, Failure> {
+    let name = &plan.name;
+    let (path, body) = match plan.kind {
+        "embedding" => ("/v1/embeddings", json!({ "model": name, "input": "hello" })),
+        "completion" => ("/v1/completions", json!({ "model": name, "prompt": "hello", "max_tokens": 1 })),
+        _ => {
+            let messages = json!([{ "role": "user", "content": "hello" }]);
+            ("/v1/chat/completions", json!({ "model": name, "messages": messages, "max_tokens": 1 }))
+        }
+    };
+    let begun = Instant::now();
+    customer.call(Method::POST, path, Some(&body)).await?;
+    Ok(begun.elapsed())
+}
+
+fn deployed_text(customer: &Customer, plan: &Plan, value: &Value, ready_s: f64, first: Duration) -> String {
+    let replica = |field: &str| text(value, &format!("/running/0/{field}"));
+    let name = &plan.name;
+    let talk = if plan.kind == "embedding" {
+        format!("muster model embed {name} 'a text'")
+    } else {
+        format!("muster model chat {name} 'hello'")
+    };
+    format!(
+        "{name} answers after {ready_s:.1} s on Container {}, by {}; its first token took {} ms.\n\
+         A million tokens cost $ {} (prompts/remembered/answers). Any OpenAI client can ask it at {}/v1.\n{talk}",
+        replica("container"),
+        replica("engine"),
+        first.as_millis(),
+        price_text(value),
+        customer.url(),
+    )
+}
+
+async fn chat(cx: &Context, args: &ModelChatArgs) -> Result<u8, Failure> {
+    let customer = Customer::find(cx, &args.at).await?;
+    let mut messages: Vec<Value> = Vec::new();
+    messages.extend(args.system.as_ref().map(|system| json!({ "role": "system", "content": system })));
+    if let Some(prompt) = &args.prompt {
+        messages.push(json!({ "role": "user", "content": prompt }));
+        let (_, usage) = answer(cx, &customer, args, &messages).await?;
+        cx.output.note(&usage);
+        return Ok(0);
+    }
+    cx.output.note("Write a line; an empty one, or the end of the input, ends the conversation.");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.because(Code::Io, "standard input cannot be read")?;
+        if line.trim().is_empty() {
+            break;
+        }
+        messages.push(json!({ "role": "user", "content": line }));
+        let (said, usage) = answer(cx, &customer, args, &messages).await?;
+        messages.push(json!({ "role": "assistant", "content": said }));
+        cx.output.note(&usage);
+    }
+    Ok(0)
+}
+
+/// Shows an answer as it comes; gives it, and a line about its count.
+async fn answer(
+    cx: &Context,
+    customer: &Customer,
+    args: &ModelChatArgs,
+    messages: &[Value],
+) -> Result<(String, String), Failure> {
+    let body = json!({
+        "model": args.name, "messages": messages, "temperature": args.temperature, "max_tokens": args.max_tokens,
+        "stream": true, "stream_options": { "include_usage": true },
+    });
+    let begun = Instant::now();
+    let mut first = None;
+    let (mut said, mut usage) = (String::new(), Value::Null);
+    customer
+        .stream("/v1/chat/completions", &body, |event| {
+            if let Some(piece) = event.pointer("/choices/0/delta/content").and_then(Value::as_str) {
+                first.get_or_insert_with(|| begun.elapsed());
+                said.push_str(piece);
+                if !cx.output.is_json() {
+                    cx.output.piece(piece);
+                }
+            }
+            if let Some(new) = event.get("usage").filter(|usage| usage.is_object()) {
+                usage = new.clone();
+            }
+        })
+        .await?;
+    let value = json!({ "content": said, "usage": usage });
+    cx.output.result(&value, || "\n".trim_end().to_owned());
+    if !cx.output.is_json() {
+        cx.output.piece("\n");
+    }
+    let took = begun.elapsed().as_secs_f64();
+    let drawn = usage.pointer("/completion_tokens").and_then(Value::as_u64).unwrap_or(0);
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let rate = drawn as f64 / took.max(0.001);
+    let line = format!(
+        "{} tokens read ({} remembered), {drawn} drawn, {rate:.1} tokens/s, first after {} ms",
+        text(&usage, "/prompt_tokens"),
+        text(&usage, "/prompt_tokens_details/cached_tokens"),
+        first.unwrap_or_default().as_millis(),
+    );
+    Ok((said, line))
+}
+
+async fn embed(cx: &Context, name: &str, texts: Vec<String>, at: &crate::cli::AtGateway) -> Result<u8, Failure> {
+    let texts = if texts.is_empty() {
+        let lines: Result<Vec<String>, _> = std::io::stdin().lock().lines().collect();
+        lines.because(Code::Io, "standard input cannot be read")?
+    } else {
+        texts
+    };
+    let customer = Customer::find(cx, at).await?;
+    let body = json!({ "model": name, "input": texts });
+    let value = customer.call(Method::POST, "/v1/embeddings", Some(&body)).await?;
+    cx.output.result(&value, || {
+        let rows = value.pointer("/data").and_then(Value::as_array).into_iter().flatten();
+        rows.map(|row| row.get("embedding").unwrap_or(&Value::Null).to_string()).collect::<Vec<_>>().join("\n")
+    });
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn names_are_one_part_of_an_address() {
+        assert_eq!(path("tiny", ""), "/api/v1/models/tiny");
+        assert_eq!(path("Qwen/Qwen3 0.6B", "/scale"), "/api/v1/models/Qwen%2FQwen3%200.6B/scale");
+    }
+
+    #[test]
+    fn prices_are_written_as_money() {
+        let one = json!({ "price_usd": { "input": 0.1, "cached": 0.000_004, "output": 12.5 } });
+        assert_eq!(price_text(&one), "0.10/0.000004/12.50");
+        assert_eq!(price_text(&json!({ "price_usd": null })), "-");
+    }
+
+    #[test]
+    fn files_are_hashed_whole() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"abc").unwrap();
+        let (id, bytes) = muster_gateway::hash(file.path()).unwrap();
+        assert_eq!(bytes, 3);
+        assert!(id.to_string().starts_with("ba7816bf8f01cfea"));
+    }
+}

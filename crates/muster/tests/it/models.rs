@@ -1,0 +1,238 @@
+//! Models as a service, with everything real: chain, Indexer, Container, Sandbox, llama.cpp, Gateway.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+
+use crate::network::{Net, code, muster, shown};
+
+/// Folder of the Gateway.
+const GATEWAY: &str = "gateway-0";
+
+struct Api {
+    authority: String,
+    key: String,
+}
+
+impl Api {
+    fn of(net: &Net) -> Self {
+        let key = std::fs::read_to_string(net.role("gateway.key")).unwrap().trim().to_owned();
+        let origin = std::fs::read_to_string(net.role(GATEWAY).join("origin")).unwrap();
+        Self { authority: origin.trim().strip_prefix("http://").unwrap().to_owned(), key }
+    }
+
+    fn begin(&self, method: &str, path: &str, body: &Value) -> TcpStream {
+        self.try_begin(method, path, body).unwrap()
+    }
+
+    fn try_begin(&self, method: &str, path: &str, body: &Value) -> std::io::Result<TcpStream> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.authority,
+            self.key,
+            body.len()
+        );
+        let mut stream = TcpStream::connect(&self.authority)?;
+        stream.write_all(request.as_bytes())?;
+        Ok(stream)
+    }
+
+    /// The status, of a Gateway that may be down.
+    fn status(&self, method: &str, path: &str, body: &Value) -> Option<u16> {
+        let mut answer = String::new();
+        self.try_begin(method, path, body).ok()?.read_to_string(&mut answer).ok()?;
+        answer.split(' ').nth(1)?.parse().ok()
+    }
+
+    fn text(&self, method: &str, path: &str, body: &Value) -> (u16, String) {
+        let mut answer = String::new();
+        self.begin(method, path, body).read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {answer:?}"));
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let (status, body) = self.text(method, path, body);
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
+    /// A streamed answer: its text, and its usage.
+    fn streamed(&self, path: &str, body: &Value) -> (String, Value) {
+        let (status, body) = self.text("POST", path, body);
+        assert_eq!(status, 200, "{body}");
+        let events: Vec<Value> = body
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .filter(|data| *data != "[DONE]")
+            .map(|data| serde_json::from_str(data).unwrap())
+            .collect();
+        let said =
+            events.iter().filter_map(|e| e.pointer("/choices/0/delta/content").and_then(Value::as_str)).collect();
+        let usage = events.iter().rev().find_map(|e| e.get("usage").filter(|usage| usage.is_object()).cloned());
+        (said, usage.unwrap_or_else(|| panic!("no usage: {body}")))
+    }
+}
+
+fn chat(text: &str, more: &Value) -> Value {
+    let mut body = json!({
+        "model": "tiny", "messages": [{ "role": "user", "content": text }], "max_tokens": 16, "seed": 7,
+    });
+    body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+    body
+}
+
+fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} of {value}"))
+}
+
+/// Input, cached and output tokens of all answers so far, as the deployment's replicas show them.
+fn counted(api: &Api) -> (u64, u64, u64) {
+    let (_, state) = api.call("GET", "/api/v1/models/tiny", &Value::Null);
+    let one = |field: &str| number(&state, &format!("/running/0/{field}"));
+    (one("input_tokens"), one("cached_tokens"), one("output_tokens"))
+}
+
+#[test]
+fn a_model_is_deployed_in_one_step_and_paid_to_the_token() {
+    let net = Net::start(1);
+    let deployed = net.run(&["--json", "model", "deploy", "tiny"]);
+    assert_eq!(code(&deployed), 0, "{}\n{}", shown(&deployed), net.logs());
+    let deployed: Value = serde_json::from_slice(&deployed.stdout).unwrap();
+    assert_eq!((deployed["ready"].as_u64(), deployed["name"].as_str()), (Some(1), Some("tiny")), "{deployed}");
+    let api = Api::of(&net);
+    let before = net.wait_for("the first answer to be paid", || {
+        let counts = counted(&api);
+        (counts.2 >= 1).then_some(counts)
+    });
+    // Streamed or not, the same is said and counted.
+    let (status, whole) = api.call("POST", "/v1/chat/completions", &chat("Good morning", &json!({})));
+    assert_eq!(status, 200, "{whole}");
+    let said = whole.pointer("/choices/0/message/content").and_then(Value::as_str).unwrap().to_owned();
+    let stream = json!({ "stream": true, "stream_options": { "include_usage": true } });
+    let (streamed, usage) = api.streamed("/v1/chat/completions", &chat("Good morning", &stream));
+    assert_eq!(streamed, said);
+    for field in ["/prompt_tokens", "/completion_tokens", "/total_tokens"] {
+        assert_eq!(number(&usage, field), number(&whole, &format!("/usage{field}")), "{field}");
+    }
+    // One who hangs up in mid-stream is counted to where he left.
+    let long = chat("Tell me everything", &json!({ "stream": true, "max_tokens": 1500, "ignore_eos": true }));
+    let mut left = api.begin("POST", "/v1/chat/completions", &long);
+    let mut some = [0; 2048];
+    left.read_exact(&mut some).unwrap();
+    drop(left);
+    let (told_in, told_out) = (2 * number(&usage, "/prompt_tokens"), 2 * number(&usage, "/completion_tokens"));
+    let settled = net.wait_for("what was drawn for who hung up", || {
+        let now = counted(&api);
+        (now.0 > before.0 + told_in && now.2 > before.2 + told_out).then_some(now)
+    });
+    assert!(settled.2 < before.2 + told_out + 1500, "it was drawn to the end: {settled:?}");
+    // The end: the ledger agrees to the token.
+    let (_, state) = api.call("GET", "/api/v1/models/tiny", &Value::Null);
+    let lease = state.pointer("/running/0/lease").and_then(Value::as_str).unwrap().to_owned();
+    assert_eq!(code(&net.run(&["model", "rm", "tiny"])), 0);
+    let closed = net.wait_for("the lease to be settled", || {
+        let mut command = muster();
+        command.arg("--dir").arg(net.role(GATEWAY)).args(["--json", "lease", "show", &lease]);
+        let lease: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+        (lease["phase"] == "closed").then_some(lease)
+    });
+    let tokens = &closed["tokens"];
+    let counts = ["/input", "/cached", "/output"].map(|kind| number(tokens, kind));
+    assert_eq!((counts[0], counts[1], counts[2]), settled, "{closed}");
+    let rate = |kind: &str| tokens[kind].as_str().and_then(|rate| rate.parse::<u128>().ok()).unwrap();
+    let part = |count: u64, rate: u128| u128::from(count) * rate / 1_000_000;
+    let cost = part(counts[0] - counts[1], rate("input_rate"))
+        + part(counts[1], rate("cached_rate"))
+        + part(counts[2], rate("output_rate"));
+    assert_eq!(closed["billed"].as_str(), Some(cost.to_string().as_str()), "{closed}");
+    let (status, gone) = api.call("POST", "/v1/chat/completions", &chat("Hello?", &json!({})));
+    assert_eq!(status, 404, "{gone}");
+}
+
+/// The engine's process of the only replica.
+fn engine(net: &Net) -> u32 {
+    net.wait_for("an engine", || {
+        let all = std::fs::read_dir("/proc").ok()?.flatten();
+        let mine = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).filter(|pid| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with("/.muster/engine") && descends(*pid, net.pid("container-0"))
+        });
+        mine.max()
+    })
+}
+
+fn descends(mut pid: u32, from: u32) -> bool {
+    while pid > 1 {
+        if pid == from {
+            return true;
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        pid = parent.unwrap_or(0);
+    }
+    false
+}
+
+fn answers(net: &Net, api: &Api) {
+    net.wait_for("the model to answer", || {
+        let status = api.status("POST", "/v1/chat/completions", &chat("Still there?", &json!({})));
+        (status == Some(200)).then_some(())
+    });
+}
+
+#[test]
+fn a_model_outlives_its_engine_its_container_and_its_gateway() {
+    let net = Net::start(1);
+    let deployed = net.run(&["--json", "model", "deploy", "tiny", "--parallel", "2"]);
+    assert_eq!(code(&deployed), 0, "{}\n{}", shown(&deployed), net.logs());
+    let api = Api::of(&net);
+    let long = chat("Tell me everything", &json!({ "stream": true, "max_tokens": 1900, "ignore_eos": true }));
+    // Whoever is being answered when the engine dies is told so, and the next one is answered.
+    let mut cut = api.begin("POST", "/v1/chat/completions", &long);
+    let mut some = [0; 2048];
+    cut.read_exact(&mut some).unwrap();
+    let first = engine(&net);
+    assert!(std::process::Command::new("kill").args(["-9", &first.to_string()]).status().unwrap().success());
+    let mut rest = String::new();
+    cut.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("\"error\"") && !rest.contains("[DONE]"), "{rest}");
+    answers(&net, &api);
+    assert_ne!(engine(&net), first);
+    for role in ["container-0", GATEWAY] {
+        net.kill(role);
+        answers(&net, &api);
+    }
+    let (_, state) = api.call("GET", "/api/v1/models/tiny", &Value::Null);
+    assert_eq!(number(&state, "/ready"), 1, "{state}");
+}
+
+#[test]
+fn what_cannot_be_deployed_is_said_in_words() {
+    let net = Net::start(1);
+    let refused = |args: &[&str], words: &str| {
+        let mut all = vec!["model", "deploy"];
+        all.extend(args);
+        let output = net.run(&all);
+        assert_ne!(code(&output), 0, "{}", shown(&output));
+        assert!(shown(&output).contains(words), "{words:?} is not in {}", shown(&output));
+    };
+    refused(&["tyni"], "nearest are tiny");
+    refused(&["file:/nowhere.gguf"], "cannot be read");
+    let broken = net.role("broken.gguf");
+    std::fs::write(&broken, b"GGUF but not for long").unwrap();
+    refused(&[&format!("file:{}", broken.display())], "no model that can be served");
+    refused(&["tiny", "--replicas", "3..1"], "replicas 3..1 cannot be");
+    refused(&["tiny", "--name", "a b"], "no name of a model");
+    // Nobody has so much memory: the nearest miss is named.
+    let huge = net.command(&["model", "deploy", "tiny", "--memory", "900T", "--no-wait"]).output().unwrap();
+    assert_eq!(code(&huge), 0, "{}", shown(&huge));
+    let api = Api::of(&net);
+    let why = net.wait_for("why it is not deployed", || {
+        let (_, state) = api.call("GET", "/api/v1/models/tiny", &Value::Null);
+        state["why"].as_str().map(str::to_owned)
+    });
+    assert!(why.contains("memory"), "{why}");
+}
