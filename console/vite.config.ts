@@ -1,8 +1,8 @@
 import { defineConfig } from 'vite';
 
-// Two pages, each built by itself so that the player's first script is one small file: play.html (the player, which the
-// Gateway serves under /s/{id}) and index.html (home). Nothing is inlined, because the Gateway's content security policy
-// allows only files of its own.
+// Three pages: play.html (the player, which the Gateway serves under /s/{id}), index.html (home) and models.html (/models).
+// The player is built by itself, so that its first script is one small file. Nothing is inlined, because the Gateway's
+// content security policy allows only files of its own.
 export default defineConfig(({ mode }) => ({
   base: '/',
   build: {
@@ -13,6 +13,6 @@ export default defineConfig(({ mode }) => ({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     reportCompressedSize: false,
-    rolldownOptions: { input: mode === 'home' ? { home: 'index.html' } : { play: 'play.html' } },
+    rolldownOptions: { input: mode === 'home' ? { home: 'index.html', models: 'models.html' } : { play: 'play.html' } },
   },
 }));

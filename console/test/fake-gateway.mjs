@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { webcrypto } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import path from 'node:path';
+import { fakeModels } from './fake-models.mjs';
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const DIST = path.join(HERE, '..', 'dist');
@@ -21,9 +22,11 @@ export async function startGateway(port = 0) {
   let offers = [];
   let takers = [];
   const answers = new Map();
+  const models = fakeModels();
   let requests = 0;
 
   const gateway = {
+    models,
     reports,
     joins,
     sessions,
@@ -138,6 +141,7 @@ export async function startGateway(port = 0) {
     const body = text === '' ? {} : JSON.parse(text);
     let closed = false;
     response.on('close', () => (closed = true));
+    if (await models.handle(request, response, pathname, body, send)) return undefined;
     if (pathname === '/__container') return file(response, path.join(HERE, 'container.html'), false);
     if (pathname === '/__fake/offers') {
       takers = [response];
@@ -175,6 +179,7 @@ export async function startGateway(port = 0) {
       }
     }
     if (pathname.startsWith('/s/')) return file(response, path.join(DIST, 'play.html'), true);
+    if (pathname === '/models') return file(response, path.join(DIST, 'models.html'), true);
     if (pathname === '/') return file(response, path.join(DIST, 'index.html'), true);
     return file(response, path.join(DIST, path.normalize(pathname)), true);
   });

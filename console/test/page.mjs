@@ -6,6 +6,7 @@ import { mkdir, readFile, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startGateway } from './fake-gateway.mjs';
+import { modelScenes } from './models.mjs';
 
 const SHOTS = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'shots');
 const ARGS = [
@@ -83,6 +84,8 @@ const DESKTOP = { viewport: { width: 1440, height: 900 } };
 const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
 
 const scenes = {
+  ...modelScenes({ gateway, open, check, until, wait, shot, DESKTOP, PHONE }),
+
   async start() {
     const session = gateway.session('start', { path: [['matching', 0]] });
     const { page, context } = await open(DESKTOP, `${gateway.url}/s/start#tok`);

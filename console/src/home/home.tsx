@@ -1,10 +1,10 @@
 import { useCallback, useEffect, useId, useState, type FormEvent, type ReactNode } from 'react';
 import { ApiError, api } from '../player/api';
-import { store, stored } from '../player/store';
 import type { SessionState } from '../player/wire';
 import { amount, duration, sentence } from '../ui/format';
+import { AskKey, useKey } from '../ui/key';
+import { Top } from '../ui/top';
 
-const KEY = 'muster.api-key';
 const REFRESH_MS = 3000;
 
 interface Started extends SessionState {
@@ -13,43 +13,22 @@ interface Started extends SessionState {
 }
 
 export function Home(): ReactNode {
-  const [key, setKey] = useState(() => stored(KEY));
-  const keep = (next: string | null): void => {
-    store(KEY, next);
-    setKey(next);
-  };
+  const [key, keep] = useKey();
   return (
-    <main className="home">
-      <header>
-        <h1>Muster</h1>
-        <p>A GPU cloud that nobody owns. Start a program on somebody’s idle card and use it here, in the browser.</p>
-      </header>
-      {key === null ? <AskKey onKey={keep} /> : <Console apiKey={key} forget={() => keep(null)} />}
-    </main>
-  );
-}
-
-function AskKey({ onKey }: { onKey: (key: string) => void }): ReactNode {
-  const id = useId();
-  const [text, setText] = useState('');
-  const submit = (event: FormEvent): void => {
-    event.preventDefault();
-    if (text.trim() !== '') onKey(text.trim());
-  };
-  return (
-    <section>
-      <h2>Your sessions</h2>
-      <form onSubmit={submit}>
-        <label htmlFor={id}>API key</label>
-        <div className="line">
-          <input id={id} type="password" autoComplete="off" placeholder="mk_…" value={text} onChange={(event) => setText(event.target.value)} />
-          <button type="submit" className="primary">
-            Continue
-          </button>
-        </div>
-        <p className="quiet">The key stays in this tab and is forgotten when you close it. Whoever has a link to a session needs no key.</p>
-      </form>
-    </section>
+    <>
+      <Top here="sessions" />
+      <main className="home">
+        <header>
+          <h1>Muster</h1>
+          <p>A GPU cloud that nobody owns. Start a program on somebody’s idle card and use it here, in the browser.</p>
+        </header>
+        {key === null ? (
+          <AskKey title="Your sessions" hint="Whoever has a link to a session needs no key." onKey={keep} />
+        ) : (
+          <Console apiKey={key} forget={() => keep(null)} />
+        )}
+      </main>
+    </>
   );
 }
 

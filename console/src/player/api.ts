@@ -16,15 +16,15 @@ interface Call {
   signal?: AbortSignal;
 }
 
-/** Calls the Gateway's API. Throws only `ApiError`. */
-export async function api<T>(method: 'GET' | 'POST', path: string, { bearer, body, signal }: Call = {}): Promise<T> {
+/** Calls the Gateway's API, `path` under `/api/v1/` where it does not begin with a slash. Throws only `ApiError`. */
+export async function api<T>(method: 'GET' | 'POST' | 'DELETE', path: string, { bearer, body, signal }: Call = {}): Promise<T> {
   const headers: Record<string, string> = {};
   if (bearer) headers['Authorization'] = `Bearer ${bearer}`;
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   let response: Response;
   let text: string;
   try {
-    response = await fetch(`/api/v1/${path}`, {
+    response = await fetch(path.startsWith('/') ? path : `/api/v1/${path}`, {
       method,
       headers,
       cache: 'no-store',
@@ -42,9 +42,14 @@ export async function api<T>(method: 'GET' | 'POST', path: string, { bearer, bod
     if (response.ok) throw new ApiError('network', 'The Gateway’s answer could not be read.', response.status);
   }
   if (response.ok) return value as T;
+  throw refusal(response, value);
+}
+
+/** What a Gateway says that does not meet a request. */
+export function refusal(response: Response, value: unknown): ApiError {
   const error = (value as { error?: { code?: string; message?: string } } | null)?.error;
   const seconds = Number(response.headers.get('Retry-After') ?? '');
-  throw new ApiError(
+  return new ApiError(
     error?.code ?? `http_${response.status}`,
     error?.message ?? `The Gateway answered with status ${response.status}.`,
     response.status,

@@ -29,3 +29,4 @@ export const Keys = (): ReactNode => <Icon><rect x="2.500" y="6" width="19" heig
 export const Stop = (): ReactNode => <Icon><rect x="6" y="6" width="12" height="12" rx="2" /></Icon>;
 export const Close = (): ReactNode => <Icon><path d="M6 6l12 12M18 6L6 18" /></Icon>;
 export const Pad = (): ReactNode => <Icon><path d="M7 8h10a5 5 0 0 1 4.800 6.300l-.3 1.200a2.300 2.300 0 0 1-4 .9L15.500 14h-7l-2 2.400a2.300 2.300 0 0 1-4-.9l-.3-1.200A5 5 0 0 1 7 8zM8 10v3M6.500 11.500h3M15.500 11.500h.01M17.500 10.500h.01" /></Icon>;
+export const Up = (): ReactNode => <Icon><path d="M12 19V5M6 11l6-6 6 6" /></Icon>;
