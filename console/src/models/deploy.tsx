@@ -54,7 +54,7 @@ export function Deploy({ gateway, deployed }: { gateway: GatewayModels; deployed
                     .filter(Boolean)
                     .join(' · ')}
                 </p>
-                {!entry.deployable && <p className="quiet why">Not from here: {sentence(entry.why)}</p>}
+                {!entry.deployable && <p className="quiet why">Not from here: {entry.why}</p>}
               </div>
               {entry.deployable && chosen !== entry.name && (
                 <button type="button" className="primary" onClick={() => setChosen(entry.name)} aria-label={`Choose ${entry.name}`}>

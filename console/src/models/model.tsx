@@ -96,7 +96,7 @@ function Steps({ progress, deployment }: { progress: Progress; deployment: Deplo
         {progress.steps.map(({ text, atMs, bad }, at) => {
           const now = !ready && at === progress.steps.length - 1;
           return (
-            <li key={at} className={bad ? 'bad' : now ? 'now' : 'past'}>
+            <li key={at} className={bad ? 'bad' : now ? 'now' : text === 'Ready' ? 'end' : 'past'}>
               <span className="when">{seconds(atMs)}</span>
               <span>{text}</span>
             </li>

@@ -1,6 +1,6 @@
 import { useEffect, useMemo, useState, useSyncExternalStore, type ReactNode } from 'react';
 import { ApiError } from '../player/api';
-import { priceWords } from '../pure/money';
+import { priceShort } from '../pure/money';
 import { standingWords } from '../pure/steps';
 import { sentence } from '../ui/format';
 import { AskKey, useKey } from '../ui/key';
@@ -79,7 +79,7 @@ function Shell({ apiKey }: { apiKey: string }): ReactNode {
                 <span className="quiet">
                   {model.kind}
                   {model.owner !== null && ` · of ${model.owner}`}
-                  {model.price !== null && ` · ${priceWords(model.price)}`}
+                  {model.price !== null && ` · ${priceShort(model.price)}`}
                 </span>
               </a>
             </li>
@@ -93,14 +93,11 @@ function Shell({ apiKey }: { apiKey: string }): ReactNode {
           </a>
         )}
         {view === 'model' && chosen !== null && <One key={chosen.name} gateway={gateway} model={chosen} gone={() => go('')} />}
-        {view === 'deploy' && <Deploy gateway={gateway} deployed={(name) => go(name)} />}
-        {view === 'list' && known && (
+        {view === 'deploy' && <Deploy gateway={gateway} deployed={go} />}
+        {view === 'list' && place === '' && gateway.mayDeploy && <Deploy gateway={gateway} deployed={go} />}
+        {view === 'list' && place !== '' && known && (
           <div className="nothing">
-            {place !== '' ? (
-              <p role="alert">There is no model “{place}” here, or it is not yours.</p>
-            ) : (
-              <p className="quiet">Choose a model on the left, or deploy another one.</p>
-            )}
+            <p role="alert">There is no model “{place}” here, or it is not yours.</p>
           </div>
         )}
       </main>

@@ -3,7 +3,8 @@ import { advice } from './advice';
 import { countsOf, pieceOf, speed } from './answer';
 import { likeness, pairs } from './likeness';
 import { inline, markdown } from './markdown';
-import { costMicro, dollars, priceWords } from './money';
+import { costMicro, dollars, priceShort, priceWords } from './money';
+import { bytes, many } from './sizes';
 import { PLACEHOLDER, snippet, type Asked } from './snippets';
 import { SseReader } from './sse';
 import { standingWords, stepNow, withStep, type Standing, type Step } from './steps';
@@ -77,7 +78,15 @@ describe('money', () => {
     expect([0, 1, 410_000, 1_500_000, 123_456_789].map(dollars)).toEqual(['$0.00', '$0.000001', '$0.41', '$1.50', '$123.45']);
     expect(priceWords(price)).toBe('$0.10 in · $0.01 cached · $0.40 out');
     expect(priceWords({ input: 0.000004, cached: 0, output: 12.5 })).toBe('$0.000004 in · $0.00 cached · $12.50 out');
+    expect(priceShort(price)).toBe('$0.10 in, $0.40 out');
     expect(priceWords(null)).toContain('when it runs');
+  });
+});
+
+describe('sizes', () => {
+  it('are written as people read them', () => {
+    expect([0, 1023, 1024, 45_949_216, 397_000_000, 42_500_000_000, 2 ** 60].map(bytes)).toEqual(['0 B', '1023 B', '1 KiB', '43.8 MiB', '379 MiB', '39.6 GiB', '1048576 TiB']);
+    expect([12, 500_000, 22_700_000, 70_600_000_000].map(many)).toEqual(['12', '500 K', '22.7 M', '70.6 B']);
   });
 });
 
@@ -156,6 +165,7 @@ describe('steps of a deployment', () => {
     const seen = [
       nothing,
       at('matching'),
+      at('matching', 'a Container is looked for'),
       at('opening', 'the deposit is paid'),
       at('starting', 'sending the weights: 3.5 of 20 MiB'),
       at('starting', 'sending the weights: 12 of 20 MiB'),
@@ -166,10 +176,10 @@ describe('steps of a deployment', () => {
     for (const [index, standing] of seen.entries()) steps = withStep(steps, standing, index * 100);
     expect(steps.map(({ text, atMs }) => `${atMs} ${text}`)).toEqual([
       '0 Looking for a Container',
-      '200 Opening the lease: the deposit is paid',
-      '300 Starting: sending the weights: 12 of 20 MiB',
-      '500 Starting: loading the model',
-      '600 Ready',
+      '300 Opening the lease: the deposit is paid',
+      '400 Starting: sending the weights: 12 of 20 MiB',
+      '600 Starting: loading the model',
+      '700 Ready',
     ]);
   });
 

@@ -31,3 +31,8 @@ export function priceWords(price: Price | null): string {
   const each = (usd: number): string => dollars(usd * MICRO);
   return `${each(price.input)} in · ${each(price.cached)} cached · ${each(price.output)} out`;
 }
+
+/** The two prices that say most, for where there is little room. */
+export function priceShort(price: Price): string {
+  return `${dollars(price.input * MICRO)} in, ${dollars(price.output * MICRO)} out`;
+}

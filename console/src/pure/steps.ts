@@ -15,6 +15,8 @@ export interface Step {
 }
 
 const STEPS_MAX = 200;
+/** What the Gateway says of a replica for which nothing else is to be said yet. */
+const NOTHING_YET = 'a Container is looked for';
 const WORDS: Readonly<Record<string, string>> = {
   matching: 'Looking for a Container',
   opening: 'Opening the lease',
@@ -42,7 +44,8 @@ export function stepNow({ running, why, ready }: Standing): { text: string; bad:
   const last = running.filter(({ state }) => state !== 'ended').at(-1);
   if (last !== undefined) {
     const words = stateWords(last.state);
-    return { text: last.why === null || last.why === '' ? words : `${words}: ${last.why}`, bad: false };
+    const why = last.why === null || last.why === '' || last.why === NOTHING_YET ? '' : `: ${last.why}`;
+    return { text: words + why, bad: false };
   }
   if (why !== null) return { text: `Trying again: ${why}`, bad: true };
   return { text: 'Looking for a Container', bad: false };
