@@ -31,10 +31,10 @@ fi
 # Beside dist, not in it: what lies there is served.
 stamp=$(find src ./*.html ./*.ts tsconfig.json package.json package-lock.json .npmrc ../scripts/console.sh -type f \
   ! -name '*.test.ts' -print0 | sort -z | xargs -0 sha256sum | sha256sum)
-[[ -s dist/index.html && -s dist/play.html && -f .built && "$(<.built)" == "$stamp" ]] && exit 0
+[[ -s dist/index.html && -s dist/models.html && -s dist/play.html && -f .built && "$(<.built)" == "$stamp" ]] && exit 0
 
 echo "console: building the pages"
 rm -f .built
 npm run --silent build || fail "the pages do not build (see above)"
-[[ -s dist/index.html && -s dist/play.html ]] || fail "the build left no pages in console/dist"
+[[ -s dist/index.html && -s dist/models.html && -s dist/play.html ]] || fail "the build left no pages in console/dist"
 echo "$stamp" >.built

@@ -45,6 +45,8 @@ export function fakeModels() {
     },
     /** A deployment that answers. */
     ready: (name, kind, over = {}) => fake.deploy(name, kind, { ...fake.path.at(-1), ...over }),
+    /** Forgets what was deployed and used. */
+    clear: () => (deployments.clear(), used.clear()),
     usageOf: (model) => used.get(model),
     handle,
   };

@@ -152,7 +152,7 @@ export function Spent({ talk }: { talk: Talk }): ReactNode {
   const number = (value: number): string => value.toLocaleString('en');
   return (
     <p className="spent quiet" title={about ? 'Of an answer that was cut off or is being written, only what was seen is counted here' : undefined}>
-      {number(input)} in{cached > 0 && ` (${number(cached)} cached)`} · {number(output)} out ·{' '}
+      {number(input)} in{cached > 0 && ` (${number(cached)} cached)`} · {talk.kind !== 'embedding' && `${number(output)} out · `}
       <strong>
         {about && 'about '}
         {dollars(micro)}

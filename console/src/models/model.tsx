@@ -22,20 +22,19 @@ export function One({ gateway, model, gone }: { gateway: GatewayModels; model: M
   const progress = gateway.progress.get(model.name);
   const use = { chat: 'Chat', completion: 'Write on', embedding: 'Compare' }[model.kind];
   const replica = deployment?.running.find(({ state }) => state === 'ready') ?? deployment?.running[0];
+  const price = priceWords(model.price, model.kind !== 'embedding');
   const tabs: [Tab, string][] = [['use', use], ['code', 'Code'], ...(deployment === null ? [] : ([['details', 'Details']] as [Tab, string][]))];
   return (
     <div className="one">
       <header>
-        <div>
-          <h2 className="title">
-            {model.name} <State model={model} />
-          </h2>
-          <p className="quiet">
-            {[replica?.container && `Container ${replica.container}`, `${priceWords(model.price)}${model.price === null ? '' : ' for a million tokens'}`, model.context > 0 && `${model.context.toLocaleString('en')} tokens of context`]
-              .filter(Boolean)
-              .join(' · ')}
-          </p>
-        </div>
+        <h2 className="title">
+          {model.name} <State model={model} />
+        </h2>
+        <p className="quiet">
+          {[replica?.container && `Container ${replica.container}`, model.price === null ? `price ${price}` : `${price} for a million tokens`, model.context > 0 && `${model.context.toLocaleString('en')} tokens of context`]
+            .filter(Boolean)
+            .join(' · ')}
+        </p>
         {deployment !== null && (
           <button type="button" className="danger small" onClick={() => setRemoving(true)}>
             Remove
@@ -110,7 +109,7 @@ function Steps({ progress, deployment }: { progress: Progress; deployment: Deplo
             <strong>{deployment.name}</strong> answers after {seconds(progress.readyMs ?? 0)}
             {replica !== undefined && ` on Container ${replica.container ?? '–'}, by ${replica.engine ?? 'its engine'}`}
             {progress.firstMs !== null && `; its first ${deployment.kind === 'embedding' ? 'vector' : 'token'} took ${ms(progress.firstMs)}`}. A million tokens cost{' '}
-            {priceWords(deployment.price_usd)}.
+            {priceWords(deployment.price_usd, deployment.kind !== 'embedding')}.
           </p>
           {progress.trouble !== null && <Trouble error={progress.trouble} />}
           <button type="button" className="small" onClick={() => setClosed(true)}>
@@ -130,7 +129,7 @@ function Details({ gateway, deployment, talk }: { gateway: GatewayModels; deploy
     ['Deployed', `${new Date(deployment.created_s * 1000).toLocaleString()}, version ${deployment.version}`],
     ['Weights', <code key="w" title={deployment.sha256}>{`${deployment.sha256.slice(0, 12)}… (${bytes(deployment.bytes)})`}</code>],
     ['Context', `${deployment.context.toLocaleString('en')} tokens, ${deployment.parallel} requests side by side`],
-    ['Price of a million tokens', priceWords(deployment.price_usd)],
+    ['Price of a million tokens', priceWords(deployment.price_usd, deployment.kind !== 'embedding')],
     ['Who may ask', deployment.shared ? 'every account of this Gateway' : 'your account'],
     ...(month === null
       ? []

@@ -79,7 +79,7 @@ function Shell({ apiKey }: { apiKey: string }): ReactNode {
                 <span className="quiet">
                   {model.kind}
                   {model.owner !== null && ` · of ${model.owner}`}
-                  {model.price !== null && ` · ${priceShort(model.price)}`}
+                  {model.price !== null && ` · ${priceShort(model.price, model.kind !== 'embedding')}`}
                 </span>
               </a>
             </li>

@@ -167,6 +167,7 @@ export class Talk {
   spent(counts: Counts): void {
     const micro = this.price === null ? 0 : costMicro(counts, this.price);
     this.beside = sum(this.beside, { ...counts, micro, about: this.price === null });
+    this.#keep();
     this.#changed();
   }
 

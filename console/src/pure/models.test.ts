@@ -78,8 +78,10 @@ describe('money', () => {
     expect([0, 1, 410_000, 1_500_000, 123_456_789].map(dollars)).toEqual(['$0.00', '$0.000001', '$0.41', '$1.50', '$123.45']);
     expect(priceWords(price)).toBe('$0.10 in · $0.01 cached · $0.40 out');
     expect(priceWords({ input: 0.000004, cached: 0, output: 12.5 })).toBe('$0.000004 in · $0.00 cached · $12.50 out');
+    expect(priceWords(price, false)).toBe('$0.10');
+    expect(priceShort(price, false)).toBe('$0.10');
     expect(priceShort(price)).toBe('$0.10 in, $0.40 out');
-    expect(priceWords(null)).toContain('when it runs');
+    expect(priceWords(null)).toBe('told when it runs');
   });
 });
 
@@ -138,12 +140,12 @@ describe('snippets', () => {
   it('are for Python and JavaScript, with what was set', () => {
     const set = { ...asked, system: 'Be short.', temperature: 0.2, maxTokens: 64 };
     const python = snippet('python', set);
-    expect(python).toContain('OpenAI(base_url="http://127.0.0.1:8600/v1", api_key="YOUR_API_KEY")');
+    expect(python).toContain('OpenAI(\n    base_url="http://127.0.0.1:8600/v1",\n    api_key="YOUR_API_KEY",\n)');
     expect(python).toContain('    messages=[{"role": "system", "content": "Be short."}, {"role": "user", "content": "It\'s \\"so\\"\\n"}],');
     expect(python).toContain('    temperature=0.2,\n    max_tokens=64,\n    stream=True,');
     expect(python).toContain('event.choices[0].delta.content');
     const javascript = snippet('javascript', set);
-    expect(javascript).toContain('new OpenAI({ baseURL: "http://127.0.0.1:8600/v1", apiKey: "YOUR_API_KEY" })');
+    expect(javascript).toContain('new OpenAI({\n  baseURL: "http://127.0.0.1:8600/v1",\n  apiKey: "YOUR_API_KEY",\n})');
     expect(javascript).toContain('  max_tokens: 64,\n  stream: true,');
     expect(javascript).toContain('choices[0]?.delta?.content');
   });

@@ -25,14 +25,14 @@ export function dollars(micro: number): string {
   return `$${whole}.${kept}`;
 }
 
-/** The three prices of a million tokens. */
-export function priceWords(price: Price | null): string {
+/** The three prices of a million tokens; one where the model only reads (embeddings). */
+export function priceWords(price: Price | null, writes = true): string {
   if (price === null) return 'told when it runs';
   const each = (usd: number): string => dollars(usd * MICRO);
-  return `${each(price.input)} in · ${each(price.cached)} cached · ${each(price.output)} out`;
+  return writes ? `${each(price.input)} in · ${each(price.cached)} cached · ${each(price.output)} out` : each(price.input);
 }
 
-/** The two prices that say most, for where there is little room. */
-export function priceShort(price: Price): string {
-  return `${dollars(price.input * MICRO)} in, ${dollars(price.output * MICRO)} out`;
+/** The prices that say most, for where there is little room. */
+export function priceShort(price: Price, writes = true): string {
+  return writes ? `${dollars(price.input * MICRO)} in, ${dollars(price.output * MICRO)} out` : dollars(price.input * MICRO);
 }

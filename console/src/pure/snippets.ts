@@ -34,7 +34,14 @@ function curl(asked: Asked): string {
 }
 
 function python(asked: Asked): string {
-  const client = ['from openai import OpenAI', '', `client = OpenAI(base_url=${quoted(`${asked.origin}/v1`)}, api_key=${quoted(asked.key)})`];
+  const client = [
+    'from openai import OpenAI',
+    '',
+    'client = OpenAI(',
+    `    base_url=${quoted(`${asked.origin}/v1`)},`,
+    `    api_key=${quoted(asked.key)},`,
+    ')',
+  ];
   if (asked.kind === 'embedding') {
     return [
       ...client,
@@ -60,7 +67,10 @@ function javascript(asked: Asked): string {
   const client = [
     `import OpenAI from 'openai';`,
     '',
-    `const client = new OpenAI({ baseURL: ${quoted(`${asked.origin}/v1`)}, apiKey: ${quoted(asked.key)} });`,
+    'const client = new OpenAI({',
+    `  baseURL: ${quoted(`${asked.origin}/v1`)},`,
+    `  apiKey: ${quoted(asked.key)},`,
+    '});',
   ];
   if (asked.kind === 'embedding') {
     return [
