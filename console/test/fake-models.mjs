@@ -5,7 +5,7 @@ const PRICE = { input: 0.1, cached: 0.01, output: 0.4 };
 const MIB = 1 << 20;
 export const KEY = 'mk_test';
 const CATALOG = [
-  { name: 'tiny', about: 'random weights that write nonsense: for trying the machinery, in every form that it has', kind: 'chat', licence: 'Apache-2.0', parameters: 500_000, context: 2048, bytes: 2 * MIB, deployable: true, why: '' },
+  { name: 'tiny', about: 'random weights that write nonsense: for trying the machinery, in every form that it has', kind: 'chat', licence: 'Apache-2.0', parameters: 500_000, context: 2048, bytes: 2 * MIB, recipe: { engine: 'llama.cpp', quantisation: 'F32', cpu_millis: 250 }, deployable: true, why: '' },
   { name: 'minilm', about: 'all-MiniLM-L6-v2: sentences to 384 numbers, near where they mean the like', kind: 'embedding', licence: 'Apache-2.0', parameters: 22_700_000, context: 512, bytes: 45_949_216, deployable: true, why: '' },
   { name: 'qwen3-0.6b', about: 'a small model that thinks first, in a hundred languages', kind: 'chat', licence: 'Apache-2.0', parameters: 600_000_000, context: 4096, bytes: 397_000_000, deployable: true, why: '' },
   { name: 'story', about: 'goes on with texts', kind: 'completion', licence: 'MIT', parameters: 15_000_000, context: 1024, bytes: null, deployable: true, why: '' },
@@ -78,11 +78,16 @@ export function fakeModels() {
       fake.calls.push(['key', body]);
       return ok(201, { name: 'test-tiny-1', key: `mk_${'4f'.repeat(32)}` });
     }
-    const [, escaped, verb] = /^\/api\/v1\/models\/([^/]+)(\/scale)?$/.exec(pathname) ?? [];
+    const [, escaped, verb] = /^\/api\/v1\/models\/([^/]+)(\/scale|\/logs)?$/.exec(pathname) ?? [];
     if (escaped !== undefined) {
       const name = decodeURIComponent(escaped);
       const one = deployments.get(name);
       if (one === undefined) return refuse(404, 'unknown_model', `there is no deployment ${JSON.stringify(name)}`);
+      if (verb === '/logs') {
+        const from = Number(new URL(request.url, 'http://x').searchParams.get('from'));
+        const said = ['a replica is started', 'the model is loaded', 'it answers'];
+        return ok(200, said.map((text, number) => ({ number, at_ms: 1_790_000_000_000 + number * 900, replica: number === 0 ? null : 1, from: number === 1 ? 'engine' : 'gateway', text })).slice(from));
+      }
       fake.calls.push([verb ?? request.method, name, body]);
       if (request.method === 'DELETE') {
         deployments.delete(name);

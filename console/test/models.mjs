@@ -76,7 +76,7 @@ export function modelScenes({ gateway, open, check, until, wait, shot, DESKTOP: 
       check(await says(page, '.title .state', 'ready', 5000), 'it is ready once it is');
       await context.close();
       const wrong = await enter(DESKTOP, '', 'mk_wrong');
-      check(await says(wrong.page, 'aside .trouble', 'not known here', 5000), 'a wrong key is told');
+      check(await says(wrong.page, '.shell > .trouble', 'not known here', 5000), 'a wrong key is told');
       await wrong.page.click('text=Forget the key');
       await wrong.page.waitForSelector('input[type=password]');
       await wrong.context.close();
@@ -248,6 +248,10 @@ export function modelScenes({ gateway, open, check, until, wait, shot, DESKTOP: 
       await page.click('.scale button');
       await until(() => models.calls.at(-1)[0] === '/scale');
       check(JSON.stringify(models.calls.at(-1)) === JSON.stringify(['/scale', 'tiny', { min: 1, max: 3 }]), 'replicas are scaled');
+      await page.click('text=Show what became of it');
+      check(await says(page, '.log', '#1 engine: the model is loaded', 3000), 'the log is shown');
+      await wait(2300);
+      check((await page.textContent('.log')).match(/it answers/g).length === 1, 'and each line once');
       await shot(page, 'desktop-models-details');
       await page.click('.one > header >> text=Remove');
       await page.waitForSelector('dialog[open]');

@@ -50,7 +50,7 @@ export function Deploy({ gateway, deployed }: { gateway: GatewayModels; deployed
                 <h3>{entry.name}</h3>
                 <p>{sentence(entry.about)}</p>
                 <p className="quiet">
-                  {[KINDS[entry.kind], `${many(entry.parameters)} parameters`, entry.bytes === null ? null : bytes(entry.bytes), entry.context === null ? null : `${entry.context.toLocaleString('en')} tokens of context`, entry.licence]
+                  {[KINDS[entry.kind], `${many(entry.parameters)} parameters`, entry.recipe?.quantisation, entry.bytes === null ? null : bytes(entry.bytes), entry.context === null ? null : `${entry.context.toLocaleString('en')} tokens of context`, entry.licence]
                     .filter(Boolean)
                     .join(' · ')}
                 </p>
@@ -83,6 +83,8 @@ function Options({ gateway, entry, deployed, close }: OptionsProps): ReactNode {
   const [min, setMin] = useState('1');
   const [max, setMax] = useState('1');
   const [price, setPrice] = useState('');
+  const [shared, setShared] = useState(false);
+  const [edge, setEdge] = useState(false);
   const [busy, setBusy] = useState(false);
   const [trouble, setTrouble] = useState<unknown>(null);
   const taken = (gateway.deployments ?? []).some((one) => one.name === name.trim());
@@ -93,6 +95,8 @@ function Options({ gateway, entry, deployed, close }: OptionsProps): ReactNode {
     const request: DeployRequest = { catalog: entry.name, name: name.trim(), replicas: { min: Number(min), max: Math.max(Number(min), Number(max)) } };
     // One limit for all three kinds: what is cheaper than that is not turned down.
     if (price.trim() !== '') request.price_max_usd = { input: Number(price), cached: Number(price), output: Number(price) };
+    if (shared) request.shared = true;
+    if (edge) request.edge = true;
     try {
       const one = await gateway.deploy(request);
       deployed(one.name);
@@ -118,6 +122,16 @@ function Options({ gateway, entry, deployed, close }: OptionsProps): ReactNode {
       <div>
         <label htmlFor={`${id}p`}>Price limit, $ per million</label>
         <input id={`${id}p`} type="number" min={0} step="any" placeholder="none" value={price} onChange={(event) => setPrice(event.target.value)} />
+      </div>
+      <div className="whole checks">
+        <label className="check">
+          <input type="checkbox" checked={shared} onChange={(event) => setShared(event.target.checked)} />
+          Other accounts of this Gateway may ask it
+        </label>
+        <label className="check">
+          <input type="checkbox" checked={edge} onChange={(event) => setEdge(event.target.checked)} />
+          Near to here, on a machine without a card
+        </label>
       </div>
       <p className="quiet whole">
         {taken

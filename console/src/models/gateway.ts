@@ -5,7 +5,7 @@ import { countsOf } from '../pure/answer';
 import { withStep, type Step } from '../pure/steps';
 import { tryOut } from './ask';
 import { Talk } from './talk';
-import { pathOf, type CatalogEntry, type Deployment, type Listed, type Model } from './wire';
+import { pathOf, type CatalogEntry, type Deployment, type Listed, type LogLine, type Model } from './wire';
 
 const FAST_MS = 300;
 const SLOW_MS = 2500;
@@ -32,6 +32,8 @@ export interface DeployRequest {
   name: string;
   replicas: { min: number; max: number };
   price_max_usd?: { input: number; cached: number; output: number };
+  shared?: true;
+  edge?: true;
 }
 
 export class GatewayModels {
@@ -123,6 +125,11 @@ export class GatewayModels {
     this.#changed();
   }
 
+  /** What became of a deployment, from a line on. */
+  logs(name: string, from: number): Promise<LogLine[]> {
+    return api('GET', pathOf(name, `/logs?from=${from}`), { bearer: this.bearer });
+  }
+
   /** Makes a key that may ask this model and nothing else. */
   async makeKey(model: string): Promise<string> {
     const { key } = await api<{ key: string }>('POST', 'keys', { bearer: this.bearer, body: { models: [model] } });
@@ -159,7 +166,7 @@ export class GatewayModels {
         this.#changed();
       }
     }
-    const moves = (this.deployments ?? []).some(({ ready, wanted }) => ready < wanted);
+    const moves = (this.deployments ?? []).some(({ ready, updated, wanted }) => (updated ?? ready) < wanted);
     this.#soon(moves && this.trouble === null ? FAST_MS : SLOW_MS);
   }
 
@@ -193,13 +200,14 @@ export class GatewayModels {
     for (const one of deployments) {
       const known = this.progress.get(one.name);
       if (known === undefined && (one.ready > 0 || one.wanted === 0)) continue;
+      const ready = one.updated ?? one.ready;
       const again = known !== undefined && known.readyMs !== null && one.ready === 0;
       if (again && one.wanted === 0) continue;
       const progress = known?.version === one.version && !again ? known : { ...NEW, begun: now, changed: now, version: one.version };
       this.progress.set(one.name, progress);
-      const steps = withStep(progress.steps, one, now - progress.begun);
+      const steps = withStep(progress.steps, { ...one, ready }, now - progress.begun);
       if (steps !== progress.steps) Object.assign(progress, { steps, changed: now });
-      if (one.ready > 0 && progress.readyMs === null) {
+      if (ready > 0 && progress.readyMs === null) {
         progress.readyMs = now - progress.begun;
         if (progress.ours) void this.#tryOut(one, progress);
       }

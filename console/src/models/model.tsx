@@ -9,7 +9,10 @@ import { Code } from './code';
 import { STILL_MS, type GatewayModels, type Progress } from './gateway';
 import { State, Trouble, errorWords, useVersion } from './page';
 import type { Talk } from './talk';
-import type { Deployment, Model } from './wire';
+import type { Deployment, LogLine, Model } from './wire';
+
+const LOG_EVERY_MS = 2000;
+const LINES_MAX = 1000;
 
 type Tab = 'use' | 'code' | 'details';
 
@@ -131,6 +134,7 @@ function Details({ gateway, deployment, talk }: { gateway: GatewayModels; deploy
     ['Context', `${deployment.context.toLocaleString('en')} tokens, ${deployment.parallel} requests side by side`],
     ['Price of a million tokens', priceWords(deployment.price_usd, deployment.kind !== 'embedding')],
     ['Who may ask', deployment.shared ? 'every account of this Gateway' : 'your account'],
+    ...(deployment.edge === true ? ([['Where', 'near to this Gateway, on a machine without a card']] as [string, ReactNode][]) : []),
     ...(month === null
       ? []
       : ([['This key, this month', `${month.requests.toLocaleString('en')} requests, ${month.input.toLocaleString('en')} tokens in (${month.cached.toLocaleString('en')} cached), ${month.output.toLocaleString('en')} out, ${dollars(month.usd_micro)}`]] as [string, ReactNode][])),
@@ -169,7 +173,51 @@ function Details({ gateway, deployment, talk }: { gateway: GatewayModels; deploy
           </li>
         ))}
       </ul>
+      <Log gateway={gateway} name={deployment.name} />
     </div>
+  );
+}
+
+/** What became of a deployment, line by line, for whoever wants to know. */
+function Log({ gateway, name }: { gateway: GatewayModels; name: string }): ReactNode {
+  const [open, setOpen] = useState(false);
+  const [lines, setLines] = useState<readonly LogLine[]>([]);
+  const [trouble, setTrouble] = useState<unknown>(null);
+  const next = (lines.at(-1)?.number ?? -1) + 1;
+  useEffect(() => {
+    if (!open) return undefined;
+    let gone = false;
+    const look = async (): Promise<void> => {
+      try {
+        const more = await gateway.logs(name, next);
+        if (gone) return;
+        setTrouble(null);
+        if (more.length > 0) setLines((known) => [...known, ...more].slice(-LINES_MAX));
+      } catch (error) {
+        if (!gone) setTrouble(error);
+      }
+    };
+    void look();
+    const timer = setInterval(() => void look(), LOG_EVERY_MS);
+    return () => {
+      gone = true;
+      clearInterval(timer);
+    };
+  }, [gateway, name, next, open]);
+  const text = lines.map((line) => `${new Date(line.at_ms).toLocaleTimeString()} ${line.replica === null ? '' : `#${line.replica} `}${line.from}: ${line.text}`).join('\n');
+  return (
+    <>
+      <h3>Log</h3>
+      <button type="button" className="small" aria-expanded={open} onClick={() => setOpen(!open)}>
+        {open ? 'Hide' : 'Show'} what became of it
+      </button>
+      {open && trouble !== null && <Trouble error={trouble} />}
+      {open && trouble === null && (
+        <div className="log" tabIndex={0} role="log" aria-label="Log">
+          {text || 'Nothing yet.'}
+        </div>
+      )}
+    </>
   );
 }
 

@@ -57,6 +57,7 @@ function Shell({ apiKey }: { apiKey: string }): ReactNode {
   }, [chosen]);
   return (
     <div className="shell" data-view={view}>
+      {gateway.trouble !== null && <Trouble error={gateway.trouble} />}
       <aside>
         <div className="aside-head">
           <h1>Models</h1>
@@ -66,7 +67,6 @@ function Shell({ apiKey }: { apiKey: string }): ReactNode {
             </a>
           )}
         </div>
-        {gateway.trouble !== null && <Trouble error={gateway.trouble} />}
         {!known && gateway.trouble === null && <p className="quiet pad">Asking the Gateway…</p>}
         {empty && <p className="quiet pad">None yet. Choose one of the catalogue.</p>}
         {known && !gateway.mayDeploy && <p className="quiet pad">This key may ask models, and not deploy any.</p>}

@@ -12,6 +12,7 @@ export interface CatalogEntry {
   parameters: number;
   context: number | null;
   bytes: number | null;
+  recipe?: { engine: string; quantisation: string };
   /** Whether it can be deployed from here. */
   deployable: boolean;
   /** Why not. */
@@ -38,6 +39,7 @@ export interface Deployment {
   version: number;
   created_s: number;
   shared: boolean;
+  edge?: boolean;
   sha256: string;
   bytes: number;
   context: number;
@@ -45,9 +47,20 @@ export interface Deployment {
   replicas: { min: number; max: number };
   wanted: number;
   ready: number;
+  /** How many of those that answer are of the present version. */
+  updated?: number;
   why: string | null;
   price_usd: Price | null;
   running: Replica[];
+}
+
+/** A line of a deployment's log. */
+export interface LogLine {
+  number: number;
+  at_ms: number;
+  replica: number | null;
+  from: string;
+  text: string;
 }
 
 /** A line of `/v1/models`. */
