@@ -146,10 +146,17 @@ export function modelScenes({ gateway, open, check, until, wait, shot, DESKTOP: 
       await page.click('.models a:has-text("qwen3")');
       await page.waitForSelector('.begin');
       await page.click('.models a:has-text("tiny")');
-      await settled(page);
-      check((await last(page).textContent()).match(/word/g).length === 40, 'an answer goes on while another model is looked at');
+      check(await until(async () => (await last(page).textContent()).match(/word/g)?.length === 40), 'an answer goes on while another model is looked at');
       await page.click('text=New conversation');
       check((await page.locator('.answer').count()) === 0, 'a conversation is begun anew');
+      models.answers.push({ pieces: new Array(400).fill('word '), everyMs: 25 });
+      await say(page, 'Write on');
+      await until(async () => (await last(page).textContent()).includes('word'));
+      await page.click('text=Forget the key');
+      await page.waitForSelector('input[type=password]');
+      check(await until(() => models.asked.at(-1).gone), 'forgetting the key ends what is being written');
+      await wait(300);
+      check((await page.evaluate(() => sessionStorage.length)) === 0, 'and nothing is kept of key and conversations');
       await context.close();
     },
 

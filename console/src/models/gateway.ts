@@ -67,6 +67,8 @@ export class GatewayModels {
       this.#open = false;
       document.removeEventListener('visibilitychange', wake);
       if (this.#timer !== null) clearTimeout(this.#timer);
+      for (const talk of this.#talks.values()) talk.close();
+      this.#talks.clear();
     };
   }
 
@@ -117,7 +119,9 @@ export class GatewayModels {
 
   async remove(name: string): Promise<void> {
     await api('DELETE', pathOf(name), { bearer: this.bearer });
-    this.#talks.get(name)?.clear();
+    const talk = this.#talks.get(name);
+    talk?.clear();
+    talk?.close();
     this.#talks.delete(name);
     this.progress.delete(name);
     this.shared = this.shared.filter(({ id }) => id !== name);

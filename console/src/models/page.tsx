@@ -17,9 +17,12 @@ const DEPLOY = '+';
 export function Models(): ReactNode {
   const [key, keep] = useKey();
   const forget = (): void => {
-    forgetTalks();
     keep(null);
   };
+  // Once the page's parts are gone, and with them what might still be kept.
+  useEffect(() => {
+    if (key === null) forgetTalks();
+  }, [key]);
   return (
     <>
       <Top here="models">
@@ -33,7 +36,15 @@ export function Models(): ReactNode {
         <main className="narrow">
           <h1>Models</h1>
           <p className="lead">Put an open model on somebody’s idle card, talk to it here, and ask it from any OpenAI client. It is paid by the token.</p>
-          <AskKey title="Your models" hint="`muster api-key new` makes one." onKey={keep} />
+          <AskKey
+            title="Your models"
+            hint={
+              <>
+                <code>muster api-key new</code> makes one.
+              </>
+            }
+            onKey={keep}
+          />
         </main>
       ) : (
         <Shell key={key} apiKey={key} />

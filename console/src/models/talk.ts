@@ -65,6 +65,7 @@ export class Talk {
   #listeners = new Set<() => void>();
   #running: AbortController | null = null;
   #next = 1;
+  #closed = false;
 
   constructor(
     readonly model: string,
@@ -95,6 +96,12 @@ export class Talk {
     this.beside = NOTHING;
     this.#keep();
     this.#changed();
+  }
+
+  /** Ends it: what is still being written is neither shown nor kept. */
+  close(): void {
+    this.#closed = true;
+    this.stop();
   }
 
   /** Ends the answer that is being written; the model stops as well. */
@@ -202,7 +209,7 @@ export class Talk {
 
   /** An answer that was cut off has no count of its own: the Gateway's sum has grown by it. */
   async #count(turn: Turn, before: Used | null): Promise<void> {
-    for (let tries = 0; tries < COUNT_TRIES; tries += 1) {
+    for (let tries = 0; tries < COUNT_TRIES && !this.#closed; tries += 1) {
       await this.look();
       const now = this.month;
       if (turn.counts !== null || before === null || now === null || now.requests > before.requests + 1) break;
@@ -255,6 +262,7 @@ export class Talk {
   }
 
   #keep(): void {
+    if (this.#closed) return;
     const turns = this.turns.filter(({ state }) => state !== 'waiting' && state !== 'writing');
     store(PREFIX + this.model, JSON.stringify({ turns, settings: this.settings, beside: this.beside }));
   }

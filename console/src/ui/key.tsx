@@ -14,7 +14,7 @@ export function useKey(): [string | null, (key: string | null) => void] {
 }
 
 /** Asks for an API key. */
-export function AskKey({ title, hint, onKey }: { title: string; hint: string; onKey: (key: string) => void }): ReactNode {
+export function AskKey({ title, hint, onKey }: { title: string; hint: ReactNode; onKey: (key: string) => void }): ReactNode {
   const id = useId();
   const [text, setText] = useState('');
   const submit = (event: FormEvent): void => {
