@@ -70,18 +70,24 @@ try {
 
   await page.click('text=Settings');
   await page.fill('.wishes input >> nth=1', '24');
-  await say('hello');
-  await page.waitForSelector('.answer');
-  await settled();
-  const facts = await last.locator('.facts').textContent();
+  let facts = '';
+  // Random weights may end an answer before it has begun.
+  for (let tries = 0; tries < 10 && !facts.includes('tokens/s'); tries += 1) {
+    await say('hello');
+    await page.waitForSelector('.answer');
+    await settled();
+    facts = await last.locator('.facts').textContent();
+  }
   check(/first token after .* tokens\/s · [\d,]+ in.* out · \$\d/.test(facts), `an answer came with its figures: ${facts}`);
   await shot('live-models-chat');
 
   await page.fill('.wishes input >> nth=1', '1500');
-  await say('go on and on');
-  await until(async () => /about \d+ out/.test(await last.locator('.facts').textContent()));
-  await page.click('button[aria-label="Stop"]');
-  await settled();
+  for (let tries = 0; tries < 20 && !(await last.getAttribute('class')).includes('stopped'); tries += 1) {
+    await say('go on and on');
+    const began = await until(async () => /about [\d,]+ out/.test(await last.locator('.facts').textContent()) || !(await page.isVisible('button[aria-label="Stop"]')));
+    if (began) await page.click('button[aria-label="Stop"]', { timeout: 1000 }).catch(() => console.log('     it had ended already'));
+    await settled();
+  }
   check((await last.getAttribute('class')).includes('stopped'), 'an answer is stopped in its middle');
   check(await until(async () => !(await page.textContent('.spent')).includes('about')), 'its count is learnt');
   const spent = await page.textContent('.spent');
@@ -90,7 +96,8 @@ try {
   const told = spent.replaceAll(',', '').match(/^(\d+) in.* (\d+) out · \$([\d.]+) so far/);
   check(told && Number(told[1]) === input && Number(told[2]) === output, `the page's tokens are the Gateway's, ${input} in and ${output} out: ${spent}`);
   check(told && Math.round(Number(told[3]) * 1e6) === micro, `the page's cost is the Gateway's, ${micro} millionths of a dollar`);
-  check(output < 1500, `after the stop nothing more was drawn: ${output} tokens in all`);
+  const stopped = await last.locator('.facts').textContent();
+  check(Number(stopped.replaceAll(',', '').match(/ (\d+) out/)?.[1]) < 1500, `after the stop nothing more was drawn: ${stopped}`);
   await shot('live-models-stopped');
 
   await page.click('[role=tab]:has-text("Code")');

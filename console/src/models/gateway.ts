@@ -7,7 +7,7 @@ import { tryOut } from './ask';
 import { Talk } from './talk';
 import { pathOf, type CatalogEntry, type Deployment, type Listed, type LogLine, type Model } from './wire';
 
-const FAST_MS = 300;
+const FAST_MS = 200;
 const SLOW_MS = 2500;
 /** Looks without others' models between two with them. */
 const SHARED_EVERY = 8;
