@@ -59,6 +59,9 @@ export function modelScenes({ gateway, open, check, until, wait, shot, DESKTOP: 
       check(JSON.stringify(models.calls.at(-1)) === JSON.stringify(['deploy', { catalog: 'tiny', name: 'tiny', replicas: { min: 1, max: 1 } }]), 'the catalogue’s name is what is sent');
       check(models.asked.at(-1)?.body.max_tokens === 1 && /\$0\.00000\d so far/.test(await page.textContent('.spent')), 'the one token that it took is in the cost');
       await shot(page, 'desktop-models-deployed');
+      await say(page, 'Hello');
+      await settled(page);
+      check((await page.locator('.steps').count()) === 0, 'the steps give their room to the conversation');
       await page.reload();
       await page.waitForSelector('.composer');
       check((await page.locator('.steps').count()) === 0, 'after a reload it is simply there');

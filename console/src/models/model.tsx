@@ -44,7 +44,7 @@ export function One({ gateway, model, gone }: { gateway: GatewayModels; model: M
           </button>
         )}
       </header>
-      {progress !== undefined && deployment !== null && <Steps progress={progress} deployment={deployment} />}
+      {progress !== undefined && deployment !== null && <Steps progress={progress} deployment={deployment} talk={talk} />}
       <div role="tablist" aria-label={model.name} className="tabs" onKeyDown={(event) => arrows(event.key, tabs, tab, setTab)}>
         {tabs.map(([name, words]) => (
           <button key={name} type="button" role="tab" id={`tab-${name}`} aria-controls={`panel-${name}`} aria-selected={tab === name} tabIndex={tab === name ? 0 : -1} onClick={() => setTab(name)}>
@@ -85,9 +85,15 @@ function arrows(key: string, tabs: readonly [Tab, string][], tab: Tab, set: (tab
 }
 
 /** How a deploy goes on, each step as it happens, and what came of it. */
-function Steps({ progress, deployment }: { progress: Progress; deployment: Deployment }): ReactNode {
+function Steps({ progress, deployment, talk }: { progress: Progress; deployment: Deployment; talk: Talk }): ReactNode {
+  useVersion(talk);
   const [closed, setClosed] = useState(false);
   const ready = progress.readyMs !== null;
+  const talks = talk.turns.length > 0;
+  // Who talks to it has seen that it answers, and needs the room.
+  useEffect(() => {
+    if (ready && talks) setClosed(true);
+  }, [ready, talks]);
   if (closed || (ready && !progress.ours)) return null;
   const seconds = (value: number): string => `${(value / 1000).toFixed(1)} s`;
   const replica = deployment.running.find(({ state }) => state === 'ready');

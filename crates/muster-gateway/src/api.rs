@@ -25,7 +25,7 @@ use crate::refusal::{Body, ErrorBody, Refusal};
 use crate::saves::{Returning, SaveFolder};
 use crate::sessions::{IceServer, Pass, Session, TOKEN_TTL, Wanted, now_ms};
 use crate::weights::WEIGHTS_PART_MAX;
-use crate::{Gateway, assets, models_api};
+use crate::{Gateway, assets, keys_api, models_api};
 
 /// Bytes of the longest body.
 pub(crate) const BODY_BYTES_MAX: usize = 128 * 1024;
@@ -69,6 +69,7 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         crate::models_api::remove_deployment,
         crate::models_api::arrived_weights,
         crate::models_api::take_weights,
+        crate::keys_api::make_key,
         crate::openai::list_models,
         crate::openai::get_model,
         crate::openai::chat_completions,
@@ -106,11 +107,13 @@ pub(crate) fn router(gateway: Gateway) -> Router {
             "/weights/{sha256}/{total}/{at}",
             put(models_api::take_weights).layer(DefaultBodyLimit::max(WEIGHTS_PART_MAX)),
         )
+        .route("/keys", post(keys_api::make_key))
         .method_not_allowed_fallback(wrong_method);
     Router::new()
         .nest("/api/v1", api)
         .route("/api/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], openapi()) }))
         .route("/", get(home))
+        .route("/models", get(models))
         .route("/s/{id}", get(player))
         .route("/assets/{name}", get(|Path(name): Path<String>| async move { assets::file(&format!("assets/{name}")) }))
         .fallback(|| async {
@@ -167,7 +170,7 @@ pub fn is_loopback_host(host: &str) -> bool {
     name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
@@ -637,6 +640,10 @@ fn saved(gateway: &Gateway, account: &str, app: &App) -> Result<(Vec<std::path::
 
 async fn home() -> Response {
     assets::page("index.html", "[]")
+}
+
+async fn models() -> Response {
+    assets::page("models.html", "[]")
 }
 
 async fn player(State(gateway): State<Gateway>) -> Response {

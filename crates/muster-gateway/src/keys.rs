@@ -19,6 +19,10 @@ const PREFIX: &str = "mk_";
 const KEYS_MAX: usize = 10_000;
 /// Bytes of the longest name.
 const NAME_LEN_MAX: usize = 64;
+/// Keys that an account may make by its own keys.
+const MADE_MAX: usize = 64;
+/// Letters of an account's name in those of the keys that it made; the rest is drawn.
+const MADE_PREFIX_LEN: usize = 40;
 /// Digits of a key's hash that name it.
 const ID_LEN: usize = 16;
 /// How often the file is looked at while all keys that come are known; for one that is not it is looked at each time.
@@ -54,6 +58,14 @@ pub enum KeyError {
     /// Too many.
     #[error("there are {KEYS_MAX} keys already; revoke some first")]
     Full,
+    /// Too many of one account.
+    #[error("this account has {MADE_MAX} keys for models already; revoke some first with `muster api-key revoke`")]
+    MadeFull,
+    /// A key with limits would make one without.
+    #[error(
+        "the API key {0:?} has limits of its own, and would make a key without them; use `muster api-key new` or a key without limits"
+    )]
+    Limited(String),
 }
 
 /// What a key opens.
@@ -277,6 +289,32 @@ impl KeyStore {
         Ok(key)
     }
 
+    /// Makes a key for models alone, all of them where none is named, of the same account as the key `by`; gives its name,
+    /// and itself, for the only time.
+    ///
+    /// # Errors
+    /// `by` has limits, which the new key would not have; the account has made as many as it may; or as in
+    /// [`KeyStore::create_with`].
+    pub(crate) fn create_by(&self, by: &Key, models: Vec<String>) -> Result<(String, String), KeyError> {
+        let unlimited = KeyTerms { account: by.shown.terms.account.clone(), ..KeyTerms::default() };
+        if by.shown.terms != unlimited {
+            return Err(KeyError::Limited(by.shown.name.clone()));
+        }
+        let account = by.owner();
+        let made =
+            |key: &KeyShown| key.terms.account.as_deref() == Some(account) && key.terms.scopes == [Scope::Models];
+        if self.list().iter().filter(|key| made(key)).count() >= MADE_MAX {
+            return Err(KeyError::MadeFull);
+        }
+        let prefix: String = account.chars().take(MADE_PREFIX_LEN).collect();
+        let drawn: String = secret().chars().take(ID_LEN).collect();
+        let name = format!("{prefix}-{drawn}");
+        let terms =
+            KeyTerms { account: Some(account.to_owned()), scopes: vec![Scope::Models], models, ..KeyTerms::default() };
+        let key = self.create_with(&name, terms)?;
+        Ok((name, key))
+    }
+
     /// Whose key this is, if it is good and opens apps and sessions.
     #[must_use]
     pub fn account(&self, key: &str) -> Option<String> {
@@ -411,5 +449,34 @@ mod tests {
         let before = store.find(&key).unwrap();
         assert!(store.names().contains(&"late".to_owned()));
         assert!(Arc::ptr_eq(&before, &store.find(&key).unwrap()));
+    }
+
+    #[test]
+    fn keys_make_keys_for_models_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = KeyStore::open(&dir.path().join("keys.json")).unwrap();
+        let parent = store.find(&store.create("studio").unwrap()).unwrap();
+        let (name, key) = store.create_by(&parent, vec!["tiny".into()]).unwrap();
+        let child = store.find(&key).unwrap();
+        assert_eq!(
+            (child.owner(), &child.shown.name, &child.shown.terms.models),
+            ("studio", &name, &vec!["tiny".into()])
+        );
+        assert!(child.opens(Scope::Models) && !child.opens(Scope::Sessions));
+        // What has limits makes nothing without them, and what it made counts.
+        assert!(
+            matches!(store.create_by(&child, Vec::new()), Err(KeyError::Limited(name)) if name == child.shown.name)
+        );
+        let poor = KeyTerms { budget_usd_micro: Some(UsdMicro(5)), ..KeyTerms::default() };
+        let poor = store.find(&store.create_with("poor", poor).unwrap()).unwrap();
+        assert!(matches!(store.create_by(&poor, Vec::new()), Err(KeyError::Limited(_))));
+        for _ in 1..MADE_MAX {
+            store.create_by(&parent, Vec::new()).unwrap();
+        }
+        assert!(matches!(store.create_by(&parent, Vec::new()), Err(KeyError::MadeFull)));
+        let other = store.find(&store.create("other").unwrap()).unwrap();
+        store.create_by(&other, Vec::new()).unwrap();
+        assert!(store.revoke(&name).unwrap());
+        store.create_by(&parent, Vec::new()).unwrap();
     }
 }

@@ -11,6 +11,7 @@ mod assets;
 mod content;
 mod deployments;
 mod keys;
+mod keys_api;
 mod limits;
 mod models;
 mod models_api;

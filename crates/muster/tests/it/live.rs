@@ -361,10 +361,15 @@ fn strangers_get_nothing(api: &Api<'_>) {
         ("GET", "/api/v1/models"),
         ("GET", "/api/v1/models/tiny"),
         ("DELETE", "/api/v1/models/tiny"),
+        ("POST", "/api/v1/keys"),
         ("GET", "/api/v1/weights/0000000000000000000000000000000000000000000000000000000000000000"),
         ("PUT", "/api/v1/weights/0000000000000000000000000000000000000000000000000000000000000000/9/0"),
     ] {
-        let body = if path == "/api/v1/sessions" && method == "POST" { start.as_str() } else { "" };
+        let body = match (method, path) {
+            ("POST", "/api/v1/sessions") => start.as_str(),
+            ("POST", "/api/v1/keys") => "{\"models\":[]}",
+            _ => "",
+        };
         let none = api.send(method, path, &[("Content-Type", "application/json")], body);
         assert!(none.refusal(401, "no_key").contains("muster api-key new"), "{method} {path}");
         let wrong = api.with(&format!("mk_{}", "0".repeat(64)), method, path, body);
@@ -451,6 +456,7 @@ fn the_description_is_whole(api: &Api<'_>) {
         ("get", "/api/v1/models/{id}"),
         ("delete", "/api/v1/models/{id}"),
         ("post", "/api/v1/models/{id}/scale"),
+        ("post", "/api/v1/keys"),
         ("get", "/api/v1/weights/{sha256}"),
         ("put", "/api/v1/weights/{sha256}/{total}/{at}"),
         ("get", "/v1/models"),
