@@ -31,6 +31,19 @@ pub(crate) enum ModelCommand {
         #[command(flatten)]
         at: AtGateway,
     },
+    /// Show what became of a deployment: what was done for it, and what its engines said.
+    Logs {
+        /// Its name.
+        name: String,
+        /// Go on until interrupted.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines.
+        #[arg(short = 'n', long, value_name = "LINES")]
+        tail: Option<usize>,
+        #[command(flatten)]
+        at: AtGateway,
+    },
     /// Change how many replicas a deployment has.
     Scale {
         /// Its name.
@@ -46,6 +59,13 @@ pub(crate) enum ModelCommand {
         name: String,
         #[command(flatten)]
         at: AtGateway,
+    },
+    /// Make a GGUF file of an embedding model of the BERT kind.
+    Convert {
+        /// A folder with config.json, vocab.txt and model.safetensors.
+        folder: PathBuf,
+        /// The file to write.
+        file: PathBuf,
     },
     /// Talk to a model: one question, or a conversation when none is given.
     Chat(ModelChatArgs),
@@ -104,6 +124,10 @@ pub(crate) struct ModelDeployArgs {
     /// The greatest round trip from there, in milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) max_latency: Option<u32>,
+    /// On ordinary machines near you: the round trips to a few are measured before the choice, and the best of the near ones
+    /// serves it.
+    #[arg(long, conflicts_with = "gpus")]
+    pub(crate) edge: bool,
     /// Let other accounts of the Gateway ask it.
     #[arg(long)]
     pub(crate) shared: bool,
@@ -112,6 +136,32 @@ pub(crate) struct ModelDeployArgs {
     pub(crate) no_wait: bool,
     #[command(flatten)]
     pub(crate) at: AtGateway,
+}
+
+impl ModelDeployArgs {
+    /// A model of the catalogue, with everything as usual.
+    pub(crate) fn usual(model: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            name: None,
+            kind: None,
+            context: None,
+            parallel: None,
+            replicas: Between { min: 1, max: 1 },
+            cpus: None,
+            memory: None,
+            gpus: None,
+            vram: None,
+            price_max: None,
+            region: None,
+            near: None,
+            max_latency: None,
+            edge: false,
+            shared: false,
+            no_wait: false,
+            at: AtGateway { gateway: None, key_file: None },
+        }
+    }
 }
 
 /// Arguments of `muster model chat`.
