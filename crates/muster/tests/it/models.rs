@@ -295,3 +295,79 @@ fn a_real_embedding_model_at_the_edge_knows_what_is_like() {
     let words = ["version 1 of minilm is wanted on 1 Containers", "replica 1 ready on Container", "llama.cpp"];
     assert!(words.iter().all(|words| shown(&logs).contains(words)), "{}", shown(&logs));
 }
+
+fn shown_state(api: &Api) -> Value {
+    api.call("GET", "/api/v1/models/tiny", &Value::Null).1
+}
+
+/// The Containers of the replicas that answer, of this version.
+fn containers(state: &Value, version: u64) -> Vec<String> {
+    let running = state["running"].as_array().unwrap().iter();
+    let ready = running.filter(|one| one["state"] == "ready" && one["version"] == version);
+    ready.map(|one| one["container"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn replicas_stand_apart_and_give_way_without_cutting_anybody_off() {
+    let net = Net::start(2);
+    let deploy = |more: &[&str]| {
+        let output = net.run(&[&["--json", "model", "deploy", "tiny", "--replicas", "2"], more].concat());
+        assert_eq!(code(&output), 0, "{}\n{}", shown(&output), net.logs());
+    };
+    deploy(&[]);
+    let api = Api::of(&net);
+    let both = |version: u64| {
+        net.wait_for("two replicas on two Containers", || {
+            let there = containers(&shown_state(&api), version);
+            (there.len() == 2 && there[0] != there[1]).then_some(())
+        });
+    };
+    both(1);
+    // Whoever is being answered while the version changes is answered to the end.
+    let stream = json!({ "stream": true, "stream_options": { "include_usage": true }, "ignore_eos": true, "max_tokens": 1900 });
+    let mut long: Vec<TcpStream> =
+        (0..2).map(|_| api.begin("POST", "/v1/chat/completions", &chat("Tell me everything", &stream))).collect();
+    let mut some = [0; 1024];
+    long.iter_mut().for_each(|one| one.read_exact(&mut some).unwrap());
+    deploy(&["--context", "1024"]);
+    both(2);
+    for mut one in long {
+        let mut rest = String::new();
+        one.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("\"completion_tokens\":1900") && rest.contains("[DONE]"), "{rest}");
+    }
+    net.wait_for("the old version to be gone", || {
+        let state = shown_state(&api);
+        let old = state["running"].as_array().unwrap().iter().any(|one| one["version"] == 1);
+        (!old).then_some(())
+    });
+    // A Container that dies takes no answers with it that had not begun, and is replaced.
+    net.kill("container-0");
+    for _ in 0..20 {
+        let (status, value) = api.call("POST", "/v1/chat/completions", &chat("Still there?", &json!({})));
+        assert_eq!(status, 200, "{value}");
+    }
+    net.wait_for("two replicas again", || (number(&shown_state(&api), "/updated") == 2).then_some(()));
+}
+
+#[test]
+fn a_model_that_nobody_asks_costs_nothing_and_comes_back() {
+    let net = Net::start(1);
+    let deployed = net.run(&["--json", "model", "deploy", "tiny", "--replicas", "0..1"]);
+    assert_eq!(code(&deployed), 0, "{}\n{}", shown(&deployed), net.logs());
+    let api = Api::of(&net);
+    let few = json!({ "min": 0, "max": 1, "idle_ms": 500 });
+    let (status, state) = api.call("POST", "/api/v1/models/tiny/scale", &few);
+    assert_eq!(status, 200, "{state}");
+    for _ in 0..2 {
+        // The one who asks waits for the cold start, and is answered.
+        let (status, value) = api.call("POST", "/v1/chat/completions", &chat("Good morning", &json!({})));
+        assert_eq!(status, 200, "{value}\n{}", net.logs());
+        net.wait_for("nothing to run", || {
+            let state = shown_state(&api);
+            state["running"].as_array().unwrap().is_empty().then_some(())
+        });
+    }
+    let logs = shown(&net.run(&["model", "logs", "tiny"]));
+    assert!(logs.contains("replica 2 ready on Container"), "{logs}");
+}
