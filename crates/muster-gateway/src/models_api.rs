@@ -2,8 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes as BodyBytes;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use muster_core::demand::{Demand, Origin, Place, Region, WorkloadKind};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
@@ -430,12 +429,20 @@ pub(crate) async fn get_deployment(
 }
 
 /// Which lines of a log.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct LogQuery {
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it describes; one number is read without it")]
+struct LogQuery {
     /// The number of the first one; all that are kept where none is said.
-    #[serde(default)]
-    from: u64,
+    from: Option<u64>,
+}
+
+/// The number of `from=N`.
+fn log_from(query: Option<&str>) -> Result<u64, Refusal> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(0) };
+    query.strip_prefix("from=").and_then(|number| number.parse().ok()).ok_or_else(|| {
+        Refusal::bad("bad_request", format!("{query:?} says not which lines: write ?from=N with the number of the first one"))
+    })
 }
 
 /// What became of a deployment since this process began, the oldest lines first; the last thousand are kept.
@@ -445,10 +452,10 @@ pub(crate) async fn deployment_logs(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    query: Result<Query<LogQuery>, QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Vec<LogLine>>, Refusal> {
     let account = gateway.account(&headers)?;
-    let Query(LogQuery { from }) = query.map_err(|error| Refusal::bad("bad_request", error.body_text()))?;
+    let from = log_from(query.as_deref())?;
     let record = gateway.inner.deployments.record(&account, &id)?;
     Ok(Json(gateway.inner.deployments.log(&record.id).from(from)))
 }
