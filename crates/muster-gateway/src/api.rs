@@ -62,10 +62,12 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         list_receipts,
         stop_session,
         link_session,
+        crate::models_api::list_catalog,
         crate::models_api::deploy_model,
         crate::models_api::list_deployments,
         crate::models_api::get_deployment,
         crate::models_api::scale_deployment,
+        crate::models_api::deployment_logs,
         crate::models_api::remove_deployment,
         crate::models_api::arrived_weights,
         crate::models_api::take_weights,
@@ -99,8 +101,10 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/sessions/{id}/receipts", post(keep_receipt).get(list_receipts))
         .route("/sessions/{id}/stop", post(stop_session))
         .route("/sessions/{id}/link", post(link_session))
+        .route("/catalog", get(models_api::list_catalog))
         .route("/models", post(models_api::deploy_model).get(models_api::list_deployments))
         .route("/models/{id}", get(models_api::get_deployment).delete(models_api::remove_deployment))
+        .route("/models/{id}/logs", get(models_api::deployment_logs))
         .route("/models/{id}/scale", post(models_api::scale_deployment))
         .route("/weights/{sha256}", get(models_api::arrived_weights))
         .route(

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use muster_client::Renter;
 use muster_client::job::{JobControl, JobReport, JobRequest};
-use muster_client::live::{LiveState, LiveStep};
+use muster_client::live::{Complaints, LiveState, LiveStep};
 use muster_client::model::{self, ModelLine, ModelStanding};
 use muster_client::rental::TopUp;
 use muster_core::demand::Demand;
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::keys::{secret, write_private};
+use crate::logs::Log;
 use crate::models::{Access, Deployment, Models, ModelsError, ReplicaId};
 use crate::weights::Weights;
 
@@ -58,6 +59,9 @@ pub(crate) struct Record {
     pub(crate) scale: Scale,
     /// Whether this Gateway has the weights, and sends them.
     pub(crate) sends_weights: bool,
+    /// Whether it shall be near: round trips are measured before each choice.
+    #[serde(default)]
+    pub(crate) edge: bool,
 }
 
 /// Why something cannot be deployed.
@@ -82,6 +86,8 @@ pub(crate) enum DeployError {
 pub(crate) struct ReplicaState {
     /// `matching`, `opening`, `starting`, `ready`, `draining` or `ended`.
     pub(crate) state: &'static str,
+    /// Of which version of the deployment.
+    pub(crate) version: u64,
     /// What it waits for, or how it ended.
     pub(crate) why: Option<String>,
     pub(crate) lease: Option<String>,
@@ -110,6 +116,8 @@ struct Replica {
     /// Under which name it is among the models; none before it answers.
     listed: Option<ReplicaId>,
     draining: bool,
+    /// What the log says of it last.
+    told: (&'static str, Option<String>),
 }
 
 /// What is shown of a deployment.
@@ -126,6 +134,7 @@ pub(crate) struct View {
 struct Deployed {
     record: watch::Sender<Record>,
     view: watch::Receiver<View>,
+    log: Log,
     stop: CancellationToken,
 }
 
@@ -251,6 +260,11 @@ impl Deployments {
         self.lock().get(id).map(|deployed| deployed.view.borrow().clone()).unwrap_or_default()
     }
 
+    /// What became of a deployment.
+    pub(crate) fn log(&self, id: &str) -> Log {
+        self.lock().get(id).map(|deployed| deployed.log.clone()).unwrap_or_default()
+    }
+
     /// All of an account.
     pub(crate) fn of(&self, account: &str) -> Vec<Record> {
         let all = self.lock();
@@ -290,12 +304,13 @@ impl Deployments {
     fn run(&self, record: Record) -> Deployed {
         let (record, wanted) = watch::channel(record);
         let (shown, view) = watch::channel(View::default());
-        let stop = CancellationToken::new();
+        let (stop, log) = (CancellationToken::new(), Log::default());
         let asked = self.models.calls(&wanted.borrow().model.name).unwrap_or_default();
         let task = Task {
             record: wanted,
             shown,
             stop: stop.clone(),
+            log: log.clone(),
             asked,
             models: self.models.clone(),
             renter: self.renter.clone(),
@@ -309,14 +324,14 @@ impl Deployments {
             info: None,
         };
         self.running.spawn(task.run());
-        Deployed { record, view, stop }
+        Deployed { record, view, log, stop }
     }
 }
 
 fn idle(record: Record) -> Deployed {
     let (record, _) = watch::channel(record);
     let (_, view) = watch::channel(View::default());
-    Deployed { record, view, stop: CancellationToken::new() }
+    Deployed { record, view, log: Log::default(), stop: CancellationToken::new() }
 }
 
 fn listing(record: &Record, abilities: Abilities, price: TokenAsk) -> Deployment {
@@ -328,6 +343,13 @@ fn listing(record: &Record, abilities: Abilities, price: TokenAsk) -> Deployment
         access: if record.shared { Access::Keys } else { Access::Owner },
         created_s: record.created_s,
     }
+}
+
+/// What is wanted, for the log.
+fn wish(record: &Record) -> String {
+    let Scale { min, max, .. } = record.scale;
+    let count = if min == max { min.to_string() } else { format!("{min} to {max}") };
+    format!("version {} of {} is wanted on {count} Containers", record.version, record.model.name)
 }
 
 fn check(record: &Record) -> Result<(), DeployError> {
@@ -342,6 +364,7 @@ struct Task {
     record: watch::Receiver<Record>,
     shown: watch::Sender<View>,
     stop: CancellationToken,
+    log: Log,
     asked: Arc<Notify>,
     models: Models,
     renter: Renter,
@@ -360,6 +383,7 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         let record = self.record.borrow_and_update().clone();
+        self.log.say(None, &wish(&record));
         let mut fleet = Fleet::new(record.scale, record.version, self.renter.now());
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -373,10 +397,12 @@ impl Task {
                     }
                     let record = self.record.borrow_and_update().clone();
                     fleet.change(record.scale, record.version);
+                    self.log.say(None, &wish(&record));
                 }
                 () = self.asked.notified() => fleet.asked(self.renter.now()),
                 _ = look.tick() => {}
             }
+            self.tell_changes();
             self.look_at_replicas(&mut fleet);
             let now = self.renter.now();
             for order in fleet.decide(&self.seen(), now) {
@@ -391,6 +417,21 @@ impl Task {
             self.unlist(&mut replica);
             // How it ended stands in the records of its leases.
             drop(replica.done.await);
+        }
+    }
+
+    /// Writes down what has changed of the replicas.
+    fn tell_changes(&mut self) {
+        for replica in &mut self.replicas {
+            let state = shown(replica);
+            let now = (state.state, state.why);
+            if now == replica.told {
+                continue;
+            }
+            let on = state.container.map(|container| format!(" on Container {container}")).unwrap_or_default();
+            let what = now.1.as_ref().or(state.engine.as_ref()).map(|what| format!(": {what}")).unwrap_or_default();
+            self.log.say(Some(replica.id), &format!("{}{on}{what}", now.0));
+            replica.told = now;
         }
     }
 
@@ -505,6 +546,7 @@ impl Task {
         match order {
             Order::Start => {
                 if let Err(why) = self.start() {
+                    self.log.say(None, &format!("no replica can be started: {why}"));
                     self.why = Some(why);
                     fleet.failed(now);
                 }
@@ -545,8 +587,12 @@ impl Task {
         request.top_up = Some(TopUp { seconds: 0 });
         request.deposit_seconds = Some(1);
         request.busy_patience = BUSY_PATIENCE;
-        let replica = model::start(self.renter.clone(), request).map_err(|error| error.to_string())?;
+        request.nearest = record.edge;
         self.next += 1;
+        let (log, number) = (self.log.clone(), self.next);
+        let complaints: Complaints = Box::new(move || Box::new(log.engine(number)));
+        let replica =
+            model::start(self.renter.clone(), request, Some(complaints)).map_err(|error| error.to_string())?;
         let (state, line, control) = (replica.state(), replica.line(), replica.control());
         let standing = line.standing();
         let done = tokio::spawn(replica.over());
@@ -561,6 +607,7 @@ impl Task {
             done,
             listed: None,
             draining: false,
+            told: ("", None),
         });
         Ok(())
     }
@@ -593,6 +640,7 @@ fn shown(replica: &Replica) -> ReplicaState {
     let TokenCounts { input, cached, output } = state.counted;
     ReplicaState {
         state: step,
+        version: replica.version,
         why,
         lease: state.lease.map(|lease| lease.to_string()),
         container: state.container.map(|container| container.short().to_string()),

@@ -8,11 +8,13 @@
 mod api;
 mod apps;
 mod assets;
+mod catalog;
 mod content;
 mod deployments;
 mod keys;
 mod keys_api;
 mod limits;
+mod logs;
 mod models;
 mod models_api;
 mod openai;
@@ -32,6 +34,7 @@ use muster_client::Renter;
 
 pub use api::{is_loopback_host, openapi};
 pub use apps::{App, AppError, Keyboard, Needs, Pointer, distance, size};
+pub use catalog::{CatalogEntry, CatalogError, ModelSource, Recipe, catalog, in_catalog};
 pub use content::{Content, ContentFile, PART_BYTES_MAX, gather};
 pub use keys::{KeyError, KeyShown, KeyStore, KeyTerms, Scope};
 pub use models::{Access, Deployment, Models, ModelsError, Payee, ReplicaId};

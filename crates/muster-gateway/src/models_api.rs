@@ -2,18 +2,20 @@
 
 use axum::Json;
 use axum::body::Bytes as BodyBytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use muster_core::demand::{Demand, Origin, Place, Region, WorkloadKind};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
 use muster_core::inference::{ModelDemand, ModelKind, ModelSpec, TokenAsk, WeightsId};
 use muster_core::units::{Bytes, UsdMicro};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::Gateway;
 use crate::api::blocking;
+use crate::catalog::{CatalogEntry, CatalogError, ModelSource, catalog, in_catalog};
 use crate::deployments::{DeployError, Record, ReplicaState, View};
+use crate::logs::LogLine;
 use crate::refusal::{Body, ErrorBody, Refusal};
 use crate::sessions::now_ms;
 use crate::weights::WeightsError;
@@ -78,12 +80,15 @@ pub(crate) struct Replicas {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeployModel {
-    /// What requests call it.
-    name: String,
-    /// `chat`, `completion` or `embedding`.
-    #[schema(value_type = String)]
-    kind: ModelKind,
-    weights: WeightsFrom,
+    /// A model of the catalogue, which says all that is not said here.
+    catalog: Option<String>,
+    /// What requests call it; needed where the catalogue names none.
+    name: Option<String>,
+    /// `chat`, `completion` or `embedding`; needed where the catalogue says none.
+    #[schema(value_type = Option<String>)]
+    kind: Option<ModelKind>,
+    /// Needed where no model of the catalogue is named.
+    weights: Option<WeightsFrom>,
     /// Tokens that prompt and answer may have together.
     context: Option<u32>,
     /// Requests that one replica answers side by side.
@@ -108,6 +113,9 @@ pub(crate) struct DeployModel {
     /// Whether other accounts of this Gateway may ask it.
     #[serde(default)]
     shared: bool,
+    /// Whether it shall be near: on an ordinary machine without a card, to which the round trip is the shortest.
+    #[serde(default)]
+    edge: bool,
 }
 
 /// A deployment as it stands.
@@ -119,6 +127,7 @@ pub(crate) struct DeploymentState {
     version: u64,
     created_s: u64,
     shared: bool,
+    edge: bool,
     sha256: String,
     bytes: u64,
     context: u32,
@@ -128,6 +137,8 @@ pub(crate) struct DeploymentState {
     wanted: u16,
     /// How many answer.
     ready: usize,
+    /// How many of those are of the present version.
+    updated: usize,
     /// The last failure, until a replica answers.
     why: Option<String>,
     price_usd: Option<UsdPerMillion>,
@@ -184,18 +195,97 @@ fn dollars(price: &TokenAsk) -> UsdPerMillion {
     UsdPerMillion { input: usd(price.input), cached: usd(price.cached), output: usd(price.output) }
 }
 
+/// Says what the catalogue knows of a model, where nothing else is said. Blocks: weights may have to be made.
+fn from_catalog(gateway: &Gateway, asked: &mut DeployModel) -> Result<(), Refusal> {
+    let Some(name) = &asked.catalog else { return Ok(()) };
+    if asked.weights.is_some() {
+        let why = "a model of the catalogue has its own weights; name either `catalog` or `weights`";
+        return Err(Refusal::bad("bad_model", why));
+    }
+    let entry = in_catalog(name)?;
+    asked.weights = Some(catalog_weights(gateway, &entry)?);
+    asked.name.get_or_insert_with(|| entry.name.clone());
+    asked.kind.get_or_insert(entry.kind);
+    asked.context = asked.context.or(entry.context);
+    asked.cpu_millis = asked.cpu_millis.or(entry.recipe.cpu_millis);
+    Ok(())
+}
+
+/// Why a model of the catalogue cannot be deployed from here, if it cannot.
+fn lacks(gateway: &Gateway, entry: &CatalogEntry) -> Option<String> {
+    let here = |id: &String| id.parse().is_ok_and(|id: WeightsId| gateway.inner.weights.path(id).is_some());
+    match entry.source {
+        ModelSource::Made => None,
+        ModelSource::Converted if entry.sha256.as_ref().is_some_and(here) => None,
+        ModelSource::Converted => Some(format!(
+            "this Gateway does not have the weights of {}; `muster model deploy {0}` where the file is brings them",
+            entry.name
+        )),
+    }
+}
+
+fn catalog_weights(gateway: &Gateway, entry: &CatalogEntry) -> Result<WeightsFrom, Refusal> {
+    if let Some(why) = lacks(gateway, entry) {
+        return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
+    }
+    let known = entry.sha256.as_ref().and_then(|hash| hash.parse().ok());
+    let (id, bytes) = match known.map(|id| (id, gateway.inner.weights.arrived(id))) {
+        Some((id, (bytes, true))) => (id, bytes),
+        _ => gateway.inner.weights.make(muster_engine::tiny::write)?,
+    };
+    Ok(WeightsFrom { sha256: id.to_string(), bytes, sources: Vec::new() })
+}
+
+impl From<CatalogError> for Refusal {
+    fn from(error: CatalogError) -> Self {
+        let (status, code) = match &error {
+            CatalogError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
+            CatalogError::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+/// A model of the catalogue, as this Gateway can deploy it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CatalogModel {
+    #[serde(flatten)]
+    entry: CatalogEntry,
+    /// Whether it can be deployed by its name alone.
+    deployable: bool,
+    /// Why not; else empty.
+    why: String,
+}
+
+/// The models that can be deployed by name.
+#[utoipa::path(get, path = "/api/v1/catalog", responses((status = 200, body = Vec<CatalogModel>)))]
+pub(crate) async fn list_catalog(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<CatalogModel>>, Refusal> {
+    gateway.account(&headers)?;
+    let shown = |entry: CatalogEntry| {
+        let why = lacks(&gateway, &entry);
+        CatalogModel { entry, deployable: why.is_none(), why: why.unwrap_or_default() }
+    };
+    Ok(Json(catalog()?.into_iter().map(shown).collect()))
+}
+
 /// What a deployment is, in the network's terms.
-fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Record, Refusal> {
+fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
     let wrong = |why: String| Refusal::bad("bad_model", why);
+    let needed = |field: &str| wrong(format!("`{field}` is missing: name a model of the catalogue, or say it"));
+    let from = asked.weights.ok_or_else(|| needed("weights"))?;
+    let sends_weights = from.sources.is_empty();
     let weights: WeightsId =
-        asked.weights.sha256.parse().map_err(|e: muster_core::inference::ModelError| wrong(e.to_string()))?;
-    let bytes = Bytes(asked.weights.bytes);
+        from.sha256.parse().map_err(|e: muster_core::inference::ModelError| wrong(e.to_string()))?;
+    let bytes = Bytes(from.bytes);
     let model = ModelSpec {
-        name: asked.name,
-        kind: asked.kind,
+        name: asked.name.ok_or_else(|| needed("name"))?,
+        kind: asked.kind.ok_or_else(|| needed("kind"))?,
         weights,
         bytes,
-        sources: asked.weights.sources,
+        sources: from.sources,
         context: asked.context.unwrap_or(CONTEXT),
         parallel: asked.parallel.unwrap_or(PARALLEL),
     };
@@ -216,6 +306,9 @@ fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Re
     let word = |e: muster_core::demand::DemandError| wrong(e.to_string());
     let place: Option<Place> = asked.near.as_deref().map(str::parse).transpose().map_err(word)?;
     let region: Option<Region> = asked.region.as_deref().map(str::parse).transpose().map_err(word)?;
+    if asked.edge && asked.gpus.unwrap_or(0) > 0 {
+        return Err(wrong("`edge` is for machines without a card; leave out either it or `gpus`".to_owned()));
+    }
     let demand = Demand {
         kind: WorkloadKind::Model,
         cpu_millis: asked.cpu_millis.unwrap_or(1_000),
@@ -249,6 +342,7 @@ fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Re
         demand,
         scale,
         sends_weights,
+        edge: asked.edge,
     })
 }
 
@@ -264,6 +358,7 @@ fn scale(replicas: Replicas) -> Scale {
 
 fn state(record: &Record, view: View) -> DeploymentState {
     let Scale { min, max, queue_ms, idle_ms } = record.scale;
+    let ready = || view.replicas.iter().filter(|replica| replica.state == "ready");
     DeploymentState {
         id: record.id.clone(),
         name: record.model.name.clone(),
@@ -271,13 +366,15 @@ fn state(record: &Record, view: View) -> DeploymentState {
         version: record.version,
         created_s: record.created_s,
         shared: record.shared,
+        edge: record.edge,
         sha256: record.model.weights.to_string(),
         bytes: record.model.bytes.0,
         context: view.info.as_ref().map_or(record.model.context, |info| info.context),
         parallel: record.model.parallel,
         replicas: Replicas { min, max, queue_ms: Some(queue_ms), idle_ms: Some(idle_ms) },
         wanted: view.wanted,
-        ready: view.replicas.iter().filter(|replica| replica.state == "ready").count(),
+        ready: ready().count(),
+        updated: ready().filter(|replica| replica.version == record.version).count(),
         why: view.why,
         price_usd: view.price.as_ref().map(dollars),
         running: view.replicas,
@@ -293,14 +390,17 @@ pub(crate) async fn deploy_model(
     Body(asked): Body<DeployModel>,
 ) -> Result<(StatusCode, Json<DeploymentState>), Refusal> {
     let account = gateway.account(&headers)?;
-    let sends = asked.weights.sources.is_empty();
-    let record = record(account, asked, sends)?;
-    if sends && gateway.inner.weights.path(record.model.weights).is_none() {
-        let why = "this Gateway does not have the weights, and no place is named where Containers can get them; send them first";
-        return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
-    }
-    let deployed = blocking(move || gateway.inner.deployments.deploy(record).map(|record| (gateway, record))).await?;
-    let (gateway, record) = deployed;
+    let deployed = blocking(move || {
+        let mut asked = asked;
+        from_catalog(&gateway, &mut asked)?;
+        let record = record(account, asked)?;
+        if record.sends_weights && gateway.inner.weights.path(record.model.weights).is_none() {
+            let why = "this Gateway does not have the weights, and no place is named where Containers can get them; send them first";
+            return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
+        }
+        Ok((gateway.inner.deployments.deploy(record)?, gateway))
+    });
+    let (record, gateway) = deployed.await?;
     let view = gateway.inner.deployments.view(&record.id);
     Ok((StatusCode::CREATED, Json(state(&record, view))))
 }
@@ -326,6 +426,38 @@ pub(crate) async fn get_deployment(
     let account = gateway.account(&headers)?;
     let record = gateway.inner.deployments.record(&account, &id)?;
     Ok(Json(state(&record, gateway.inner.deployments.view(&record.id))))
+}
+
+/// Which lines of a log.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it describes; one number is read without it")]
+struct LogQuery {
+    /// The number of the first one; all that are kept where none is said.
+    from: Option<u64>,
+}
+
+/// The number of `from=N`.
+fn log_from(query: Option<&str>) -> Result<u64, Refusal> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(0) };
+    query.strip_prefix("from=").and_then(|number| number.parse().ok()).ok_or_else(|| {
+        Refusal::bad("bad_request", format!("{query:?} says not which lines: write ?from=N with the number of the first one"))
+    })
+}
+
+/// What became of a deployment since this process began, the oldest lines first; the last thousand are kept.
+#[utoipa::path(get, path = "/api/v1/models/{id}/logs", params(LogQuery),
+    responses((status = 200, body = Vec<LogLine>), (status = 404, body = ErrorBody)))]
+pub(crate) async fn deployment_logs(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Vec<LogLine>>, Refusal> {
+    let account = gateway.account(&headers)?;
+    let from = log_from(query.as_deref())?;
+    let record = gateway.inner.deployments.record(&account, &id)?;
+    Ok(Json(gateway.inner.deployments.log(&record.id).from(from)))
 }
 
 /// Changes how many replicas there are.

@@ -123,9 +123,37 @@ impl Weights {
             fs::remove_file(&place).map_err(failed("remove", &place))?;
             return Err(error);
         }
-        fs::rename(&place, folder.join("weights")).map_err(failed("name", &place))?;
-        File::open(&folder).and_then(|dir| dir.sync_all()).map_err(failed("write", &folder))?;
+        self.keep(&place, id)?;
         Ok((total, true))
+    }
+
+    /// Moves a whole file to its place.
+    fn keep(&self, place: &Path, id: WeightsId) -> Result<(), WeightsError> {
+        let folder = self.folder(id);
+        fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+        fs::rename(place, folder.join("weights")).map_err(failed("name", place))?;
+        File::open(&folder).and_then(|dir| dir.sync_all()).map_err(failed("write", &folder))
+    }
+
+    /// Keeps weights that this program makes, and says which they are. Blocks.
+    pub(crate) fn make(
+        &self,
+        make: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(WeightsId, u64), WeightsError> {
+        fs::create_dir_all(&*self.dir).map_err(failed("make", &self.dir))?;
+        let fresh = self.dir.join(format!("made-{:016x}", rand::random::<u64>()));
+        let made = make(&fresh).map_err(failed("write", &fresh));
+        let kept = made.and_then(|()| hash(&fresh).map_err(failed("read", &fresh))).and_then(|(id, bytes)| {
+            self.keep(&fresh, id)?;
+            Ok((id, bytes))
+        });
+        if kept.is_err()
+            && let Err(error) = fs::remove_file(&fresh)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %fresh.display(), "a file that is not whole stays");
+        }
+        kept
     }
 }
 

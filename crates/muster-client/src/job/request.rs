@@ -54,6 +54,8 @@ pub struct JobRequest {
     pub stdin: bool,
     /// Whether standard output and error are read and kept.
     pub keep_logs: bool,
+    /// Whether the round trips to a few that fit are measured before the choice. A live session always does.
+    pub nearest: bool,
     /// How long to wait for a free Container while nothing of this job runs.
     pub busy_patience: Duration,
     /// Let go as soon as it runs: the agent goes on.
@@ -81,6 +83,7 @@ impl JobRequest {
             top_up: None,
             stdin: false,
             keep_logs: true,
+            nearest: false,
             busy_patience: Duration::from_secs(60),
             detach: false,
             session: None,
@@ -92,6 +95,7 @@ impl JobRequest {
     #[must_use]
     pub fn with_session(mut self, session: SessionSpec) -> Self {
         self.demand.kind = WorkloadKind::Session;
+        self.nearest = true;
         self.session = Some(session);
         self
     }

@@ -299,6 +299,7 @@ impl Task {
             renter: &self.job.renter,
             deposit_seconds: request.deposit_seconds.unwrap_or(demand.time_limit_s),
             demand,
+            nearest: request.nearest,
             patience: request.busy_patience,
             stop: &self.job.control.stop,
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use muster_core::demand::{Demand, WorkloadKind};
+use muster_core::demand::Demand;
 use muster_core::protocol::{MatchFailed, MatchFailure, Matched};
 use muster_core::units::TokenAmount;
 use tokio::sync::{Mutex, Notify};
@@ -53,6 +53,8 @@ impl Drop for Alive {
 pub(super) struct Wanted<'a> {
     pub(super) renter: &'a Renter,
     pub(super) demand: Demand,
+    /// Whether round trips are measured before the choice.
+    pub(super) nearest: bool,
     pub(super) deposit_seconds: u64,
     pub(super) patience: Duration,
     pub(super) stop: &'a CancellationToken,
@@ -146,10 +148,11 @@ impl Slots {
         Ok((matched, key, Alive(Arc::clone(&self.shared))))
     }
 }
-/// Seeks a Container; for a live session among those that are near, by what is measured to each before the choice.
+
+/// Seeks a Container; where that is wanted, among those that are near, by what is measured to each before the choice.
 async fn find_near(wanted: &Wanted<'_>, key: &SessionKey) -> Result<Matched, SeekError> {
     let mut demand = wanted.demand.clone();
-    if demand.kind == WorkloadKind::Session && demand.only.is_empty() {
+    if wanted.nearest && demand.only.is_empty() {
         let measured = measure(wanted.renter, &demand).await;
         if measured.reached.is_empty()
             && measured.candidates > 0

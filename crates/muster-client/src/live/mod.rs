@@ -16,6 +16,7 @@ use muster_core::protocol::{DeliveryNoted, DeliveryReport};
 use muster_core::units::{TimeMs, TokenAmount};
 use muster_net::StreamKind;
 use muster_wire::message::delivery_bytes;
+use tokio::io::AsyncWrite;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -147,7 +148,7 @@ pub fn start(renter: Renter, request: JobRequest) -> Result<Live, JobError> {
     if request.session.is_none() || request.array.is_some() {
         return Err(JobError::Request("a live session is one task with a session to stream".to_owned()));
     }
-    let Driven { name, state, teller, line, control, done } = drive(renter, request)?;
+    let Driven { name, state, teller, line, control, done } = drive(renter, request, None)?;
     let (line, carrier) = line::Carrier::new(line);
     let carrying = tokio::spawn(carrier.run());
     if let Some(news) = line.news() {
@@ -176,12 +177,15 @@ pub(crate) struct Driven {
     pub(crate) done: JoinHandle<JobReport>,
 }
 
+/// Where complaints of a job go, beside its records: each try begins a line of its own.
+pub type Complaints = Box<dyn Fn() -> Box<dyn AsyncWrite + Send + Unpin> + Send + Sync>;
+
 /// Runs a job of one task in the background.
-pub(crate) fn drive(renter: Renter, request: JobRequest) -> Result<Driven, JobError> {
+pub(crate) fn drive(renter: Renter, request: JobRequest, complaints: Option<Complaints>) -> Result<Driven, JobError> {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (shown, line) = watch::channel(None);
-    let silent = Box::new(|_, _| Stdio::default());
-    let job = Job::new(renter.clone(), request, silent, events)?.with_shown_line(shown);
+    let streams = move |_, _| Stdio { err: complaints.as_ref().map(|open| open()), ..Stdio::default() };
+    let job = Job::new(renter.clone(), request, Box::new(streams), events)?.with_shown_line(shown);
     let (teller, state) = watch::channel(LiveState::default());
     let (name, control) = (job.name().to_owned(), job.control());
     let teller = Arc::new(teller);

@@ -31,6 +31,19 @@ pub(crate) enum ModelCommand {
         #[command(flatten)]
         at: AtGateway,
     },
+    /// Show what became of a deployment: what was done for it, and what its engines said.
+    Logs {
+        /// Its name.
+        name: String,
+        /// Go on until interrupted.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines.
+        #[arg(short = 'n', long, value_name = "LINES")]
+        tail: Option<usize>,
+        #[command(flatten)]
+        at: AtGateway,
+    },
     /// Change how many replicas a deployment has.
     Scale {
         /// Its name.
@@ -46,6 +59,13 @@ pub(crate) enum ModelCommand {
         name: String,
         #[command(flatten)]
         at: AtGateway,
+    },
+    /// Make a GGUF file of an embedding model of the BERT kind.
+    Convert {
+        /// A folder with config.json, vocab.txt and model.safetensors.
+        folder: PathBuf,
+        /// The file to write.
+        file: PathBuf,
     },
     /// Talk to a model: one question, or a conversation when none is given.
     Chat(ModelChatArgs),
@@ -104,6 +124,10 @@ pub(crate) struct ModelDeployArgs {
     /// The greatest round trip from there, in milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) max_latency: Option<u32>,
+    /// On ordinary machines near you: the round trips to a few are measured before the choice, and the best of the near ones
+    /// serves it.
+    #[arg(long, conflicts_with = "gpus")]
+    pub(crate) edge: bool,
     /// Let other accounts of the Gateway ask it.
     #[arg(long)]
     pub(crate) shared: bool,
@@ -112,6 +136,32 @@ pub(crate) struct ModelDeployArgs {
     pub(crate) no_wait: bool,
     #[command(flatten)]
     pub(crate) at: AtGateway,
+}
+
+impl ModelDeployArgs {
+    /// A model of the catalogue, with everything as usual.
+    pub(crate) fn usual(model: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            name: None,
+            kind: None,
+            context: None,
+            parallel: None,
+            replicas: Between { min: 1, max: 1 },
+            cpus: None,
+            memory: None,
+            gpus: None,
+            vram: None,
+            price_max: None,
+            region: None,
+            near: None,
+            max_latency: None,
+            edge: false,
+            shared: false,
+            no_wait: false,
+            at: AtGateway { gateway: None, key_file: None },
+        }
+    }
 }
 
 /// Arguments of `muster model chat`.
@@ -132,6 +182,32 @@ pub(crate) struct ModelChatArgs {
     pub(crate) max_tokens: Option<u32>,
     #[command(flatten)]
     pub(crate) at: AtGateway,
+}
+
+/// Arguments of `muster bench model`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BenchModelArgs {
+    /// A GGUF file of a model that goes on with texts [default: one of 26 million random weights].
+    #[arg(long)]
+    pub(crate) file: Option<PathBuf>,
+    /// Tokens of each prompt.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) prompt: u32,
+    /// Tokens of each answer.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) drawn: u32,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads: u32,
+    /// Rounds; the best one counts.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: u32,
+    /// Deployments on a network of its own.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) deploys: u32,
+    /// The program llama-bench, to be measured beside (scripts/llama-bench.sh makes one).
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) llama_bench: Option<PathBuf>,
 }
 
 /// What a model is for.

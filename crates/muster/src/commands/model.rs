@@ -1,17 +1,19 @@
 //! `muster model`: deploy open models, look after them, talk to them.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use muster_core::inference::ModelKind;
 use muster_core::units::Bytes;
 use muster_gateway::WEIGHTS_PART_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::live::{Customer, text};
+use super::live::{Customer, KEY_FILE, text};
 use crate::cli::model::{Between, ModelChatArgs, ModelCommand, ModelDeployArgs, Prices, file_of};
 use crate::failure::{Because, Code, Failure};
 use crate::output::table;
@@ -20,7 +22,12 @@ mod catalog;
 
 /// For as long as something changes, a deployment is waited for; without any change so long.
 const CHANGES_WITHIN: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often new lines of a log are asked for.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+/// The models that `muster up` deploys.
+const FIRST_CHAT: &str = "tiny";
+const FIRST_EMBEDDING: &str = "minilm";
 
 /// `muster model`.
 pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failure> {
@@ -47,6 +54,8 @@ pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failu
                 format!("{name} ends: what its answers counted is paid, the rest of the deposits comes back")
             });
         }
+        ModelCommand::Logs { name, follow, tail, at } => logs(cx, &name, follow, tail, &at).await?,
+        ModelCommand::Convert { folder, file } => convert(cx, &folder, &file)?,
         ModelCommand::Chat(args) => return chat(cx, &args).await,
         ModelCommand::Embed { name, texts, at } => return embed(cx, &name, texts, &at).await,
     }
@@ -106,41 +115,162 @@ struct Plan {
     file: PathBuf,
     context: Option<u32>,
     parallel: Option<u16>,
+    cpu_millis: Option<u32>,
 }
 
 async fn deploy(cx: &Context, args: ModelDeployArgs) -> Result<u8, Failure> {
     let plan = plan(cx, &args)?;
     let customer = Customer::find(cx, &args.at).await?;
-    let (sha256, bytes) = send_weights(cx, &customer, &plan.file).await?;
+    let begun = Instant::now();
+    let mut value = place(cx, &customer, &plan, &args).await?;
+    if args.no_wait || args.replicas.min == 0 {
+        cx.output.result(&value, || {
+            format!("{} is deployed; `muster model show {}` tells how it stands", plan.name, plan.name)
+        });
+        return Ok(0);
+    }
+    value = until_ready(cx, &customer, &plan.name, &text(&value, "/version")).await?;
+    let ready_s = begun.elapsed().as_secs_f64();
+    let first = first_token(&customer, &plan).await?;
+    if let Some(all) = value.as_object_mut() {
+        all.insert("ready_ms".to_owned(), json!(millis(ready_s)));
+        all.insert("first_token_ms".to_owned(), json!(millis(first.as_secs_f64())));
+    }
+    cx.output.result(&value, || deployed_text(&customer, &plan, &value, ready_s, first));
+    Ok(0)
+}
+
+/// Sends what the Gateway lacks, and tells it what to deploy.
+async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeployArgs) -> Result<Value, Failure> {
+    let (sha256, bytes) = send_weights(cx, customer, &plan.file).await?;
     let body = json!({
         "name": plan.name, "kind": plan.kind, "weights": { "sha256": sha256, "bytes": bytes },
         "context": plan.context, "parallel": plan.parallel,
         "replicas": { "min": args.replicas.min, "max": args.replicas.max },
-        "cpu_millis": args.cpus.map(|cpus| cpus.0), "memory_bytes": args.memory.map(|memory| memory.0),
+        "cpu_millis": plan.cpu_millis, "memory_bytes": args.memory.map(|memory| memory.0),
         "gpus": args.gpus, "vram_bytes": args.vram.map(|vram| vram.0),
         "price_max_usd": args.price_max.map(|Prices { input, cached, output }| {
             json!({ "input": input, "cached": cached, "output": output })
         }),
         "region": args.region.as_ref().map(ToString::to_string), "near": args.near.map(|place| place.to_string()),
-        "max_latency_ms": args.max_latency, "shared": args.shared,
+        "max_latency_ms": args.max_latency, "shared": args.shared, "edge": args.edge,
     });
-    let begun = Instant::now();
-    let mut value = customer.call(Method::POST, "/api/v1/models", Some(&body)).await?;
-    if !args.no_wait && args.replicas.min > 0 {
-        value = until_ready(cx, &customer, &plan.name, &text(&value, "/version")).await?;
-        let ready_s = begun.elapsed().as_secs_f64();
-        let first = first_token(&customer, &plan).await?;
-        if let Some(all) = value.as_object_mut() {
-            all.insert("ready_ms".to_owned(), json!(millis(ready_s)));
-            all.insert("first_token_ms".to_owned(), json!(millis(first.as_secs_f64())));
+    customer.call(Method::POST, "/api/v1/models", Some(&body)).await
+}
+
+/// Deploys the models of the first start, and says how to talk to those that are there. What goes wrong is told and harms
+/// nothing.
+pub(super) async fn first(cx: &Context, deploys: bool) -> Result<String, Failure> {
+    let customer = Customer::find(cx, &ModelDeployArgs::usual(FIRST_CHAT).at).await?;
+    let mut text = String::new();
+    if deploys {
+        for name in [FIRST_CHAT, FIRST_EMBEDDING] {
+            if let Err(failure) = first_one(cx, &customer, name).await {
+                // Writing into a string cannot fail.
+                let _ = write!(text, "\nmuster: the model {name} is not deployed: {failure}");
+            }
         }
-        cx.output.result(&value, || deployed_text(&customer, &plan, &value, ready_s, first));
-    } else {
-        cx.output.result(&value, || {
-            format!("{} is deployed; `muster model show {}` tells how it stands", plan.name, plan.name)
-        });
     }
-    Ok(0)
+    let there = customer.call(Method::GET, "/api/v1/models", None).await?;
+    let names: Vec<String> = there.as_array().into_iter().flatten().map(|one| self::text(one, "/name")).collect();
+    let lines = [
+        (FIRST_CHAT, "chat/completions", r#""messages":[{"role":"user","content":"hello"}]"#),
+        (FIRST_EMBEDDING, "embeddings", r#""input":["a cat","a kitten"]"#),
+    ];
+    let lines: Vec<_> = lines.iter().filter(|(name, ..)| names.iter().any(|there| there == name)).collect();
+    if !lines.is_empty() {
+        let _ = write!(text, "\nModels answer at {}/v1, by OpenAI's API; talk to them:", customer.url());
+    }
+    let key = cx.dirs.at(KEY_FILE);
+    for (name, path, asked) in lines {
+        let _ = write!(
+            text,
+            "\n  curl -s {}/v1/{path} -H \"Authorization: Bearer $(cat {})\" -H 'Content-Type: application/json' -d '{{\"model\":\"{name}\",{asked}}}'",
+            customer.url(),
+            key.display(),
+        );
+    }
+    Ok(text)
+}
+
+async fn first_one(cx: &Context, customer: &Customer, name: &str) -> Result<(), Failure> {
+    let args = ModelDeployArgs::usual(name);
+    let plan = plan(cx, &args)?;
+    cx.output.note(&format!("deploying the model {name} …"));
+    let placed = place(cx, customer, &plan, &args).await?;
+    until_ready(cx, customer, name, &text(&placed, "/version")).await?;
+    first_token(customer, &plan).await?;
+    Ok(())
+}
+
+/// How long it takes from the request to deploy the tiny model, whose weights the Gateway has but for the first time, to its
+/// first token; it is removed again.
+pub(super) async fn deploy_once(cx: &Context, name: &str) -> Result<Duration, Failure> {
+    let args = ModelDeployArgs { name: Some(name.to_owned()), ..ModelDeployArgs::usual(FIRST_CHAT) };
+    let customer = Customer::find(cx, &args.at).await?;
+    let plan = plan(cx, &args)?;
+    let begun = Instant::now();
+    let placed = place(cx, &customer, &plan, &args).await?;
+    until_ready(cx, &customer, name, &text(&placed, "/version")).await?;
+    first_token(&customer, &plan).await?;
+    let took = begun.elapsed();
+    customer.call(Method::DELETE, &path(name, ""), None).await?;
+    Ok(took)
+}
+
+/// `muster model logs`.
+async fn logs(
+    cx: &Context,
+    name: &str,
+    follow: bool,
+    tail: Option<usize>,
+    at: &crate::cli::AtGateway,
+) -> Result<(), Failure> {
+    let customer = Customer::find(cx, at).await?;
+    let mut next = 0;
+    let mut skip = tail;
+    loop {
+        let value = customer.call(Method::GET, &path(name, &format!("/logs?from={next}")), None).await?;
+        let lines = value.as_array().cloned().unwrap_or_default();
+        let from = skip.take().map_or(0, |tail| lines.len().saturating_sub(tail));
+        for line in lines.iter().skip(from) {
+            cx.output.result(line, || log_line(line));
+        }
+        if let Some(last) = lines.last().and_then(|line| line.get("number")).and_then(Value::as_u64) {
+            next = last.saturating_add(1);
+        }
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+fn log_line(line: &Value) -> String {
+    let at_ms = line.pointer("/at_ms").and_then(Value::as_u64).unwrap_or_default();
+    let replica = line.pointer("/replica").and_then(Value::as_u64).map(|id| format!("replica {id} "));
+    let engine = if text(line, "/from") == "engine" { "| " } else { "" };
+    format!("{} {}{engine}{}", time_of_day(at_ms), replica.unwrap_or_default(), text(line, "/text"))
+}
+
+/// In UTC.
+fn time_of_day(at_ms: u64) -> String {
+    let s = at_ms / 1_000;
+    format!("{:02}:{:02}:{:02}Z", s / 3_600 % 24, s / 60 % 60, s % 60)
+}
+
+/// `muster model convert`.
+fn convert(cx: &Context, folder: &Path, file: &Path) -> Result<(), Failure> {
+    let bytes = muster_engine::bert::gguf(folder)
+        .because(Code::Config, format!("{} is no embedding model that can be converted", folder.display()))?;
+    std::fs::write(file, &bytes).because(Code::Io, format!("cannot write {}", file.display()))?;
+    let (sha256, len) = muster_gateway::hash(file).because(Code::Io, format!("cannot read {}", file.display()))?;
+    let value = json!({ "file": file.display().to_string(), "sha256": sha256.to_string(), "bytes": len });
+    cx.output.result(&value, || {
+        let shown = file.display();
+        format!("{shown}: {}, SHA-256 {sha256}\nmuster model deploy file:{shown} --kind embedding", Bytes(len))
+    });
+    Ok(())
 }
 
 fn millis(seconds: f64) -> f64 {
@@ -149,20 +279,30 @@ fn millis(seconds: f64) -> f64 {
 
 fn plan(cx: &Context, args: &ModelDeployArgs) -> Result<Plan, Failure> {
     let kind = |usual| args.kind.map_or(usual, crate::cli::model::Kind::word);
+    let (cpu_millis, parallel) = (args.cpus.map(|cpus| cpus.0), args.parallel);
     if let Some(file) = file_of(&args.model) {
         let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = args.name.clone().unwrap_or(stem);
-        return Ok(Plan { name, kind: kind("chat"), file, context: args.context, parallel: args.parallel });
+        return Ok(Plan { name, kind: kind("chat"), file, context: args.context, parallel, cpu_millis });
     }
     let entry = catalog::find(&args.model)?;
     let file = catalog::weights(cx, &entry)?;
     Ok(Plan {
         name: args.name.clone().unwrap_or_else(|| entry.name.clone()),
-        kind: kind(entry.kind.word()),
+        kind: kind(kind_word(entry.kind)),
         file,
         context: args.context.or(entry.context),
-        parallel: args.parallel,
+        parallel,
+        cpu_millis: cpu_millis.or(entry.recipe.cpu_millis),
     })
+}
+
+const fn kind_word(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Chat => "chat",
+        ModelKind::Completion => "completion",
+        ModelKind::Embedding => "embedding",
+    }
 }
 
 /// Sends what the Gateway lacks of a file; gives its hash and length.
@@ -203,10 +343,12 @@ async fn until_ready(cx: &Context, customer: &Customer, name: &str, version: &st
     loop {
         let value = customer.call(Method::GET, &path(name, ""), None).await?;
         let running = value.pointer("/running").and_then(Value::as_array).cloned().unwrap_or_default();
-        if text(&value, "/version") == version && value.pointer("/ready").and_then(Value::as_u64).unwrap_or(0) > 0 {
+        let updated = value.pointer("/updated").and_then(Value::as_u64).unwrap_or(0);
+        if text(&value, "/version") == version && updated > 0 {
             return Ok(value);
         }
-        let replicas = running.iter().filter(|replica| text(replica, "/state") != "ended");
+        let fresh = |replica: &&Value| text(replica, "/version") == version && text(replica, "/state") != "ended";
+        let replicas = running.iter().filter(fresh);
         let steps: Vec<String> =
             replicas.map(|replica| format!("{}: {}", text(replica, "/state"), text(replica, "/why"))).collect();
         let why = value.pointer("/why").and_then(Value::as_str);
@@ -366,6 +508,14 @@ mod tests {
     fn names_are_one_part_of_an_address() {
         assert_eq!(path("tiny", ""), "/api/v1/models/tiny");
         assert_eq!(path("Qwen/Qwen3 0.6B", "/scale"), "/api/v1/models/Qwen%2FQwen3%200.6B/scale");
+    }
+
+    #[test]
+    fn lines_of_a_log_say_when_and_who() {
+        let line = json!({ "at_ms": 1_700_000_001_999_u64, "replica": 2, "from": "engine", "text": "loading" });
+        assert_eq!(log_line(&line), "22:13:21Z replica 2 | loading");
+        let line = json!({ "at_ms": 0, "replica": null, "from": "gateway", "text": "wanted" });
+        assert_eq!(log_line(&line), "00:00:00Z wanted");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use muster_client::network::{Beacon, BeaconKind};
 
 use super::roles::HEALTH_NOTE;
 use super::setup::{self, Plan, wait_for};
-use super::{Context, audited, chain_failure, live, rental, stop_on_signals};
+use super::{Context, audited, chain_failure, live, model, rental, stop_on_signals};
 use crate::cli::{Lie, UpArgs};
 use crate::dirs::{Lock, make_private, write_private};
 use crate::failure::{Because, Code, Failure};
@@ -24,6 +24,8 @@ use crate::wallets;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The chain id of a development network.
 pub(crate) const CHAIN_ID: u64 = 31_337;
+/// Marks that the first models were deployed.
+const DEPLOYED: &str = "first-models";
 /// How much of a picture the Container of --with-cheat leaves out.
 const CHEAT_PERCENT: &str = "50";
 /// Marks that the first rental was done, and where its receipt is.
@@ -385,6 +387,12 @@ pub(super) async fn run(cx: &Context, args: UpArgs) -> Result<u8, Failure> {
     } else if !args.no_rental && !fresh {
         cx.output.note(&format!("The first rental was done before; its receipt: {}", mark.display()));
     }
+    if !args.no_rental {
+        tokio::select! {
+            () = Box::pin(first_models(cx)) => {}
+            () = stop.cancelled() => {}
+        }
+    }
     if args.once {
         running.stop().await;
         return Ok(0);
@@ -415,6 +423,18 @@ async fn first_session(cx: &Context, once: bool) {
     match Box::pin(live::first(cx, once)).await {
         Ok(text) => cx.output.note(&text),
         Err(failure) => cx.output.note(&format!("muster: no live session was started: {failure}")),
+    }
+}
+
+/// The small models that a new network has, and how to talk to them.
+async fn first_models(cx: &Context) {
+    let mark = cx.dirs.at(DEPLOYED);
+    // Whoever removed them later does not get them back.
+    let deploys = !mark.exists();
+    match model::first(cx, deploys).await.and_then(|text| write_private(&mark, b"").map(|()| text)) {
+        Ok(text) if text.is_empty() => {}
+        Ok(text) => cx.output.note(&text),
+        Err(failure) => cx.output.note(&format!("muster: no model was deployed: {failure}")),
     }
 }
 

@@ -191,7 +191,7 @@ fn streamer(net: &Net) -> u32 {
 
 /// The console's folder, with what its tests need. Asked for at run time: a binary kept from another checkout must not look
 /// there.
-fn console() -> PathBuf {
+pub(crate) fn console() -> PathBuf {
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the folder to tests"));
     let console = here.join("../../console");
     let installed = console.join("node_modules/playwright-core").is_dir();
@@ -360,6 +360,8 @@ fn strangers_get_nothing(api: &Api<'_>) {
         ("DELETE", "/api/v1/apps/latency"),
         ("GET", "/api/v1/models"),
         ("GET", "/api/v1/models/tiny"),
+        ("GET", "/api/v1/models/tiny/logs"),
+        ("GET", "/api/v1/catalog"),
         ("DELETE", "/api/v1/models/tiny"),
         ("POST", "/api/v1/keys"),
         ("GET", "/api/v1/weights/0000000000000000000000000000000000000000000000000000000000000000"),
@@ -457,6 +459,8 @@ fn the_description_is_whole(api: &Api<'_>) {
         ("delete", "/api/v1/models/{id}"),
         ("post", "/api/v1/models/{id}/scale"),
         ("post", "/api/v1/keys"),
+        ("get", "/api/v1/models/{id}/logs"),
+        ("get", "/api/v1/catalog"),
         ("get", "/api/v1/weights/{sha256}"),
         ("put", "/api/v1/weights/{sha256}/{total}/{at}"),
         ("get", "/v1/models"),
