@@ -1,16 +1,18 @@
 // Deploys a model of a real Gateway's catalogue in Chromium, talks to it, stops it in mid-answer, runs its snippet, and
 // removes it. `npm run build` is not needed: the Gateway serves its own pages.
-//   node test/live-models.mjs --url http://127.0.0.1:8600 --key-file FILE [--model tiny] [--shots DIR]
-// FILE holds an API key without limits that nobody else uses meanwhile. Ends with status 1 where a check failed.
+//   node test/live-models.mjs --url http://127.0.0.1:8600 --key-file FILE [--model tiny] [--clients DIR] [--shots DIR]
+// FILE holds an API key without limits that nobody else uses meanwhile. DIR is where muster-gateway's
+// tests/clients/install.sh has put OpenAI's clients: their snippets are run as well then. Ends with status 1 where a check
+// failed.
 
 import { chromium } from 'playwright-core';
 import { execFileSync } from 'node:child_process';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 
 const { values: args } = parseArgs({
-  options: { url: { type: 'string' }, 'key-file': { type: 'string' }, model: { type: 'string', default: 'tiny' }, shots: { type: 'string' } },
+  options: { url: { type: 'string' }, 'key-file': { type: 'string' }, model: { type: 'string', default: 'tiny' }, clients: { type: 'string' }, shots: { type: 'string' } },
 });
 const key = (await readFile(args['key-file'], 'utf8')).trim();
 const NAME = `page-${args.model}`;
@@ -105,8 +107,22 @@ try {
   await page.waitForSelector('.snippets p[role=status]');
   const snippet = await page.textContent('.snippets pre');
   check(!snippet.includes('YOUR_API_KEY') && !snippet.includes(key), 'a key of its own stands in the snippet');
-  const answer = execFileSync('bash', ['-c', snippet], { encoding: 'utf8', timeout: PATIENCE_MS });
+  const answer = execFileSync('bash', ['-c', snippet], { encoding: 'utf8', timeout: PATIENCE_MS, stdio: ['ignore', 'pipe', 'ignore'] });
   check(answer.trimEnd().endsWith('data: [DONE]'), 'the curl snippet runs as it was copied');
+  if (args.clients) {
+    // Random weights may say nothing at first.
+    const run = (program, file) => {
+      let said = '';
+      for (let tries = 0; tries < 10 && said.trim() === ''; tries += 1) said = execFileSync(program, [file], { encoding: 'utf8', timeout: PATIENCE_MS });
+      return said;
+    };
+    for (const [language, program, file] of [['Python', path.join(args.clients, 'venv/bin/python'), 'js/snippet.py'], ['JavaScript', 'node', 'js/snippet.mjs']]) {
+      await page.click(`.snippets button:text-is("${language}")`);
+      await writeFile(path.join(args.clients, file), await page.textContent('.snippets pre'));
+      const said = run(program, path.join(args.clients, file));
+      check(said.trim() !== '', `the ${language} snippet runs as it was copied: ${JSON.stringify(said.slice(0, 40))}`);
+    }
+  }
 
   await page.click('.one > header >> text=Remove');
   await page.click('dialog >> button:text-is("Remove")');
