@@ -34,7 +34,6 @@ pub struct Recipe {
 
 /// A model of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct CatalogEntry {
     /// What it is deployed by.
     pub name: String,
@@ -66,7 +65,9 @@ pub enum CatalogError {
     #[error("the catalogue cannot be read: {0}")]
     Damaged(String),
     /// No model of that name.
-    #[error("the catalogue has no model {name:?}; the nearest are {near}. `muster model catalog` lists all; file:PATH deploys a GGUF file")]
+    #[error(
+        "the catalogue has no model {name:?}; the nearest are {near}. `muster model catalog` lists all; file:PATH deploys a GGUF file"
+    )]
     Unknown {
         /// Which was asked for.
         name: String,

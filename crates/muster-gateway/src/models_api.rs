@@ -1,8 +1,7 @@
 //! Deploying models over HTTP: what `muster model` and the console speak.
 
 use axum::Json;
-use axum::body::Bytes as BodyBytes;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use muster_core::demand::{Demand, Origin, Place, Region, WorkloadKind};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
@@ -16,7 +15,7 @@ use crate::api::blocking;
 use crate::catalog::{CatalogEntry, CatalogError, ModelSource, catalog, in_catalog};
 use crate::deployments::{DeployError, Record, ReplicaState, View};
 use crate::logs::LogLine;
-use crate::refusal::{Body, ErrorBody, Refusal};
+use crate::refusal::{Body, ErrorBody, Part, Path, Refusal};
 use crate::sessions::now_ms;
 use crate::weights::WeightsError;
 
@@ -441,7 +440,10 @@ struct LogQuery {
 fn log_from(query: Option<&str>) -> Result<u64, Refusal> {
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(0) };
     query.strip_prefix("from=").and_then(|number| number.parse().ok()).ok_or_else(|| {
-        Refusal::bad("bad_request", format!("{query:?} says not which lines: write ?from=N with the number of the first one"))
+        Refusal::bad(
+            "bad_request",
+            format!("{query:?} says not which lines: write ?from=N with the number of the first one"),
+        )
     })
 }
 
@@ -514,7 +516,7 @@ pub(crate) async fn take_weights(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Path((sha256, total, at)): Path<(String, u64, u64)>,
-    part: BodyBytes,
+    Part(part): Part,
 ) -> Result<Json<WeightsState>, Refusal> {
     gateway.account(&headers)?;
     let id = weights_id(&sha256)?;

@@ -183,8 +183,7 @@ struct Took {
 }
 
 async fn ask(engine: &Embedded, prompt: Vec<u32>, max_tokens: u32) -> Result<Took, Failure> {
-    let sampling =
-        Sampling { max_tokens: Some(max_tokens), temperature: 0.0, ignore_eos: true, ..Sampling::default() };
+    let sampling = Sampling { max_tokens: Some(max_tokens), temperature: 0.0, ignore_eos: true, ..Sampling::default() };
     let completion = Completion {
         prompts: vec![Prompt::Tokens(prompt)],
         echo: false,
