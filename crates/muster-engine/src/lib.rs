@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "engines")]
 pub(crate) use answer::turned;
 #[cfg(feature = "engines")]
-pub use answer::{Answer, Answering, EVENTS_WAITING_MAX, answer};
+pub use answer::{Answer, Answering, EVENTS_WAITING_MAX, answer, driven};
 
 /// What an engine says of its model, once it is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
