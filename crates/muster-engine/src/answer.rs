@@ -38,7 +38,10 @@ pub struct Answer {
 enum From {
     Channel(mpsc::Receiver<Vec<InferenceEvent>>),
     /// The engine's work on this request, until it is done.
-    Driven { work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>, slot: Slot },
+    Driven {
+        work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+        slot: Slot,
+    },
 }
 
 impl std::fmt::Debug for From {
@@ -258,7 +261,10 @@ mod tests {
         for nth in 1..4 {
             assert_eq!(asked.next().await, Some(count(nth)));
         }
-        assert!(std::future::poll_fn(|cx| Poll::Ready(asked.poll_next(cx).is_pending())).await, "it waits to be cancelled");
+        assert!(
+            std::future::poll_fn(|cx| Poll::Ready(asked.poll_next(cx).is_pending())).await,
+            "it waits to be cancelled"
+        );
         asked.cancel();
         assert_eq!(asked.next().await, Some(count(5)));
         assert_eq!((asked.next().await, asked.next().await), (None, None));

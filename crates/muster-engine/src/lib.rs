@@ -97,7 +97,8 @@ pub trait Engine: Send + Sync {
     /// Every caller is told the same; one that broke since is ready again once it was started anew.
     fn ready(&self) -> Later<'_, Result<EngineInfo, NotReady>>;
 
-    /// Takes a request; its events come through the answer, refusals too. Never blocks.
+    /// Takes a request; its events come through the answer, refusals too. Never blocks. Some engines work only while their
+    /// answer is waited for.
     fn submit(&self, request: InferenceRequest) -> Answer;
 
     /// How busy it is.

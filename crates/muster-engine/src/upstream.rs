@@ -26,6 +26,8 @@ use crate::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotRe
 const BODY_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of an error that are read.
 const ERROR_MAX: usize = 64 * 1024;
+/// Events that one reading of a short answer gives, with its end.
+const EVENTS_USUAL: usize = 6;
 /// How long a server may say nothing before it is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 /// How long the end of an answer may take after its last event.
@@ -276,7 +278,7 @@ impl Upstream {
         let config = &self.0.config;
         let (path, body) = request::body(&config.model, request)
             .map_err(|why| InferenceError::new(InferenceErrorKind::BadRequest, why))?;
-        let body = serde_json::to_vec(&body).map_err(|error| lost(format!("the request cannot be written: {error}")))?;
+        let body = body.json().map_err(|error| lost(format!("the request cannot be written: {error}")))?;
         let sent = self.0.client.post(config, path, body).await;
         let mut response = sent.map_err(|why| lost(format!("the server cannot be reached: {why}")))?;
         let status = response.status();
@@ -300,7 +302,7 @@ impl Upstream {
                     Err(lost("the server ended in the middle of its answer"))
                 };
             }
-            let (mut events, mut done) = (Vec::new(), false);
+            let (mut events, mut done) = (Vec::with_capacity(EVENTS_USUAL), false);
             lines.push(&piece, |data| {
                 if data == "[DONE]" {
                     done = true;

@@ -20,6 +20,10 @@ async fn measure(args: Vec<String>) -> Result<(), Box<dyn Error>> {
     let (mut plan, mut dir, mut from) = (Plan::default(), None, None);
     let mut args = args.into_iter();
     while let Some(name) = args.next() {
+        if name == "--apart" {
+            plan.apart = true;
+            continue;
+        }
         let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--serve" => dir = Some(PathBuf::from(value)),

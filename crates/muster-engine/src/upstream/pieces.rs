@@ -82,12 +82,14 @@ impl Reading {
     fn choice(&mut self, choice: u32, one: &Choice<'_>, events: &mut Vec<InferenceEvent>) {
         let before = events.len();
         let delta = one.delta.0.as_ref();
-        let said = |text: Option<&Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(|text| text.clone().into_owned());
+        let said =
+            |text: Option<&Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(|text| text.clone().into_owned());
         let mut logprobs = one.logprobs.as_ref().map(|told| logprobs(told, self.chat)).unwrap_or_default();
         // vLLM says `reasoning` of late, and `reasoning_content` before.
         let thought = said(delta.and_then(|delta| delta.reasoning_content.0.as_ref()));
         let thought = thought.or_else(|| said(delta.and_then(|delta| delta.reasoning.0.as_ref())));
-        let answer = said(if self.chat { delta.and_then(|delta| delta.content.0.as_ref()) } else { one.text.0.as_ref() });
+        let answer =
+            said(if self.chat { delta.and_then(|delta| delta.content.0.as_ref()) } else { one.text.0.as_ref() });
         for (part, text) in [(Part::Reasoning, thought), (Part::Answer, answer)] {
             if let Some(text) = text {
                 events.push(InferenceEvent::Text { choice, part, text, logprobs: std::mem::take(&mut logprobs) });

@@ -160,11 +160,17 @@ enum State {
     Head(Vec<u8>),
     Length(u64),
     /// The line before a chunk: its size so far, and its bytes.
-    Size { size: u64, line: usize },
+    Size {
+        size: u64,
+        line: usize,
+    },
     Chunk(u64),
     /// What follows a chunk's bytes, or the last chunk: bytes of the line.
     ChunkEnd,
-    Trailer { line: usize, all: usize },
+    Trailer {
+        line: usize,
+        all: usize,
+    },
     /// Until the connection ends.
     Rest,
     Over,
@@ -248,6 +254,8 @@ impl Response {
             }
             return Poll::Ready(Ok(false));
         }
+        // One piece of memory for what comes of it, instead of one that grows with each chunk.
+        to.reserve(buffer.filled().len());
         Poll::Ready(self.take(buffer.filled(), to).map(|()| true).map_err(Broken::Answer))
     }
 
@@ -454,7 +462,10 @@ mod tests {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
         assert!(read(&format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(HEAD_MAX))).is_err());
-        assert!(read(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;{}", "y".repeat(2 * LINE_MAX))).is_err());
+        assert!(
+            read(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;{}", "y".repeat(2 * LINE_MAX)))
+                .is_err()
+        );
         let fields = "a: b\r\n".repeat(2 * LINE_MAX);
         assert!(read(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{fields}")).is_err());
     }
@@ -466,6 +477,10 @@ mod tests {
         assert_eq!((plain.0.host.as_str(), plain.0.port, plain.0.prefix.as_str()), ("::1", 7, "/a/v1"));
         assert!(plain.0.fields.starts_with("host: [::1]:7\r\n"));
         assert_eq!(server("http://a/v1").unwrap().0.port, 80);
-        assert!(server("https://a/v1").is_none() && server("http://u:p@a/v1").is_none() && server("http://a/v1?k=1").is_none());
+        assert!(
+            server("https://a/v1").is_none()
+                && server("http://u:p@a/v1").is_none()
+                && server("http://a/v1?k=1").is_none()
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! Server-sent events (WHATWG HTML, 9.2), as far as servers of models use them: lines that begin with `data:`.
 
+use std::borrow::Cow;
+
 use muster_core::inference::InferenceError;
 
 use super::lost;
@@ -33,7 +35,9 @@ impl Lines {
         };
         for line in whole.split(|byte| *byte == b'\n') {
             let Some(data) = line.strip_prefix(b"data:") else { continue };
-            if !each(String::from_utf8_lossy(data).trim())? {
+            // What is no text is made one; nearly everything is one.
+            let text = std::str::from_utf8(data).map_or_else(|_| String::from_utf8_lossy(data), Cow::Borrowed);
+            if !each(text.trim())? {
                 return Ok(());
             }
         }

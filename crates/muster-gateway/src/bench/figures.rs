@@ -93,7 +93,8 @@ impl Figures {
             all.extend(way.peak_rss_bytes.map(|peak| (format!("{prefix}peak_rss_bytes"), json!(peak))));
         }
         if let Some(gateway) = way("gateway") {
-            for peer in self.ways.iter().filter(|way| !["upstream", "gateway", "gateway_played"].contains(&way.name.as_str()))
+            for peer in
+                self.ways.iter().filter(|way| !["upstream", "gateway", "gateway_played"].contains(&way.name.as_str()))
             {
                 for name in ["requests_per_second", "added_ms_p50", "added_ms_p99", "streamed_tokens_per_second"] {
                     let (Some(own), Some(other)) = (gateway.median(name), peer.median(name)) else { continue };

@@ -135,7 +135,13 @@ pub(super) fn at_once(load: &Load, connections: usize, warm: Duration, ran: Dura
             Ok::<_, BenchError>(())
         };
         // Whoever fails ends all.
-        tokio::try_join!(async { clock.await; Ok(()) }, answers)?;
+        tokio::try_join!(
+            async {
+                clock.await;
+                Ok(())
+            },
+            answers
+        )?;
         let came = tally.borrow().came.clone();
         Ok(came)
     })
@@ -178,7 +184,8 @@ fn percentile_ms(sorted: &[Duration], percent: usize) -> f64 {
 pub(super) fn in_turn(straight: &Load, through: &Load, warm: u64, ran: Duration) -> Result<Times, BenchError> {
     on_this_thread(async {
         let mut times = Times::default();
-        let mut ways = [(straight, Connection::open(straight.at).await?), (through, Connection::open(through.at).await?)];
+        let mut ways =
+            [(straight, Connection::open(straight.at).await?), (through, Connection::open(through.at).await?)];
         let begun = Instant::now();
         // Of a slow way fewer will do.
         while times.all < warm && begun.elapsed() < ran {
@@ -253,12 +260,21 @@ impl Connection {
 #[derive(Debug)]
 enum Reading {
     Head(Vec<u8>),
-    Body { left: usize },
+    Body {
+        left: usize,
+    },
     /// The line with a chunk's size; the digits that came.
-    Size { size: usize, digits: bool },
-    Chunk { left: usize },
+    Size {
+        size: usize,
+        digits: bool,
+    },
+    Chunk {
+        left: usize,
+    },
     /// What follows the last chunk: bytes that the line has.
-    Trailer { line: usize },
+    Trailer {
+        line: usize,
+    },
     Over,
 }
 
@@ -282,7 +298,8 @@ impl Reading {
                     let before = head.len();
                     head.extend_from_slice(piece);
                     let from = before.saturating_sub(3);
-                    let Some(end) = head.get(from..).unwrap_or_default().windows(4).position(|four| four == b"\r\n\r\n")
+                    let Some(end) =
+                        head.get(from..).unwrap_or_default().windows(4).position(|four| four == b"\r\n\r\n")
                     else {
                         return if head.len() > HEAD_MAX { Err("a head without an end".to_owned()) } else { Ok(marks) };
                     };

@@ -26,8 +26,8 @@ use tokio::process::Command;
 
 pub use self::figures::{Figures, Round, Way};
 use self::load::{Load, aside, at_once, in_turn};
-use self::server::{Server, metered};
 pub use self::server::serve;
+use self::server::{Server, metered};
 use self::upstream::Upstream;
 
 /// Before the clock runs.
@@ -112,6 +112,9 @@ pub struct Plan {
     pub streams: usize,
     /// Tokens of a streamed answer.
     pub tokens: u64,
+    /// Whether the played model sends each token by itself, in turn with those of all other streams, as an engine does that
+    /// draws one for each answer at a time; otherwise whatever is taken at once.
+    pub apart: bool,
     /// Where the played model listens, so that peers can be told before; 0 for any port.
     pub upstream_port: u16,
     /// Who is measured in turn with the Gateway.
@@ -126,6 +129,7 @@ impl Default for Plan {
             connections: 64,
             streams: 1_000,
             tokens: 100,
+            apart: false,
             upstream_port: 0,
             peers: Vec::new(),
         }
@@ -217,7 +221,7 @@ pub async fn run(
 ) -> Result<Figures, BenchError> {
     plan.check()?;
     crate::allow_many_connections();
-    let upstream = Upstream::start(plan.upstream_port)?;
+    let upstream = Upstream::start(plan.upstream_port, plan.apart)?;
     let nobody = || vec!["none".to_owned()];
     let base_url = format!("http://{}/v1", upstream.at);
     let folders = [dir.join("upstream"), dir.join("played")];
@@ -226,19 +230,19 @@ pub async fn run(
         std::fs::create_dir_all(folder).map_err(|source| BenchError::Io { what: what(), source })?;
     }
     let [over, played] = &folders;
-    let servers = [
-        Server::start(command(over, Some(base_url.as_str()))).await?,
-        Server::start(command(played, None)).await?,
-    ];
+    let servers =
+        [Server::start(command(over, Some(base_url.as_str()))).await?, Server::start(command(played, None)).await?];
     let mut straight = Target::new("upstream", upstream.at, nobody());
     let mut targets: Vec<Target> = ["gateway", "gateway_played"]
         .into_iter()
         .zip(&servers)
         .map(|(name, server)| Target::new(name, server.at, server.keys.clone()))
         .collect();
-    targets.extend(plan.peers.iter().map(|peer| {
-        Target::new(&peer.name, peer.at, peer.key.clone().map_or_else(nobody, |key| vec![key]))
-    }));
+    targets.extend(
+        plan.peers
+            .iter()
+            .map(|peer| Target::new(&peer.name, peer.at, peer.key.clone().map_or_else(nobody, |key| vec![key]))),
+    );
     for round in 1..=plan.rounds {
         let itself = Target::new("upstream", upstream.at, nobody());
         note(&format!("round {round} of {}: the played model itself …", plan.rounds));
@@ -284,7 +288,9 @@ mod tests {
         let plan = |rounds, tokens, ran| Plan { rounds, tokens, ran, ..Plan::default() };
         let ran = Duration::from_secs(1);
         assert!(plan(1, 1, ran).check().is_ok());
-        for (wrong, name) in [(plan(0, 1, ran), "rounds"), (plan(1, 0, ran), "tokens"), (plan(1, 1, Duration::ZERO), "seconds")] {
+        for (wrong, name) in
+            [(plan(0, 1, ran), "rounds"), (plan(1, 0, ran), "tokens"), (plan(1, 1, Duration::ZERO), "seconds")]
+        {
             assert!(wrong.check().unwrap_err().to_string().contains(name));
         }
     }

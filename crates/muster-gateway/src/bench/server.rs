@@ -171,8 +171,10 @@ pub(super) fn peak_rss(pid: u32) -> Result<u64, BenchError> {
     let path = format!("/proc/{pid}/status");
     let text = std::fs::read_to_string(&path)
         .map_err(|source| BenchError::Io { what: format!("cannot read {path}"), source })?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.map(|kib| kib * 1_024).ok_or_else(|| BenchError::Gateway(format!("{path} does not tell the peak of its memory")))
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1_024)
+        .ok_or_else(|| BenchError::Gateway(format!("{path} does not tell the peak of its memory")))
 }
 
 /// Requests and tokens of answers that a Gateway has written down in its folder.

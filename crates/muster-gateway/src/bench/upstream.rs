@@ -40,8 +40,9 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Listens on this machine alone; on any port where none is named.
-    pub(super) fn start(port: u16) -> Result<Self, BenchError> {
+    /// Listens on this machine alone; on any port where none is named. `apart`: each piece of a stream is sent by itself, in
+    /// turn with those of all others; otherwise all that a client takes is sent at once.
+    pub(super) fn start(port: u16, apart: bool) -> Result<Self, BenchError> {
         let failed = |source| BenchError::Io { what: format!("cannot serve a played model on port {port}"), source };
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -51,7 +52,7 @@ impl Upstream {
         let run = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener) => {}
+                    () = accept(listener, apart) => {}
                     // Dropped or told, it ends.
                     _ = stopped => {}
                 }
@@ -73,7 +74,14 @@ impl Drop for Upstream {
     }
 }
 
-type Kinds = Arc<Mutex<HashMap<Kind, Arc<[u8]>>>>;
+type Kinds = Arc<Mutex<HashMap<Kind, Arc<Ready>>>>;
+
+/// An answer, and where each of its pieces ends.
+#[derive(Debug, Default)]
+struct Ready {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
 
 /// What an answer depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,11 +118,11 @@ impl Kind {
     }
 
     /// The whole answer, as vLLM words it: each token of a stream in a piece of its own.
-    fn answer(self) -> Vec<u8> {
+    fn answer(self) -> Ready {
         if self.stream { self.pieces() } else { self.whole() }
     }
 
-    fn whole(self) -> Vec<u8> {
+    fn whole(self) -> Ready {
         let text = TOKEN.repeat(usize::try_from(self.tokens).unwrap_or(0));
         let usage = Self::usage(self.tokens);
         let body = format!(
@@ -123,14 +131,19 @@ impl Kind {
              \"logprobs\":null,\"finish_reason\":\"stop\"}}],\"usage\":{usage}}}"
         );
         let length = body.len();
-        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into()
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+        let bytes = [head.as_bytes(), body.as_bytes()].concat();
+        Ready { ends: vec![bytes.len()], bytes }
     }
 
-    fn pieces(self) -> Vec<u8> {
-        let mut out = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+    fn pieces(self) -> Ready {
+        let mut out =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+        let mut ends = Vec::new();
         let mut chunk = |data: &str| {
             // Writing to a text does not fail.
             let _ = write!(out, "{:x}\r\ndata: {data}\n\n\r\n", data.len() + "data: \n\n".len());
+            ends.push(out.len());
         };
         let head = format!(
             "{{\"id\":\"chatcmpl-0\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"{MODEL}\",\"choices\":["
@@ -150,11 +163,14 @@ impl Kind {
         }
         chunk("[DONE]");
         out.push_str("0\r\n\r\n");
-        out.into()
+        if let Some(last) = ends.last_mut() {
+            *last = out.len();
+        }
+        Ready { bytes: out.into(), ends }
     }
 }
 
-async fn accept(listener: std::net::TcpListener) {
+async fn accept(listener: std::net::TcpListener, apart: bool) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     let kinds = Kinds::default();
     loop {
@@ -162,7 +178,7 @@ async fn accept(listener: std::net::TcpListener) {
             Ok((stream, _)) => {
                 let kinds = Arc::clone(&kinds);
                 tokio::spawn(async move {
-                    if let Err(error) = connection(stream, &kinds).await {
+                    if let Err(error) = connection(stream, &kinds, apart).await {
                         tracing::debug!(%error, "a connection to the played model ended");
                     }
                 });
@@ -176,10 +192,10 @@ async fn accept(listener: std::net::TcpListener) {
     }
 }
 
-async fn connection(mut stream: TcpStream, kinds: &Kinds) -> std::io::Result<()> {
+async fn connection(mut stream: TcpStream, kinds: &Kinds, apart: bool) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(4 * 1024);
-    let mut last: (Vec<u8>, Arc<[u8]>) = (Vec::new(), Arc::default());
+    let mut last: (Vec<u8>, Arc<Ready>) = (Vec::new(), Arc::default());
     loop {
         let Some((body, end)) = body_of(&buffer)? else {
             if stream.read_buf(&mut buffer).await? == 0 {
@@ -188,20 +204,30 @@ async fn connection(mut stream: TcpStream, kinds: &Kinds) -> std::io::Result<()>
             continue;
         };
         let asked = buffer.get(body..end).unwrap_or_default();
-        if last.1.is_empty() || last.0 != asked {
+        if last.1.bytes.is_empty() || last.0 != asked {
             last = (asked.to_vec(), ready(kinds, Kind::of(asked)));
         }
-        stream.write_all(&last.1).await?;
+        let Ready { bytes, ends } = &*last.1;
+        if apart {
+            let mut from = 0;
+            for end in ends {
+                stream.write_all(bytes.get(from..*end).unwrap_or_default()).await?;
+                from = *end;
+                tokio::task::yield_now().await;
+            }
+        } else {
+            stream.write_all(bytes).await?;
+        }
         buffer.drain(..end);
     }
 }
 
-fn ready(kinds: &Kinds, kind: Kind) -> Arc<[u8]> {
+fn ready(kinds: &Kinds, kind: Kind) -> Arc<Ready> {
     let mut kinds = kinds.lock().unwrap_or_else(PoisonError::into_inner);
     if kinds.len() >= KINDS_MAX {
         kinds.clear();
     }
-    Arc::clone(kinds.entry(kind).or_insert_with(|| kind.answer().into()))
+    Arc::clone(kinds.entry(kind).or_insert_with(|| Arc::new(kind.answer())))
 }
 
 /// Where the body of a request begins and ends; `None` while it is not whole.
@@ -210,7 +236,8 @@ fn body_of(buffer: &[u8]) -> std::io::Result<Option<(usize, usize)>> {
     let Some(head) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
         return if buffer.len() > REQUEST_MAX { Err(wrong("a head without an end")) } else { Ok(None) };
     };
-    let text = std::str::from_utf8(buffer.get(..head).unwrap_or_default()).map_err(|_| wrong("a head that is no text"))?;
+    let text =
+        std::str::from_utf8(buffer.get(..head).unwrap_or_default()).map_err(|_| wrong("a head that is no text"))?;
     let field = |name: &str| {
         let is = |line: &&str| line.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name));
         text.lines().find(is).and_then(|line| line.get(name.len()..)).map(str::trim)
@@ -260,8 +287,7 @@ async fn play(answering: Answering, tokens: u64) {
     let mut is_read = answering.send(vec![InferenceEvent::Began { counts }]).await;
     while is_read && counts.output < tokens && !answering.is_cancelled() {
         counts.output += 1;
-        let text =
-            InferenceEvent::Text { choice: 0, part: Part::Answer, text: TOKEN.to_owned(), logprobs: Vec::new() };
+        let text = InferenceEvent::Text { choice: 0, part: Part::Answer, text: TOKEN.to_owned(), logprobs: Vec::new() };
         is_read = answering.send(vec![text]).await;
     }
     if is_read {
@@ -291,11 +317,16 @@ mod tests {
         for (body, tokens) in [
             (r#"{"stream":true,"max_tokens":7}"#, 7),
             (r#"{"max_tokens": 3, "stream": false}"#, 3),
-            (r#"{"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true},"max_tokens":12}"#, 12),
+            (
+                r#"{"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true},"max_tokens":12}"#,
+                12,
+            ),
             (r#"{}"#, 1),
         ] {
             let answer = Kind::of(body.as_bytes()).answer();
-            assert_eq!(answer.iter().filter(|byte| **byte == MARK).count(), tokens, "{body}");
+            assert_eq!(answer.bytes.iter().filter(|byte| **byte == MARK).count(), tokens, "{body}");
+            assert_eq!(answer.ends.last(), Some(&answer.bytes.len()), "{body}");
+            assert!(answer.ends.is_sorted() && answer.ends.len() < tokens + 5, "{body}");
         }
     }
 }

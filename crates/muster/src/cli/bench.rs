@@ -23,6 +23,10 @@ pub(crate) struct GatewayBenchArgs {
     /// Tokens of a streamed answer.
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) tokens: u64,
+    /// The played model sends each token by itself, in turn with those of all other streams, as an engine does that draws
+    /// one for each answer at a time; otherwise whatever is taken at once.
+    #[arg(long)]
+    pub(crate) apart: bool,
     /// Where the played model listens on this machine, so that peers can be told before; 0 takes any free port.
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub(crate) upstream_port: u16,

@@ -57,7 +57,8 @@ fn a_gateway_is_measured() {
     let few = ["--rounds", "1", "--seconds", "1", "--connections", "4", "--streams", "8", "--tokens", "5"];
     let figures = ["requests_per_second", "peak_rss_bytes", "played_requests_per_second"];
     let report = check(&[&["gateway"], &few[..]].concat(), "gateway", &figures);
-    let ways: Vec<&str> = report["figures"]["ways"].as_array().unwrap().iter().filter_map(|way| way["way"].as_str()).collect();
+    let ways: Vec<&str> =
+        report["figures"]["ways"].as_array().unwrap().iter().filter_map(|way| way["way"].as_str()).collect();
     assert_eq!(ways, ["upstream", "gateway", "gateway_played"]);
 }
 

@@ -26,6 +26,7 @@ pub(super) async fn run(cx: &Context, args: GatewayBenchArgs) -> Result<Measured
         connections: args.connections,
         streams: args.streams,
         tokens: args.tokens,
+        apart: args.apart,
         upstream_port: args.upstream_port,
         peers: args.peers,
     };
@@ -43,7 +44,7 @@ pub(super) async fn run(cx: &Context, args: GatewayBenchArgs) -> Result<Measured
     let figures = figures.map_err(failure)?;
     let parameters = json!({
         "rounds": plan.rounds, "seconds": plan.ran.as_secs(), "connections": plan.connections, "streams": plan.streams,
-        "tokens": plan.tokens, "network": "loopback",
+        "tokens": plan.tokens, "apart": plan.apart, "network": "loopback",
         "peers": plan.peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>().join(" "),
     });
     Ok(("gateway", parameters, figures.json()))
