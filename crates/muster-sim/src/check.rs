@@ -38,6 +38,16 @@ impl World {
             if on_chain.redeemed > on_chain.deposit {
                 found = Some(format!("{lease:?} paid {} of a deposit of {}", on_chain.redeemed.0, on_chain.deposit.0));
             }
+            if let Some(most) = self.tokens_cost_most(lease, container.lie == 1) {
+                if on_chain.redeemed > most {
+                    let (paid, lie) = (on_chain.redeemed.0, container.lie);
+                    found = Some(format!(
+                        "{lease:?} paid {paid} for tokens that cost {} at most (counts are multiplied by {lie})",
+                        most.0
+                    ));
+                }
+                continue;
+            }
             let limit_ms = on_chain.max_seconds.saturating_mul(1_000);
             if on_chain.redeemed > on_chain.rate_per_second.per_second_for_ms(limit_ms) {
                 found = Some(format!("{lease:?} paid {} for more than its {limit_ms} ms", on_chain.redeemed.0));

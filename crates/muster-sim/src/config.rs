@@ -23,6 +23,8 @@ pub struct Config {
     pub calm_ms: u64,
     /// Of a hundred tasks, so many are live sessions, whose workload may begin before its deposit is seen.
     pub sessions_percent: u64,
+    /// Of a hundred tasks, so many are models, whose tokens are paid.
+    pub models_percent: u64,
     /// Faults.
     pub faults: Faults,
     /// One planned crash.
@@ -167,6 +169,7 @@ impl Config {
             calm_ms: 240_000,
             faults: Faults::drawn(&mut rng),
             sessions_percent: rng.below(101),
+            models_percent: if rng.chance(700_000) { rng.below(101) } else { 0 },
             crash: None,
             params: Params {
                 settle_grace_ms: 4_000,

@@ -16,6 +16,7 @@ use muster_core::voucher::{CompactSignature, SignedVoucher, Voucher};
 use crate::chain::{OPEN_KIND, Op};
 use crate::config::{Config, RoleKind};
 use crate::container::{acceptance, container_index};
+use crate::models;
 use crate::rng::Rng;
 use crate::world::{Happening, OUTBOX_MS, Rpc, Session, Who, World, account};
 
@@ -83,6 +84,12 @@ impl ConsumerNode {
         self.disk.get(&lease)
     }
 
+    /// The control stream of a lease that runs; `None` where it drives none such.
+    pub(crate) fn session_of(&self, lease: LeaseId) -> Option<Option<u64>> {
+        let runs = |driven: &&Driven| driven.brain.lease().phase == Phase::Running;
+        self.driven.get(&lease).filter(runs).map(|driven| driven.session)
+    }
+
     /// All leases that this consumer has ever written down.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Rented> {
         self.disk.values()
@@ -146,6 +153,8 @@ impl World {
             exclude: self.consumers[i].excluded.iter().copied().collect(),
             ..Demand::default()
         };
+        let model = self.rng.below(100) < self.config.models_percent;
+        let demand = if model { models::demand(&mut self.rng, demand) } else { demand };
         let deposit_seconds = if self.rng.chance(300_000) { self.rng.between(2, 10) } else { demand.time_limit_s };
         MatchRequest {
             request: RequestId(u128::from(self.rng.draw())),
@@ -189,7 +198,7 @@ impl World {
     fn matched(&mut self, i: usize, matched: Matched) {
         let now = self.clock(Who::Consumer(i));
         let lease = matched.terms.lease;
-        let session = is_session(lease, &self.config);
+        let session = matched.terms.tokens.is_none() && is_session(lease, &self.config);
         let brain = Renting::new(matched, self.config.params.clone(), now).with_early_start(session);
         let node = &mut self.consumers[i];
         node.seek = None;
@@ -258,14 +267,10 @@ impl World {
                 }
             }
             Effect::Go => {
-                let display = is_session(lease, &self.config).then(SessionSpec::default);
-                let job = JobSpec {
-                    command: vec!["true".to_owned()],
-                    env: Vec::new(),
-                    stdin: false,
-                    session: display,
-                    model: None,
-                };
+                let model = rented.lease.terms.tokens.map(|_| models::spec());
+                let display = (model.is_none() && is_session(lease, &self.config)).then(SessionSpec::default);
+                let command = if model.is_none() { vec!["true".to_owned()] } else { Vec::new() };
+                let job = JobSpec { command, env: Vec::new(), stdin: false, session: display, model };
                 self.up_if(session, ToContainer::Go(job));
             }
             Effect::Sign(amount) => self.sign(i, lease, amount, now),
@@ -293,7 +298,15 @@ impl World {
                 let attempt = self.now / 1_000;
                 self.consumer_sends(i, lease, Op::Finalize, attempt);
             }
-            Effect::TokensLow { .. } => {}
+            Effect::TokensLow { .. } => {
+                if self.rng.chance(500_000) {
+                    let more = rented.lease.terms.deposit;
+                    self.consumer_sends(i, lease, Op::TopUp(more), rented.lease.deposit.0 as u64);
+                } else {
+                    self.consumers[i].let_run_out.insert(lease);
+                }
+            }
+            Effect::NowRunning if rented.lease.terms.tokens.is_some() => self.model_runs(i, lease),
             Effect::DepositLow { .. } => {
                 if self.rng.chance(500_000) {
                     let more = rented.lease.terms.rate_per_second.per_second_for_ms(20_000);

@@ -14,6 +14,7 @@ use muster_core::units::{Bytes, TimeMs, UsdMicro};
 
 use crate::chain::Op;
 use crate::config::{Config, RoleKind};
+use crate::models;
 use crate::rng::Rng;
 use crate::world::{Happening, OUTBOX_MS, Rpc, Session, Who, World};
 
@@ -103,8 +104,8 @@ impl ContainerNode {
             id: container_id(index),
             total,
             ask,
-            models: None,
-            model_idle_ms: 0,
+            models: models::ask(rng),
+            model_idle_ms: models::IDLE_MS,
             egress: true,
             params: config.params.clone(),
         };
@@ -158,7 +159,7 @@ impl ContainerNode {
             leases: u32::try_from(self.brain.busy()).unwrap_or(u32::MAX),
             fetches: false,
             warm: Vec::new(),
-            models: None,
+            models: self.config.models,
         }
     }
 }
@@ -298,6 +299,7 @@ impl World {
         let lie = self.containers[i].lie;
         match message {
             ToConsumer::Usage { ran_ms } => ToConsumer::Usage { ran_ms: ran_ms.saturating_mul(lie) },
+            ToConsumer::Counted { tokens } => ToConsumer::Counted { tokens: models::multiplied(tokens, lie) },
             ToConsumer::Ended { end, ran_ms } => ToConsumer::Ended { end, ran_ms: ran_ms.saturating_mul(lie) },
             other => other,
         }
@@ -306,6 +308,9 @@ impl World {
     fn start_job(&mut self, i: usize, lease: LeaseId) {
         let (delay, length_ms, run) = (self.rng.between(5, 300), self.rng.between(0, 20_000), self.rng.draw());
         let fails = self.rng.chance(FAILED_START_PPM);
+        let model = self.containers[i].brain.held(lease).is_some_and(|held| held.lease.terms.tokens.is_some());
+        // A model answers until it is told to stop.
+        let length_ms = if model { u64::MAX / 4 } else { length_ms };
         let node = &mut self.containers[i];
         let Some(held) = node.brain.held(lease) else { return };
         let allocation = held.lease.terms.allocation;
@@ -462,6 +467,9 @@ impl World {
             if held.lease.phase == Phase::Running && unpaid > held.lease.terms.interval_ms + slack {
                 found = Some(format!("{lease:?} ran {unpaid} ms unpaid"));
             }
+        }
+        for held in node.brain.all() {
+            found = found.or_else(|| self.unpaid_tokens(&held.lease));
         }
         if early > 1 {
             found = Some(format!("{early} workloads run without their deposit at a time"));

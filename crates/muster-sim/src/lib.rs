@@ -17,6 +17,7 @@ mod config;
 mod consumer;
 mod container;
 mod indexer;
+mod models;
 mod rng;
 mod world;
 

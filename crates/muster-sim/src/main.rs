@@ -95,7 +95,7 @@ fn main() -> ExitCode {
             serde_json::json!({ "seeds": seeds, "tasks_finished": sum.finished, "tasks_unmatched": sum.unmatched,
                 "leases_retried": sum.retried, "leases": sum.leases, "crashes": sum.crashes, "burnt": sum.burnt,
                 "failed_starts": sum.failed_starts, "time_limits": sum.time_limits, "top_ups": sum.top_ups,
-                "deposits_used_up": sum.used_up, "early_starts": sum.early_starts, "early_unpaid": sum.early_unpaid, "closed_by_consumer": sum.closed_by_consumer, "steps": sum.steps })
+                "deposits_used_up": sum.used_up, "early_starts": sum.early_starts, "early_unpaid": sum.early_unpaid, "closed_by_consumer": sum.closed_by_consumer, "tokens": sum.tokens, "steps": sum.steps })
         );
     } else {
         println!(

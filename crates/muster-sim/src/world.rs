@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use muster_core::ids::{Address, LeaseId, NodeId};
+use muster_core::inference::TokenCounts;
 use muster_core::protocol::{ContainerReport, MatchReply, MatchRequest, Offer, OfferAnswer, ToConsumer, ToContainer};
 use muster_core::units::TimeMs;
 
@@ -12,6 +13,7 @@ use crate::config::{Config, CrashAt, RoleKind};
 use crate::consumer::ConsumerNode;
 use crate::container::ContainerNode;
 use crate::indexer::IndexerNode;
+use crate::models::Tokens;
 use crate::rng::Rng;
 
 /// When the world begins, by an honest clock.
@@ -77,6 +79,12 @@ pub(crate) enum Happening {
     InputsArrived { consumer: usize, life: u32, lease: LeaseId, session: u64 },
     /// The consumer has the outputs.
     OutputsArrived { consumer: usize, life: u32, lease: LeaseId, session: u64 },
+    /// A consumer asks its model.
+    Asks { consumer: usize, life: u32, lease: LeaseId },
+    /// A model's answer is at its end.
+    Drawn { consumer: usize, life: u32, container: usize, container_life: u32, lease: LeaseId },
+    /// Its consumer hears of it, or that it is lost.
+    Answered { consumer: usize, life: u32, lease: LeaseId, counts: TokenCounts, lost: bool },
     /// A node is started again.
     Restart(Who),
     /// The network splits.
@@ -151,6 +159,8 @@ pub struct Outcome {
     pub early_unpaid: u64,
     /// Leases that their consumer closed because the Container did not.
     pub closed_by_consumer: u64,
+    /// Tokens that models drew.
+    pub tokens: u64,
     /// Events that were handled.
     pub steps: u64,
     /// Effects that the nodes of each role performed, in the order of [`RoleKind::ALL`](crate::RoleKind::ALL).
@@ -177,6 +187,7 @@ impl Outcome {
         self.early_starts += other.early_starts;
         self.early_unpaid += other.early_unpaid;
         self.closed_by_consumer += other.closed_by_consumer;
+        self.tokens += other.tokens;
         self.steps += other.steps;
     }
 }
@@ -196,6 +207,8 @@ pub struct World {
     pub(crate) containers: Vec<ContainerNode>,
     pub(crate) consumers: Vec<ConsumerNode>,
     pub(crate) sessions: BTreeMap<u64, Session>,
+    /// What each lease of a model really did.
+    pub(crate) tokens: BTreeMap<LeaseId, Tokens>,
     pub(crate) next_session: u64,
     pub(crate) next_reply: u64,
     pub(crate) outcome: Outcome,
@@ -239,6 +252,7 @@ impl World {
             containers,
             consumers,
             sessions: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             next_session: 1,
             next_reply: 1,
             outcome: Outcome::default(),
@@ -282,6 +296,7 @@ impl World {
         }
         self.outcome.leases = self.chain.leases().count() as u64;
         self.outcome.closed_by_consumer = self.chain.finalized.len() as u64;
+        self.outcome.tokens = self.tokens_counted();
         self.outcome
     }
 
@@ -304,6 +319,9 @@ impl World {
             Happening::Split => 13,
             Happening::Heal => 14,
             Happening::Mined { .. } => 15,
+            Happening::Asks { .. } => 16,
+            Happening::Drawn { .. } => 17,
+            Happening::Answered { .. } => 18,
         };
         let mixed = (self.outcome.fingerprint ^ self.now ^ (tag << 56)).wrapping_mul(0x0000_0100_0000_01b3);
         self.outcome.fingerprint = mixed.rotate_left(17);
@@ -483,6 +501,13 @@ impl World {
             }
             Happening::OutputsArrived { consumer, life, lease, session } => {
                 self.outputs_arrived(consumer, life, lease, session);
+            }
+            Happening::Asks { consumer, life, lease } => self.asks(consumer, life, lease),
+            Happening::Drawn { consumer, life, container, container_life, lease } => {
+                self.drawn((consumer, life), (container, container_life), lease);
+            }
+            Happening::Answered { consumer, life, lease, counts, lost } => {
+                self.answered(consumer, life, lease, counts, lost);
             }
             Happening::Restart(who) => self.on_restart(who),
             Happening::Split => {

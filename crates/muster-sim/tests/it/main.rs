@@ -61,15 +61,39 @@ fn sessions_begin_before_their_deposits_on_slow_and_refusing_chains() {
         };
         let early_start_ms = drawn.params.early_start_ms.max(1_500);
         let params = Params { early_start_ms, ..drawn.params.clone() };
-        let outcome = World::new(Config { sessions_percent: 100, faults, params, ..drawn }).run();
+        let outcome = World::new(Config { sessions_percent: 100, models_percent: 0, faults, params, ..drawn }).run();
         assert!(outcome.violations.is_empty(), "seed {seed}:\n{}", outcome.violations.join("\n"));
         sum.add(&outcome);
     }
     assert!(sum.finished > 100 && sum.early_starts > 100 && sum.early_unpaid > 10, "{sum:?}");
 }
 
+/// Models whose tokens are paid, with Containers that multiply their counts and consumers who pay nothing, lost ends of
+/// answers, and all other faults: nobody pays for what was not counted, and nobody answers unpaid for long.
+#[test]
+fn tokens_are_paid_as_they_were_counted() {
+    let mut sum = Outcome::default();
+    for seed in 501..=560 {
+        let drawn = Config::drawn(seed, 0);
+        let faults = Faults { lying_containers: 30, lying_consumers: 20, ..drawn.faults };
+        let outcome = World::new(Config { models_percent: 100, faults, ..drawn }).run();
+        assert!(outcome.violations.is_empty(), "seed {seed}:\n{}", outcome.violations.join("\n"));
+        sum.add(&outcome);
+    }
+    assert!(sum.finished > 100 && sum.tokens > 100_000 && sum.used_up > 5 && sum.top_ups > 5, "{sum:?}");
+}
+
+/// Kinds of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Job,
+    Session,
+    Model,
+}
+
 /// Two Containers, one Indexer, one consumer with one task, and nothing that goes wrong by itself.
-fn quiet_world(seed: u64, is_session: bool) -> Config {
+fn quiet_world(seed: u64, kind: Kind) -> Config {
+    let is_session = kind == Kind::Session;
     let drawn = Config::drawn(seed, 0);
     // A chain so slow that a session's workload begins, and often ends, before its deposit is seen.
     let chain_ms = if is_session { (300, 6_000) } else { (0, 0) };
@@ -82,6 +106,7 @@ fn quiet_world(seed: u64, is_session: bool) -> Config {
         calm_ms: 90_000,
         faults: Faults { chain_ms, ..Faults::none() },
         sessions_percent: if is_session { 100 } else { 0 },
+        models_percent: if kind == Kind::Model { 100 } else { 0 },
         params: Params { early_start_ms: 10_000, ..drawn.params.clone() },
         ..drawn
     }
@@ -89,23 +114,24 @@ fn quiet_world(seed: u64, is_session: bool) -> Config {
 
 /// The matrix of crashes: every role is killed before its first effect, between any two, and after its last, one run
 /// each; the network must come to rest with every task done.
-fn crashes_are_survived(is_session: bool) {
+fn crashes_are_survived(kind: Kind) {
     let mut worlds = 0;
     for seed in 1..=20 {
-        let calm = World::new(quiet_world(seed, is_session)).run();
+        let calm = World::new(quiet_world(seed, kind)).run();
         assert_eq!(calm.violations, Vec::<String>::new());
         // In some worlds the task fits no Container, and nothing is rented.
-        if calm.leases == 0 || worlds == 1 {
+        let idle = calm.leases == 0 || (kind == Kind::Model && calm.tokens == 0);
+        if idle || worlds == 1 {
             continue;
         }
         worlds += 1;
-        assert_eq!(calm.early_starts > 0, is_session);
+        assert_eq!(calm.early_starts > 0, kind == Kind::Session);
         let wanted = calm.finished + calm.unmatched;
         for role in RoleKind::ALL {
             let effects = calm.effects[role as usize];
             assert!(effects > 0, "{role:?} did nothing in seed {seed}");
             for effect in 0..=effects.min(70) {
-                let config = Config { crash: Some(CrashAt { role, effect }), ..quiet_world(seed, is_session) };
+                let config = Config { crash: Some(CrashAt { role, effect }), ..quiet_world(seed, kind) };
                 let outcome = World::new(config).run();
                 let place = format!("seed {seed}, {role:?} killed before effect {effect}");
                 assert!(outcome.violations.is_empty(), "{place}:\n{}", outcome.violations.join("\n"));
@@ -118,10 +144,15 @@ fn crashes_are_survived(is_session: bool) {
 
 #[test]
 fn a_crash_at_any_place_of_any_role_is_survived() {
-    crashes_are_survived(false);
+    crashes_are_survived(Kind::Job);
 }
 
 #[test]
 fn a_crash_at_any_place_of_any_role_is_survived_where_sessions_begin_before_their_deposit() {
-    crashes_are_survived(true);
+    crashes_are_survived(Kind::Session);
+}
+
+#[test]
+fn a_crash_at_any_place_of_any_role_is_survived_where_models_answer() {
+    crashes_are_survived(Kind::Model);
 }
