@@ -544,6 +544,8 @@ impl Task {
 
     fn perform(&mut self, order: Order, fleet: &mut Fleet, now: TimeMs) {
         match order {
+            // They shall stand apart, so that the next one is looked for once it is known where this one is.
+            Order::Start if self.replicas.iter().any(|replica| replica.state.borrow().container.is_none()) => {}
             Order::Start => {
                 if let Err(why) = self.start() {
                     self.log.say(None, &format!("no replica can be started: {why}"));

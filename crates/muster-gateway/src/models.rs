@@ -20,6 +20,8 @@ const REPLICAS_MAX: usize = 256;
 const NAME_LEN_MAX: usize = 200;
 /// Beginnings of prompts that a replica is taken to remember.
 const PREFIXES: usize = 1_024;
+/// How often whoever rents is told that somebody waits.
+const CALL_EVERY: Duration = Duration::from_millis(200);
 /// How long a replica that failed is asked last.
 const SHAKY_MS: u64 = 2_000;
 /// Names that are told where there is none of the name that was asked for.
@@ -202,7 +204,8 @@ impl Model {
         Some(Seat { replica: Arc::clone(chosen) })
     }
 
-    /// As [`Model::seat`], and waits for a replica where there is none at all: whoever rents is told that one is wanted.
+    /// As [`Model::seat`], and waits for a replica where none takes requests: whoever rents is told, again and again while
+    /// somebody waits, that one is wanted.
     pub(crate) async fn seat_soon(&self, prefix: u64, now_ms: impl Fn() -> u64, within: Duration) -> Option<Seat> {
         let found = async {
             loop {
@@ -213,11 +216,9 @@ impl Model {
                 if let Some(seat) = self.seat(prefix, now_ms(), &[]) {
                     return Some(seat);
                 }
-                if self.has_replicas() {
-                    return None;
-                }
                 self.shared.calls.notify_one();
-                came.await;
+                // Whether one came or not, it is looked again.
+                drop(tokio::time::timeout(CALL_EVERY, came).await);
             }
         };
         tokio::time::timeout(within, found).await.unwrap_or(None)

@@ -45,8 +45,7 @@ pub(crate) fn demand(rng: &mut Rng, demand: Demand) -> Demand {
     let credit_tokens = 3 * TOKENS_MAX + rng.below(10_000);
     // Some deposits do not last for what is asked.
     let deposit_tokens = credit_tokens.max(if rng.chance(300_000) { 8_000 } else { 200_000 });
-    let model =
-        ModelDemand { weights: WEIGHTS, bytes: WEIGHTS_LEN, price_max: None, deposit_tokens, credit_tokens };
+    let model = ModelDemand { weights: WEIGHTS, bytes: WEIGHTS_LEN, price_max: None, deposit_tokens, credit_tokens };
     Demand { kind: WorkloadKind::Model, model: Some(model), ..demand }
 }
 
@@ -65,7 +64,11 @@ pub(crate) fn spec() -> ModelSpec {
 
 /// The lie of a Container that multiplies what it counts.
 pub(crate) fn multiplied(tokens: TokenCounts, by: u64) -> TokenCounts {
-    TokenCounts { input: tokens.input.saturating_mul(by), cached: tokens.cached, output: tokens.output.saturating_mul(by) }
+    TokenCounts {
+        input: tokens.input.saturating_mul(by),
+        cached: tokens.cached,
+        output: tokens.output.saturating_mul(by),
+    }
 }
 
 impl World {
@@ -98,8 +101,7 @@ impl World {
             Some(s) => {
                 let delay = self.rng.between(1, 3_000);
                 let container_life = self.containers[s.container].life;
-                let happening =
-                    Happening::Drawn { consumer: i, life, container: s.container, container_life, lease };
+                let happening = Happening::Drawn { consumer: i, life, container: s.container, container_life, lease };
                 self.after(delay, happening);
             }
             None => self.asks_again(i, lease),
@@ -137,11 +139,8 @@ impl World {
             return;
         }
         self.tokens.entry(lease).or_default().heard += counts;
-        let event = if lost {
-            consumer::Event::AnswerLost { most: counts }
-        } else {
-            consumer::Event::Answered { counts }
-        };
+        let event =
+            if lost { consumer::Event::AnswerLost { most: counts } } else { consumer::Event::Answered { counts } };
         self.feed_consumer(i, lease, event);
         self.asks_again(i, lease);
     }
