@@ -66,7 +66,9 @@ pub enum CatalogError {
     #[error("the catalogue cannot be read: {0}")]
     Damaged(String),
     /// No model of that name.
-    #[error("the catalogue has no model {name:?}; the nearest are {near}. `muster model catalog` lists all; file:PATH deploys a GGUF file")]
+    #[error(
+        "the catalogue has no model {name:?}; the nearest are {near}. `muster model catalog` lists all; file:PATH deploys a GGUF file"
+    )]
     Unknown {
         /// Which was asked for.
         name: String,

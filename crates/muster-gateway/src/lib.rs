@@ -16,6 +16,7 @@ mod limits;
 mod logs;
 mod models;
 mod models_api;
+mod needs;
 mod openai;
 mod patient;
 mod receipts;
@@ -37,6 +38,7 @@ pub use catalog::{CatalogEntry, CatalogError, ModelSource, Recipe, catalog, in_c
 pub use content::{Content, ContentFile, PART_BYTES_MAX, gather};
 pub use keys::{KeyError, KeyShown, KeyStore, KeyTerms, Scope};
 pub use models::{Access, Deployment, Models, ModelsError, Payee, ReplicaId};
+pub use needs::model_needs;
 pub use openai::{ModelApi, ModelApiConfig};
 pub use patient::{Patient, PatientListener, Patiently, TAKES_WITHIN, patient};
 pub use sessions::IceServer;

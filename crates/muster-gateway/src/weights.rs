@@ -136,10 +136,7 @@ impl Weights {
     }
 
     /// Keeps weights that this program makes, and says which they are. Blocks.
-    pub(crate) fn make(
-        &self,
-        make: impl FnOnce(&Path) -> io::Result<()>,
-    ) -> Result<(WeightsId, u64), WeightsError> {
+    pub(crate) fn make(&self, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(WeightsId, u64), WeightsError> {
         fs::create_dir_all(&*self.dir).map_err(failed("make", &self.dir))?;
         let fresh = self.dir.join(format!("made-{:016x}", rand::random::<u64>()));
         let made = make(&fresh).map_err(failed("write", &fresh));

@@ -44,8 +44,8 @@ pub(crate) struct Global {
     /// The chain's JSON-RPC address, instead of the one in the network file.
     #[arg(long, global = true, env = "MUSTER_RPC", value_name = "URL")]
     pub(crate) rpc: Option<String>,
-    /// Which wallet pays: a name in DIR/wallets, or a keystore file.
-    #[arg(long, global = true, env = "MUSTER_WALLET", value_name = "NAME|FILE")]
+    /// Which wallet pays: a name in DIR/wallets, or a keystore file (also: MUSTER_WALLET).
+    #[arg(long, global = true, value_name = "NAME|FILE")]
     pub(crate) wallet: Option<String>,
     /// A file that holds the wallet's passphrase (also: MUSTER_PASSPHRASE, or a prompt).
     #[arg(long, global = true, env = "MUSTER_PASSPHRASE_FILE", value_name = "FILE")]

@@ -70,7 +70,8 @@ pub(crate) const fn is_role(command: &Command) -> bool {
 pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let dirs = Dirs::resolve(cli.global.dir.as_deref())?;
     let output = Output::new(cli.global.json);
-    let cx = Context { dirs, global: cli.global, output, crash_plans: crashes::plans() };
+    let wallet = wallets::named(cli.global.wallet.clone());
+    let cx = Context { dirs, global: Global { wallet, ..cli.global }, output, crash_plans: crashes::plans() };
     match cli.command {
         Command::Up(args) => Box::pin(up::run(&cx, args)).await,
         Command::Run(args) => Box::pin(run::run(&cx, *args)).await,

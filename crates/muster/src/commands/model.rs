@@ -19,6 +19,7 @@ use crate::failure::{Because, Code, Failure};
 use crate::output::table;
 
 mod catalog;
+mod wallet;
 
 /// For as long as something changes, a deployment is waited for; without any change so long.
 const CHANGES_WITHIN: Duration = Duration::from_secs(120);
@@ -56,6 +57,7 @@ pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failu
         }
         ModelCommand::Logs { name, follow, tail, at } => logs(cx, &name, follow, tail, &at).await?,
         ModelCommand::Convert { folder, file } => convert(cx, &folder, &file)?,
+        ModelCommand::Chat(args) if args.wallet.is_some() => return wallet::chat(cx, &args).await,
         ModelCommand::Chat(args) => return chat(cx, &args).await,
         ModelCommand::Embed { name, texts, at } => return embed(cx, &name, texts, &at).await,
     }
