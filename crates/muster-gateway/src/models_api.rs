@@ -20,6 +20,7 @@ use crate::logs::LogLine;
 use crate::needs::model_needs;
 use crate::refusal::{Body, ErrorBody, Refusal};
 use crate::sessions::now_ms;
+use crate::till::Till;
 use crate::weights::WeightsError;
 
 /// A context when nothing is said, in tokens.
@@ -106,6 +107,9 @@ pub(crate) struct DeployModel {
     /// Whether other accounts of this Gateway may ask it.
     #[serde(default)]
     shared: bool,
+    /// Whether anybody may ask it who pays for each request by itself, by x402; other accounts may, too.
+    #[serde(default)]
+    offered: bool,
     /// Whether it shall be near: on an ordinary machine without a card, to which the round trip is the shortest.
     #[serde(default)]
     edge: bool,
@@ -120,6 +124,7 @@ pub(crate) struct DeploymentState {
     version: u64,
     created_s: u64,
     shared: bool,
+    offered: bool,
     edge: bool,
     sha256: String,
     bytes: u64,
@@ -314,6 +319,7 @@ fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
         version: 1,
         created_s: now_ms() / 1_000,
         shared: asked.shared,
+        offered: asked.offered,
         model,
         demand,
         scale,
@@ -341,6 +347,7 @@ fn state(record: &Record, view: View) -> DeploymentState {
         version: record.version,
         created_s: record.created_s,
         shared: record.shared,
+        offered: record.offered,
         edge: record.edge,
         sha256: record.model.weights.to_string(),
         bytes: record.model.bytes.0,
@@ -366,6 +373,10 @@ pub(crate) async fn deploy_model(
     let account = gateway.account(&headers)?;
     let deployed = blocking(move || {
         let mut asked = asked;
+        if asked.offered && !gateway.inner.model_api.till().is_some_and(Till::takes_single_payments) {
+            let why = "this Gateway cannot be paid for single requests: the network's token takes no authorized transfers (ERC-3009); deploy without `offered`";
+            return Err(Refusal::new(StatusCode::CONFLICT, "no_payments", why));
+        }
         from_catalog(&gateway, &mut asked)?;
         let record = record(account, asked)?;
         if record.sends_weights && gateway.inner.weights.path(record.model.weights).is_none() {

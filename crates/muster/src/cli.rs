@@ -1,6 +1,7 @@
 //! The command line, as clap sees it. `run.rs`, `lease.rs` … turn these low-level arguments into
 //! high-level ones once.
 
+mod account;
 mod checkers;
 mod live;
 pub(crate) mod model;
@@ -8,6 +9,7 @@ pub(crate) mod model;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+pub(crate) use account::AccountCommand;
 pub(crate) use checkers::{CheckerCommand, CheckerInitArgs, EpochChoice, EpochCommand, LicenceCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use live::{
@@ -119,6 +121,9 @@ pub(crate) enum Command {
     /// Keys of a Gateway's API.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
+    /// Accounts of a Gateway: pay in beforehand, see what is left.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Keys and tokens.
     #[command(subcommand)]
     Wallet(WalletCommand),

@@ -131,6 +131,9 @@ pub(crate) struct ModelDeployArgs {
     /// Let other accounts of the Gateway ask it.
     #[arg(long)]
     pub(crate) shared: bool,
+    /// Let anybody ask it who pays for each request by itself, by x402; other accounts may, too.
+    #[arg(long)]
+    pub(crate) offered: bool,
     /// Do not wait until it answers.
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -158,6 +161,7 @@ impl ModelDeployArgs {
             max_latency: None,
             edge: false,
             shared: false,
+            offered: false,
             no_wait: false,
             at: AtGateway { gateway: None, key_file: None },
         }

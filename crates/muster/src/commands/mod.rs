@@ -1,5 +1,6 @@
 //! The commands, and what they share.
 
+mod account;
 pub(crate) mod agent;
 mod apps;
 mod audited;
@@ -91,6 +92,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::App(command) => Box::pin(apps::run(&cx, command)).await,
         Command::Gateway(command) => Box::pin(gateway::run(&cx, command)).await,
         Command::ApiKey(command) => gateway::api_key(&cx, command),
+        Command::Account(command) => Box::pin(account::run(&cx, command)).await,
         Command::Wallet(command) => Box::pin(wallet::run(&cx, command)).await,
         Command::Gpu(command) => Box::pin(gpu::run(&cx, command)).await,
         Command::Doctor => Box::pin(doctor::run(&cx)).await,

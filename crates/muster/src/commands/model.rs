@@ -155,7 +155,7 @@ async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeplo
             json!({ "input": input, "cached": cached, "output": output })
         }),
         "region": args.region.as_ref().map(ToString::to_string), "near": args.near.map(|place| place.to_string()),
-        "max_latency_ms": args.max_latency, "shared": args.shared, "edge": args.edge,
+        "max_latency_ms": args.max_latency, "shared": args.shared, "offered": args.offered, "edge": args.edge,
     });
     customer.call(Method::POST, "/api/v1/models", Some(&body)).await
 }
