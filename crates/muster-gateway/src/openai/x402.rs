@@ -462,8 +462,12 @@ async fn settle(till: &Till, held: Held, signed: SignedAuthorization) -> Result<
 }
 
 async fn noted(held: Held, step: Step) -> Result<Held, UsageError> {
-    let written = tokio::task::spawn_blocking(move || held.note(step).map(|()| held)).await;
-    written.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    match tokio::task::spawn_blocking(move || held.note(step).map(|()| held)).await {
+        Ok(noted) => noted,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is ending, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// A payment that is in a block.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_chain::settle::{Authorization, TxId};
 use muster_core::units::TokenAmount;
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
 use super::store::{self, Store, UsageError};
 

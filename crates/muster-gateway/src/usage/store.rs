@@ -104,7 +104,7 @@ impl Store {
         action: &'static str,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, UsageError> {
-        let done = || {
+        let done = || -> Result<T, redb::Error> {
             let txn = self.db.begin_write()?;
             let done = work(&txn)?;
             txn.commit()?;
@@ -118,7 +118,7 @@ impl Store {
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, UsageError> {
-        let done = || work(&self.db.begin_read()?);
+        let done = || -> Result<T, redb::Error> { work(&self.db.begin_read()?) };
         done().map_err(failed("read", &self.path))
     }
 
