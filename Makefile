@@ -1,5 +1,7 @@
 # Everything a person types. Each target is a script under scripts/, so that it can be read and run alone.
 # ARGS passes through: make up ARGS="--containers 8 --once"
+# FEATURES builds for cards that models run on: make build FEATURES=vulkan (`muster doctor` says which)
+export FEATURES
 SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 .PHONY: help up build contracts test bench lint clean-data

@@ -76,12 +76,13 @@ need_toolchains() {
     fail "Node.js with npm is missing (it builds the contracts and the pages; nothing needs it at run time): install version 20.19 or newer (nodejs.org)"
 }
 
-# build_release: the one binary, from contracts and pages to link.
+# build_release: the one binary, from contracts and pages to link. FEATURES names what models compute on beside the
+# processor: cuda, vulkan or metal.
 build_release() {
   contracts/build.sh
   scripts/console.sh
   # The features of the whole workspace, as every other command resolves them: nothing is compiled twice.
-  cargo build --release --locked --workspace --bin muster
+  cargo build --release --locked --workspace --bin muster ${FEATURES:+--features "muster/$FEATURES"}
 }
 
 # tests_of CRATE: the binary of its integration tests that the workspace's tests run (asked for in the same words, so that

@@ -89,6 +89,8 @@ pub(crate) enum DeployError {
 pub(crate) struct ReplicaState {
     /// `matching`, `opening`, `starting`, `ready`, `draining` or `ended`.
     pub(crate) state: &'static str,
+    /// Of which version of the deployment.
+    pub(crate) version: u64,
     /// What it waits for, or how it ended.
     pub(crate) why: Option<String>,
     pub(crate) lease: Option<String>,
@@ -645,6 +647,7 @@ fn shown(replica: &Replica) -> ReplicaState {
     let TokenCounts { input, cached, output } = state.counted;
     ReplicaState {
         state: step,
+        version: replica.version,
         why,
         lease: state.lease.map(|lease| lease.to_string()),
         container: state.container.map(|container| container.short().to_string()),

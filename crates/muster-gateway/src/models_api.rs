@@ -135,6 +135,8 @@ pub(crate) struct DeploymentState {
     wanted: u16,
     /// How many answer.
     ready: usize,
+    /// How many of those are of the present version.
+    updated: usize,
     /// The last failure, until a replica answers.
     why: Option<String>,
     price_usd: Option<UsdPerMillion>,
@@ -340,6 +342,7 @@ fn scale(replicas: Replicas) -> Scale {
 
 fn state(record: &Record, view: View) -> DeploymentState {
     let Scale { min, max, queue_ms, idle_ms } = record.scale;
+    let ready = || view.replicas.iter().filter(|replica| replica.state == "ready");
     DeploymentState {
         id: record.id.clone(),
         name: record.model.name.clone(),
@@ -355,7 +358,8 @@ fn state(record: &Record, view: View) -> DeploymentState {
         parallel: record.model.parallel,
         replicas: Replicas { min, max, queue_ms: Some(queue_ms), idle_ms: Some(idle_ms) },
         wanted: view.wanted,
-        ready: view.replicas.iter().filter(|replica| replica.state == "ready").count(),
+        ready: ready().count(),
+        updated: ready().filter(|replica| replica.version == record.version).count(),
         why: view.why,
         price_usd: view.price.as_ref().map(dollars),
         running: view.replicas,

@@ -1,5 +1,6 @@
 //! `muster doctor`: what this machine can offer, what is missing, and the command that installs it.
 
+mod models;
 mod network;
 mod tell;
 
@@ -40,6 +41,7 @@ struct Report {
     /// The layers of the Sandbox; absent when they could not be tried.
     sandbox: Option<Capabilities>,
     programs: Vec<Program>,
+    models: models::Models,
     network: Option<NetworkReport>,
     /// What keeps a Container from running here, sentences.
     missing: Vec<String>,
@@ -82,7 +84,8 @@ pub(super) async fn run(cx: &Context) -> Result<u8, Failure> {
     let install = install_command(sandbox.as_ref().map_or(&[], |s| &s.findings), &programs);
     let network = network::look(cx).await?;
     let can_serve = missing.is_empty();
-    let report = Report { machine, gpus, sandbox, programs, network, missing, install, can_serve };
+    let models = models::look(&gpus.gpus);
+    let report = Report { machine, gpus, sandbox, programs, models, network, missing, install, can_serve };
     cx.output.result(&report, || tell::text(&report));
     Ok(if can_serve { 0 } else { Code::Missing as u8 })
 }

@@ -330,10 +330,12 @@ async fn until_ready(cx: &Context, customer: &Customer, name: &str, version: &st
     loop {
         let value = customer.call(Method::GET, &path(name, ""), None).await?;
         let running = value.pointer("/running").and_then(Value::as_array).cloned().unwrap_or_default();
-        if text(&value, "/version") == version && value.pointer("/ready").and_then(Value::as_u64).unwrap_or(0) > 0 {
+        let updated = value.pointer("/updated").and_then(Value::as_u64).unwrap_or(0);
+        if text(&value, "/version") == version && updated > 0 {
             return Ok(value);
         }
-        let replicas = running.iter().filter(|replica| text(replica, "/state") != "ended");
+        let fresh = |replica: &&Value| text(replica, "/version") == version && text(replica, "/state") != "ended";
+        let replicas = running.iter().filter(fresh);
         let steps: Vec<String> =
             replicas.map(|replica| format!("{}: {}", text(replica, "/state"), text(replica, "/why"))).collect();
         let why = value.pointer("/why").and_then(Value::as_str);

@@ -96,6 +96,27 @@ fn counted(api: &Api) -> (u64, u64, u64) {
     (one("input_tokens"), one("cached_tokens"), one("output_tokens"))
 }
 
+/// A lease of the Gateway once it is settled.
+fn closed(net: &Net, lease: &str) -> Value {
+    net.wait_for("the lease to be settled", || {
+        let mut command = muster();
+        command.arg("--dir").arg(net.role(GATEWAY)).args(["--json", "lease", "show", lease]);
+        let lease: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+        (lease["phase"] == "closed").then_some(lease)
+    })
+}
+
+/// What its counts cost by its rates.
+fn cost(lease: &Value) -> u128 {
+    let tokens = &lease["tokens"];
+    let counts = ["/input", "/cached", "/output"].map(|kind| number(tokens, kind));
+    let rate = |kind: &str| tokens[kind].as_str().and_then(|rate| rate.parse::<u128>().ok()).unwrap();
+    let part = |count: u64, rate: u128| u128::from(count) * rate / 1_000_000;
+    part(counts[0] - counts[1], rate("input_rate"))
+        + part(counts[1], rate("cached_rate"))
+        + part(counts[2], rate("output_rate"))
+}
+
 #[test]
 fn a_model_is_deployed_in_one_step_and_paid_to_the_token() {
     let net = Net::start(1);
@@ -134,21 +155,10 @@ fn a_model_is_deployed_in_one_step_and_paid_to_the_token() {
     let (_, state) = api.call("GET", "/api/v1/models/tiny", &Value::Null);
     let lease = state.pointer("/running/0/lease").and_then(Value::as_str).unwrap().to_owned();
     assert_eq!(code(&net.run(&["model", "rm", "tiny"])), 0);
-    let closed = net.wait_for("the lease to be settled", || {
-        let mut command = muster();
-        command.arg("--dir").arg(net.role(GATEWAY)).args(["--json", "lease", "show", &lease]);
-        let lease: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
-        (lease["phase"] == "closed").then_some(lease)
-    });
-    let tokens = &closed["tokens"];
-    let counts = ["/input", "/cached", "/output"].map(|kind| number(tokens, kind));
+    let closed = closed(&net, &lease);
+    let counts = ["/input", "/cached", "/output"].map(|kind| number(&closed["tokens"], kind));
     assert_eq!((counts[0], counts[1], counts[2]), settled, "{closed}");
-    let rate = |kind: &str| tokens[kind].as_str().and_then(|rate| rate.parse::<u128>().ok()).unwrap();
-    let part = |count: u64, rate: u128| u128::from(count) * rate / 1_000_000;
-    let cost = part(counts[0] - counts[1], rate("input_rate"))
-        + part(counts[1], rate("cached_rate"))
-        + part(counts[2], rate("output_rate"));
-    assert_eq!(closed["billed"].as_str(), Some(cost.to_string().as_str()), "{closed}");
+    assert_eq!(closed["billed"].as_str(), Some(cost(&closed).to_string().as_str()), "{closed}");
     let (status, gone) = api.call("POST", "/v1/chat/completions", &chat("Hello?", &json!({})));
     assert_eq!(status, 404, "{gone}");
 }
@@ -294,4 +304,139 @@ fn a_real_embedding_model_at_the_edge_knows_what_is_like() {
     let logs = net.run(&["model", "logs", "minilm"]);
     let words = ["version 1 of minilm is wanted on 1 Containers", "replica 1 ready on Container", "llama.cpp"];
     assert!(words.iter().all(|words| shown(&logs).contains(words)), "{}", shown(&logs));
+}
+
+fn shown_state(api: &Api) -> Value {
+    api.call("GET", "/api/v1/models/tiny", &Value::Null).1
+}
+
+/// The Containers of the replicas that answer, of this version.
+fn containers(state: &Value, version: u64) -> Vec<String> {
+    let running = state["running"].as_array().unwrap().iter();
+    let ready = running.filter(|one| one["state"] == "ready" && one["version"] == version);
+    ready.map(|one| one["container"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn replicas_stand_apart_and_give_way_without_cutting_anybody_off() {
+    let net = Net::start(2);
+    let deploy = |more: &[&str]| {
+        let output = net.run(&[&["--json", "model", "deploy", "tiny", "--replicas", "2"], more].concat());
+        assert_eq!(code(&output), 0, "{}\n{}", shown(&output), net.logs());
+    };
+    deploy(&[]);
+    let api = Api::of(&net);
+    let both = |version: u64| {
+        net.wait_for("two replicas on two Containers", || {
+            let there = containers(&shown_state(&api), version);
+            (there.len() == 2 && there[0] != there[1]).then_some(())
+        });
+    };
+    both(1);
+    // Whoever is being answered while the version changes is answered to the end.
+    let stream = json!({ "stream": true, "stream_options": { "include_usage": true }, "ignore_eos": true, "max_tokens": 1900 });
+    let mut long: Vec<TcpStream> =
+        (0..2).map(|_| api.begin("POST", "/v1/chat/completions", &chat("Tell me everything", &stream))).collect();
+    let mut some = [0; 1024];
+    long.iter_mut().for_each(|one| one.read_exact(&mut some).unwrap());
+    deploy(&["--context", "1024"]);
+    both(2);
+    for mut one in long {
+        let mut rest = String::new();
+        one.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("\"completion_tokens\":1900") && rest.contains("[DONE]"), "{rest}");
+    }
+    net.wait_for("the old version to be gone", || {
+        let state = shown_state(&api);
+        let old = state["running"].as_array().unwrap().iter().any(|one| one["version"] == 1);
+        (!old).then_some(())
+    });
+    // A Container that dies takes no answers with it that had not begun, and is replaced.
+    net.kill("container-0");
+    for _ in 0..20 {
+        let (status, value) = api.call("POST", "/v1/chat/completions", &chat("Still there?", &json!({})));
+        assert_eq!(status, 200, "{value}");
+    }
+    net.wait_for("two replicas again", || (number(&shown_state(&api), "/updated") == 2).then_some(()));
+}
+
+#[test]
+fn a_model_that_nobody_asks_costs_nothing_and_comes_back() {
+    let net = Net::start(1);
+    let deployed = net.run(&["--json", "model", "deploy", "tiny", "--replicas", "0..1"]);
+    assert_eq!(code(&deployed), 0, "{}\n{}", shown(&deployed), net.logs());
+    let api = Api::of(&net);
+    let few = json!({ "min": 0, "max": 1, "idle_ms": 500 });
+    let (status, state) = api.call("POST", "/api/v1/models/tiny/scale", &few);
+    assert_eq!(status, 200, "{state}");
+    for _ in 0..2 {
+        // The one who asks waits for the cold start, and is answered.
+        let (status, value) = api.call("POST", "/v1/chat/completions", &chat("Good morning", &json!({})));
+        assert_eq!(status, 200, "{value}\n{}", net.logs());
+        net.wait_for("nothing to run", || {
+            let state = shown_state(&api);
+            state["running"].as_array().unwrap().is_empty().then_some(())
+        });
+    }
+    let logs = shown(&net.run(&["model", "logs", "tiny"]));
+    assert!(logs.contains("replica 2 ready on Container"), "{logs}");
+}
+
+/// Numbers that are the same in each run.
+fn drawn(turn: u64) -> u64 {
+    let mixed = (turn + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33
+}
+
+/// Asks, and hangs up at random: at once, in mid-answer, or not at all.
+fn ask_and_leave(api: &Api, turn: u64) {
+    let stream = !turn.is_multiple_of(4);
+    let more = json!({ "stream": stream, "max_tokens": 1 + drawn(turn) % 24, "ignore_eos": true });
+    let mut line = api.begin("POST", "/v1/chat/completions", &chat(&format!("Hello {turn}"), &more));
+    let most = match turn % 3 {
+        0 => usize::MAX,
+        1 => usize::try_from(drawn(turn + 1_000_000) % 2_000).unwrap(),
+        _ => 0,
+    };
+    let (mut got, mut some) = (0, [0; 512]);
+    while got < most {
+        match line.read(&mut some) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => got += count,
+        }
+    }
+}
+
+#[test]
+fn a_thousand_that_hang_up_at_random_and_the_ledgers_agree() {
+    const ASKS: u64 = 1_000;
+    const SIDE_BY_SIDE: u64 = 32;
+    let net = Net::start(1);
+    let deployed = net.run(&["--json", "model", "deploy", "tiny", "--parallel", "8"]);
+    assert_eq!(code(&deployed), 0, "{}\n{}", shown(&deployed), net.logs());
+    let api = Api::of(&net);
+    std::thread::scope(|scope| {
+        for lane in 0..SIDE_BY_SIDE {
+            let api = &api;
+            scope.spawn(move || (lane..ASKS).step_by(32).for_each(|turn| ask_and_leave(api, turn)));
+        }
+    });
+    // By key at the Gateway, by lease at the Container, by what was paid: once all that was begun is counted.
+    let used = || {
+        let (status, rows) = api.call("GET", "/v1/usage", &Value::Null);
+        assert_eq!(status, 200, "{rows}");
+        let row = rows["data"].as_array().unwrap().iter().find(|row| row["model"] == "tiny").unwrap().clone();
+        ["input", "cached", "output"].map(|kind| row[kind].as_u64().unwrap_or_else(|| panic!("{kind} of {row}")))
+    };
+    let agreed = net.wait_for("all to be counted and paid", || {
+        let state = shown_state(&api);
+        let (input, cached, output) = counted(&api);
+        (number(&state, "/running/0/held") == 0 && used() == [input, cached, output]).then_some([input, cached, output])
+    });
+    assert!(agreed[2] > ASKS, "{agreed:?}");
+    let lease = shown_state(&api).pointer("/running/0/lease").and_then(Value::as_str).unwrap().to_owned();
+    assert_eq!(code(&net.run(&["model", "rm", "tiny"])), 0);
+    let closed = closed(&net, &lease);
+    assert_eq!(["/input", "/cached", "/output"].map(|kind| number(&closed["tokens"], kind)), agreed, "{closed}");
+    assert_eq!(closed["billed"].as_str(), Some(cost(&closed).to_string().as_str()), "{closed}");
 }

@@ -26,6 +26,7 @@ pub(super) fn text(report: &Report) -> String {
         None => format!("  missing  {} for {}", p.name, p.needed_for),
     };
     parts.push(format!("Programs:\n{}", report.programs.iter().map(program).collect::<Vec<_>>().join("\n")));
+    parts.push(report.models.lines());
     parts.extend(report.network.as_ref().map(network));
     parts.push(verdict(report));
     parts.join("\n\n")
