@@ -46,12 +46,14 @@ struct World {
     tasks: Vec<JoinHandle<()>>,
     gateway: Option<Served>,
     replicas: AtomicU32,
+    /// The network's token is from before there were authorized transfers. (The escrow stands for it.)
+    older: bool,
 }
 
 /// A Gateway that is served until it is dropped.
 struct Served {
     gateway: Gateway,
-    ledger: Arc<ChainLedger>,
+    till: Option<Till>,
     renter: Renter,
     at: SocketAddr,
     task: JoinHandle<()>,
@@ -78,6 +80,13 @@ async fn sender(
 
 impl World {
     async fn start(prepaid: bool) -> Self {
+        let mut world = Self::bare().await;
+        world.serve(prepaid).await;
+        world
+    }
+
+    /// The chain alone.
+    async fn bare() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let opened = open_development(&dir.path().join("chain"), ChainConfig::development(CHAIN_ID)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -96,9 +105,7 @@ impl World {
         let wallet = Wallet::random();
         faucet.send_ether("gateway", wallet.address(), 10 * ETHER).await.unwrap();
         let (gateway, replicas) = (None, AtomicU32::new(0));
-        let mut world = Self { dir, rpc, client, faucet, wallet, tasks, gateway, replicas };
-        world.serve(prepaid).await;
-        world
+        Self { dir, rpc, client, faucet, wallet, tasks, gateway, replicas, older: false }
     }
 
     /// Serves the Gateway of this folder: the first one, or the one after it.
@@ -110,7 +117,7 @@ impl World {
             relay: None,
             chain: ChainAt { id: CHAIN_ID, rpc: self.rpc.clone() },
             contracts: muster_client::network::Contracts {
-                token: contracts.token,
+                token: if self.older { contracts.escrow } else { contracts.token },
                 registry: contracts.registry,
                 escrow: contracts.escrow,
             },
@@ -132,7 +139,7 @@ impl World {
             sessions_max: 1,
             loopback_only: true,
             app_stakes: None,
-            till,
+            till: till.clone(),
             prepaid,
         };
         // A connection of the Gateway before this one may take a moment to let go of the folder.
@@ -147,18 +154,18 @@ impl World {
         let at = listener.local_addr().unwrap();
         let service = gateway.router().into_make_service_with_connect_info::<SocketAddr>();
         let task = tokio::spawn(async move { axum::serve(patient(listener, TAKES_WITHIN), service).await.unwrap() });
-        self.gateway = Some(Served { gateway, ledger, renter, at, task });
+        self.gateway = Some(Served { gateway, till, renter, at, task });
     }
 
     /// The Gateway's process is gone without a word; its folder stays.
     async fn kill(&mut self) {
-        let Served { gateway, ledger, renter, task, .. } = self.gateway.take().unwrap();
+        let Served { gateway, till, renter, task, .. } = self.gateway.take().unwrap();
         task.abort();
         while !task.is_finished() {
             tokio::task::yield_now().await;
         }
         renter.close().await;
-        drop((gateway, renter, ledger));
+        drop((gateway, renter, till));
     }
 
     fn gateway(&self) -> &Served {
@@ -469,6 +476,21 @@ async fn without_a_payment_in_its_form_keys_are_what_counts() {
         )
         .await
         .error(404, "model_not_found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_whose_token_is_older_offers_nothing_and_says_so() {
+    let mut world = World::bare().await;
+    world.older = true;
+    world.serve(false).await;
+    let till = world.gateway().till.as_ref().unwrap();
+    assert!(!till.takes_single_payments());
+    world.offer(Access::Offered, Scripted::new(|_| hello()));
+    world.chat(&[], &json!({})).await.error(401, "invalid_api_key");
+    let key = world.key("one", KeyTerms::default());
+    let deploy = json!({ "catalog": "tiny", "offered": true });
+    let refused = world.with_key(&key, "POST", "/api/v1/models", &deploy).await;
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (409, Some("no_payments")), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -334,7 +334,8 @@ fn replicas_stand_apart_and_give_way_without_cutting_anybody_off() {
     };
     both(1);
     // Whoever is being answered while the version changes is answered to the end.
-    let stream = json!({ "stream": true, "stream_options": { "include_usage": true }, "ignore_eos": true, "max_tokens": 1900 });
+    let stream =
+        json!({ "stream": true, "stream_options": { "include_usage": true }, "ignore_eos": true, "max_tokens": 1900 });
     let mut long: Vec<TcpStream> =
         (0..2).map(|_| api.begin("POST", "/v1/chat/completions", &chat("Tell me everything", &stream))).collect();
     let mut some = [0; 1024];

@@ -74,7 +74,8 @@ impl Models {
     /// For people.
     pub(super) fn lines(&self) -> String {
         let built: Vec<&str> = self.built.iter().map(|backend| backend.name()).collect();
-        let mut text = format!("Models:\n  ok       llama.cpp on the {} (built for: {})", self.uses.name(), built.join(", "));
+        let mut text =
+            format!("Models:\n  ok       llama.cpp on the {} (built for: {})", self.uses.name(), built.join(", "));
         if let Some(advice) = &self.advice {
             text.push_str("\n  better   ");
             text.push_str(advice);
