@@ -1,5 +1,7 @@
 //! Accounts that pay beforehand: how one stands, and crediting it with a transfer of tokens.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -124,7 +126,7 @@ fn account(gateway: &Gateway, headers: &HeaderMap) -> Result<String, Refusal> {
 }
 
 async fn state(gateway: Gateway, account: String) -> Result<AccountState, Refusal> {
-    let ledger = gateway.inner.model_api.ledger().clone();
+    let ledger = Arc::clone(gateway.inner.model_api.ledger());
     let pay_in = gateway.inner.model_api.till().map(PayIn::of);
     let (credits, balance, prepaid, account) = blocking(move || {
         let balance = ledger.purse(&account).balance();
@@ -182,7 +184,7 @@ pub(crate) async fn credit_account(
         return Err(Refusal::new(StatusCode::CONFLICT, "no_payments", why));
     };
     let credit = looked_at(&till, &claim.tx, &claim.signature, name.clone()).await?;
-    let ledger = gateway.inner.model_api.ledger().clone();
+    let ledger = Arc::clone(gateway.inner.model_api.ledger());
     let account = credit.account.clone();
     tracing::info!(%account, amount = %credit.tokens, usd = %credit.usd, tx = %credit.tx, "an account pays in");
     blocking(move || ledger.credit(&credit)).await?;

@@ -298,7 +298,7 @@ async fn serve(
     let asked = parsed(endpoint, body).await?;
     let model = find(api, &asked.model, key.as_deref())?;
     can(&model.deployment, &asked.request)?;
-    let Some(key) = key else { return paid(api, asked, model, &parts, in_hand).await };
+    let Some(key) = key else { return Box::pin(paid(api, asked, model, &parts, in_hand)).await };
     let estimate = estimate(&model, &asked.request);
     let now_ms = now_s().saturating_mul(1_000).max(wall_ms());
     let (stands, admitted) = api.inner.ledger.admit(&key, estimate, now_ms);

@@ -265,12 +265,12 @@ impl<'a> Offer<'a> {
             return Err(Refused::new("unsupported_scheme", format!("pay by the transfer method {METHOD}")));
         }
         let token = self.till.client().contracts().token;
-        if accepted.asset.parse() != Ok(token) {
+        if accepted.asset.parse::<Address>() != Ok(token) {
             let why = format!("the token {:?} is not taken; pay in {token}", shown(&accepted.asset));
             return Err(Refused::new("invalid_payment_requirements", why));
         }
         let authorization = &signed.authorization;
-        if accepted.pay_to.parse() != Ok(self.till.wallet()) || authorization.to != self.till.wallet() {
+        if accepted.pay_to.parse::<Address>() != Ok(self.till.wallet()) || authorization.to != self.till.wallet() {
             let why = format!("the payment is for somebody else; pay to {}", self.till.wallet());
             return Err(Refused::new("invalid_exact_evm_payload_recipient_mismatch", why));
         }

@@ -155,7 +155,7 @@ pub(super) fn read_all(store: &Store) -> Result<Vec<(String, Purse)>, UsageError
             purses.iter()?.map(|entry| entry.map(|(key, value)| (key.value().to_owned(), value.value().to_vec())));
         Ok(rows.collect::<Result<Vec<_>, _>>()?)
     })?;
-    let purse = |(account, bytes): (String, Vec<u8>)| {
+    let purse = |(account, bytes): (String, Vec<u8>)| -> Result<(String, Purse), UsageError> {
         let balance = read_balance(&bytes).ok_or_else(|| store.damaged(&account))?;
         Ok((account, Purse { balance: Mutex::new(balance) }))
     };

@@ -204,7 +204,9 @@ impl Writing {
                 account.take_unwritten().into_iter().map(move |row| (row, owner.clone()))
             };
             let rows: Vec<Owned> = accounts.iter().flat_map(owned).collect();
-            if let Err(error) = self.store.write("write", |txn| write(txn, &rows)) {
+            let nothing = rows.is_empty();
+            let written = if nothing { Ok(()) } else { self.store.write("write", |txn| write(txn, &rows)) };
+            if let Err(error) = written {
                 tracing::warn!(%error, rows = rows.len(), "usage is not written; it is tried again");
                 for account in &accounts {
                     account.give_back();
@@ -216,7 +218,7 @@ impl Writing {
                 self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).unwritten.extend(accounts);
                 continue;
             }
-            if !rows.is_empty() {
+            if !nothing {
                 self.snapshot_due.get_or_insert_with(|| Instant::now() + SNAPSHOT_EVERY);
             }
             if self.snapshot_due.is_some_and(|due| stop || due <= Instant::now()) {
@@ -295,7 +297,7 @@ pub(super) fn read(store: &Store) -> Result<Vec<Read>, UsageError> {
             table.iter()?.map(|entry| entry.map(|(key, value)| (key.value().to_owned(), value.value().to_vec())));
         Ok(rows.collect::<Result<Vec<_>, _>>()?)
     })?;
-    let row = |(name, value): (String, Vec<u8>)| {
+    let row = |(name, value): (String, Vec<u8>)| -> Result<Read, UsageError> {
         let known = unseal_used(&value).zip(split(&name));
         let (used, (key, month, model)) = known.ok_or_else(|| store.damaged(&name))?;
         Ok((key.to_owned(), month, model.to_owned(), used))

@@ -1,5 +1,5 @@
 use super::*;
-use crate::keys::{KeyStore, KeyTerms};
+use crate::keys::{KeyStore, KeyTerms, now_s};
 
 fn key(dir: &Path, terms: KeyTerms) -> Arc<Key> {
     let store = KeyStore::open(&dir.join("keys.json")).unwrap();
@@ -124,7 +124,7 @@ fn transfer(tx: &str, account: &str, usd: u64) -> Credit {
         account: account.to_owned(),
         tokens: muster_core::units::TokenAmount(u128::from(usd) << 70),
         usd: UsdMicro(usd),
-        at_s: NOW_S,
+        at_s: now_s(),
     }
 }
 
@@ -134,9 +134,9 @@ fn a_transfer_is_credited_once_and_what_is_counted_is_taken_off_once() {
     let key = key(dir.path(), KeyTerms { account: Some("studio".into()), ..KeyTerms::default() });
     let other = KeyStore::open(&dir.path().join("keys.json")).unwrap();
     let other = other.find(&other.create_with("n", key.shown.terms.clone()).unwrap()).unwrap();
-    let open = || Ledger::open(dir.path(), NOW_S, true).unwrap();
+    let open = || Ledger::open(dir.path(), now_s(), true).unwrap();
     let wanted = Estimate { tokens: 1, cost: UsdMicro(400) };
-    let ask = |ledger: &Arc<Ledger>, key: &Key| ledger.admit(key, wanted, NOW_S * 1_000).1;
+    let ask = |ledger: &Arc<Ledger>, key: &Key| ledger.admit(key, wanted, now_s() * 1_000).1;
     let ledger = open();
     let nothing =
         Denied::Purse { account: "studio".into(), cost: UsdMicro(400), left: UsdMicro(0), reserved: UsdMicro(0) };
@@ -178,9 +178,9 @@ fn a_transfer_is_credited_once_and_what_is_counted_is_taken_off_once() {
 fn who_need_not_pay_beforehand_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let key = key(dir.path(), KeyTerms::default());
-    let ledger = Ledger::open(dir.path(), NOW_S, false).unwrap();
+    let ledger = Ledger::open(dir.path(), now_s(), false).unwrap();
     let wanted = Estimate { tokens: 1, cost: UsdMicro(400) };
-    ledger.admit(&key, wanted, NOW_S * 1_000).1.unwrap().settle("m", counts(1, 1), UsdMicro(300));
+    ledger.admit(&key, wanted, now_s() * 1_000).1.unwrap().settle("m", counts(1, 1), UsdMicro(300));
     ledger.close();
     assert_eq!(ledger.purse("k").balance(), Balance::default());
 }

@@ -69,9 +69,9 @@ fn a_conversation_straight_from_a_wallet_is_paid_to_the_token() {
     // What cannot be is said before anything is rented.
     for (args, words) in [
         (&["model", "chat", "tyni", "--wallet", "hi"][..], "nearest are tiny"),
-        (&["model", "chat", "tiny", "--wallet=nobody", "hi"], "there is no wallet"),
-        (&["model", "chat", "file:/nowhere.gguf", "hi", "--wallet"], "cannot be read"),
-        (&["model", "chat", "tiny", "hi", "--wallet", "--price-max", "0,0,0"], "price"),
+        (&["model", "chat", "tiny", "--wallet=nobody", "hi"][..], "there is no wallet"),
+        (&["model", "chat", "file:/nowhere.gguf", "hi", "--wallet"][..], "cannot be read"),
+        (&["model", "chat", "tiny", "hi", "--wallet", "--price-max", "0,0,0"][..], "price"),
     ] {
         let refused = net.run(args);
         assert_ne!(code(&refused), 0, "{}", shown(&refused));
@@ -216,10 +216,10 @@ fn an_account_is_topped_up_by_a_transfer_and_answered_out_of_it() {
     assert_eq!(number(&net.json(&["account", "show"]), "/credited_usd_micro"), worth);
     for (args, words) in [
         (&["account", "top-up", "0"][..], "pays nothing in"),
-        (&["account", "top-up", "900000000000"], "nothing was sent"),
-        (&["account", "claim", "0x12"], "64 hex digits"),
-        (&["account", "claim", &format!("0x{}", "7".repeat(64))], "in no block"),
-        (&["account", "claim", &tx, "--account", "nobody"], "no key of this Gateway belongs"),
+        (&["account", "top-up", "900000000000"][..], "nothing was sent"),
+        (&["account", "claim", "0x12"][..], "64 hex digits"),
+        (&["account", "claim", &format!("0x{}", "7".repeat(64))][..], "in no block"),
+        (&["account", "claim", &tx, "--account", "nobody"][..], "no key of this Gateway belongs"),
     ] {
         let refused = net.run(args);
         assert!(code(&refused) != 0 && shown(&refused).contains(words), "{words:?}: {}", shown(&refused));

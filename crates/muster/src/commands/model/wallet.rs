@@ -15,7 +15,7 @@ use muster_core::inference::{
 };
 use muster_core::lease::{End, Phase};
 use muster_core::pricing::Exchange;
-use muster_core::units::{Bytes, UsdMicro};
+use muster_core::units::{Bytes, TokenAmount, UsdMicro};
 use muster_engine::Engine;
 use muster_gateway::model_needs;
 use serde_json::{Value, json};
@@ -157,18 +157,21 @@ async fn up(cx: &Context, replica: &Replica, stop: &CancellationToken) -> Up {
 }
 
 fn container(state: &LiveState) -> String {
-    state.container.map(|container| container.short().to_string()).unwrap_or_default()
+    state.container.map(|container| container.short()).unwrap_or_default()
 }
 
 /// What a job that came to nothing is told as. A lease that was stopped on request is as it should be.
 fn ended(report: &JobReport, stop: &CancellationToken) -> Result<(), Failure> {
     let Some(task) = report.tasks.first() else { return Ok(()) };
-    match &task.outcome {
-        TaskOutcome::Failed(error) => Err(run::job_failure(error)),
-        TaskOutcome::Ended(End::StoppedByConsumer) | TaskOutcome::Stopped => Ok(()),
-        _ if stop.is_cancelled() => Ok(()),
-        other => Err(Failure::new(Code::Interrupted, format!("the model's Container ended the lease: {other}"))),
+    if let TaskOutcome::Failed(error) = &task.outcome {
+        return Err(run::job_failure(error));
     }
+    let on_request = matches!(task.outcome, TaskOutcome::Ended(End::StoppedByConsumer) | TaskOutcome::Stopped);
+    if on_request || stop.is_cancelled() {
+        return Ok(());
+    }
+    let why = format!("the model's Container ended the lease: {}", task.outcome);
+    Err(Failure::new(Code::Interrupted, why))
 }
 
 /// The conversation.
@@ -299,7 +302,7 @@ fn speed(counts: TokenCounts, took: Duration, first: Duration) -> String {
 /// What the conversation cost, over all its leases.
 struct Cost {
     counts: TokenCounts,
-    billed: muster_core::units::TokenAmount,
+    billed: TokenAmount,
     usd: UsdMicro,
     ran_ms: u64,
     leases: Vec<Value>,
