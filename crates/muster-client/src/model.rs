@@ -31,6 +31,9 @@ const COUNT_WITHIN: Duration = Duration::from_secs(10);
 /// Pause before the Container is asked anew how far the model is.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// What a model waits for at first.
+pub const LOOKED_FOR: &str = "a Container is looked for";
+
 /// How far a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelStanding {
@@ -94,7 +97,7 @@ pub fn start(renter: Renter, request: JobRequest, complaints: Option<Complaints>
     }
     let context = request.model.as_ref().map_or(0, |model| model.context);
     let driven = drive(renter, request, complaints)?;
-    let (teller, standing) = watch::channel(ModelStanding::Preparing("a Container is looked for".to_owned()));
+    let (teller, standing) = watch::channel(ModelStanding::Preparing(LOOKED_FOR.to_owned()));
     let line = ModelLine {
         shared: Arc::new(Shared { line: driven.line.clone(), standing, context, busy: AtomicU32::new(0) }),
     };

@@ -12,10 +12,25 @@ pub const CONTEXT: u32 = 2_048;
 /// The token that ends an answer.
 pub const END: u32 = 4;
 
-const WIDTH: u32 = 64;
-const INNER: u32 = 128;
-const HEADS: u32 = 4;
-const LAYERS: u32 = 2;
+/// How large a model is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Numbers of a token's place; a multiple of the heads.
+    pub width: u32,
+    /// Numbers between the two halves of a layer.
+    pub inner: u32,
+    /// Heads of attention.
+    pub heads: u32,
+    /// Layers.
+    pub layers: u32,
+    /// How far weights lie from 0 at most.
+    pub scale: f32,
+}
+
+/// The tiny model.
+pub const TINY: Shape = Shape { width: 64, inner: 128, heads: 4, layers: 2, scale: 0.3 };
+/// One of 26 million parameters, whose weights do not fit into a processor's caches: for measuring.
+pub const MEASURED: Shape = Shape { width: 512, inner: 1_408, heads: 8, layers: 8, scale: 0.1 };
 
 const TEMPLATE: &str = "{%- if tools %}<|im_start|>system
 You may call tools.
@@ -70,18 +85,27 @@ fn vocabulary() -> Vec<(Vec<u8>, i32)> {
     tokens
 }
 
-/// The file's bytes, the same each time.
+/// The tiny model's file, the same bytes each time.
 ///
 /// # Errors
 /// None that is known; the writer checks shapes.
 pub fn bytes() -> Result<Vec<u8>, GgufError> {
+    shaped(&TINY)
+}
+
+/// A file of a model of this shape, the same bytes each time.
+///
+/// # Errors
+/// The shape is none.
+pub fn shaped(shape: &Shape) -> Result<Vec<u8>, GgufError> {
+    let Shape { width, inner, heads, layers, scale } = *shape;
     let vocabulary = vocabulary();
     let count = u32::try_from(vocabulary.len()).unwrap_or(0);
     let mut file = Builder::new("llama");
     file.text("general.name", "muster-tiny").u32("general.file_type", 0);
-    file.u32("llama.context_length", CONTEXT).u32("llama.embedding_length", WIDTH).u32("llama.block_count", LAYERS);
-    file.u32("llama.feed_forward_length", INNER).u32("llama.attention.head_count", HEADS);
-    file.u32("llama.attention.head_count_kv", HEADS).u32("llama.rope.dimension_count", WIDTH / HEADS);
+    file.u32("llama.context_length", CONTEXT).u32("llama.embedding_length", width).u32("llama.block_count", layers);
+    file.u32("llama.feed_forward_length", inner).u32("llama.attention.head_count", heads);
+    file.u32("llama.attention.head_count_kv", heads).u32("llama.rope.dimension_count", width / heads);
     file.f32("llama.attention.layer_norm_rms_epsilon", 1e-5).u32("llama.vocab_size", count);
     file.text("tokenizer.ggml.model", "llama");
     file.texts("tokenizer.ggml.tokens", vocabulary.iter().map(|(text, _)| text.as_slice()));
@@ -99,21 +123,21 @@ pub fn bytes() -> Result<Vec<u8>, GgufError> {
         let numbers = weights.take(row * rows, scale);
         file.tensor(Tensor::f32(name, &[row.into(), rows.into()], &numbers));
     };
-    let ones = [1.0; 64];
-    matrix(&mut file, "token_embd.weight", WIDTH, count, 1.0);
-    for layer in 0..LAYERS {
+    let ones = vec![1.0; usize::try_from(width).unwrap_or(0)];
+    matrix(&mut file, "token_embd.weight", width, count, 1.0);
+    for layer in 0..layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        file.tensor(Tensor::f32(&name("attn_norm"), &[WIDTH.into()], &ones));
+        file.tensor(Tensor::f32(&name("attn_norm"), &[width.into()], &ones));
         for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
-            matrix(&mut file, &name(part), WIDTH, WIDTH, 0.3);
+            matrix(&mut file, &name(part), width, width, scale);
         }
-        file.tensor(Tensor::f32(&name("ffn_norm"), &[WIDTH.into()], &ones));
-        matrix(&mut file, &name("ffn_gate"), WIDTH, INNER, 0.3);
-        matrix(&mut file, &name("ffn_up"), WIDTH, INNER, 0.3);
-        matrix(&mut file, &name("ffn_down"), INNER, WIDTH, 0.3);
+        file.tensor(Tensor::f32(&name("ffn_norm"), &[width.into()], &ones));
+        matrix(&mut file, &name("ffn_gate"), width, inner, scale);
+        matrix(&mut file, &name("ffn_up"), width, inner, scale);
+        matrix(&mut file, &name("ffn_down"), inner, width, scale);
     }
-    file.tensor(Tensor::f32("output_norm.weight", &[WIDTH.into()], &ones));
-    matrix(&mut file, "output.weight", WIDTH, count, 0.3);
+    file.tensor(Tensor::f32("output_norm.weight", &[width.into()], &ones));
+    matrix(&mut file, "output.weight", width, count, scale);
     file.finish()
 }
 

@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -16,12 +15,13 @@ use muster_core::demand::{Demand, Origin, Place, Region};
 use muster_core::pricing::Exchange;
 use muster_core::units::{Ob, TokenAmount};
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::apps::{App, AppError, Keyboard, Pointer, Published};
 use crate::content::{FOLDER, PART_BYTES_MAX};
 use crate::receipts::{DeliveryState, Receipt, is_key};
-use crate::refusal::{Body, ErrorBody, Refusal};
+use crate::refusal::{Body, ErrorBody, Part, Path, Refusal};
 use crate::saves::{Returning, SaveFolder};
 use crate::sessions::{IceServer, Pass, Session, TOKEN_TTL, Wanted, now_ms};
 use crate::weights::WEIGHTS_PART_MAX;
@@ -87,7 +87,22 @@ struct Description;
 /// The API's description, as `/api/openapi.json` serves it.
 #[must_use]
 pub fn openapi() -> String {
-    Description::openapi().to_pretty_json().unwrap_or_default()
+    let mut description = Description::openapi();
+    for (path, item) in &mut description.paths.paths {
+        let form = if path.starts_with("/v1/") { "OpenAiError" } else { "ErrorBody" };
+        let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];
+        for operation in all.into_iter().flatten() {
+            operation.responses.responses.entry("default".to_owned()).or_insert_with(|| any_error(form));
+        }
+    }
+    description.to_pretty_json().unwrap_or_default()
+}
+
+/// What an operation answers where it does not do what it is for: too many requests, no key, a body of another kind.
+fn any_error(form: &str) -> RefOr<utoipa::openapi::Response> {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(form))).build();
+    let response = ResponseBuilder::new().description("What was wrong, and what to do.");
+    RefOr::T(response.content("application/json", content).build())
 }
 
 pub(crate) fn router(gateway: Gateway) -> Router {
@@ -444,7 +459,7 @@ async fn take_content(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Path((hash, at)): Path<(String, u64)>,
-    part: Bytes,
+    Part(part): Part,
 ) -> Result<Json<Arrived>, Refusal> {
     let account = gateway.account(&headers)?;
     let bytes = blocking(move || gateway.inner.apps.contents.take(&account, &hash, at, &part)).await?;

@@ -34,7 +34,6 @@ pub struct Recipe {
 
 /// A model of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct CatalogEntry {
     /// What it is deployed by.
     pub name: String,

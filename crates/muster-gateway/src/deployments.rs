@@ -641,7 +641,13 @@ fn shown(replica: &Replica) -> ReplicaState {
                 LiveStep::Opening => "opening",
                 LiveStep::Starting | LiveStep::Running | LiveStep::Ended => "starting",
             };
-            (step, Some(what.clone()), None)
+            // The Container has said nothing yet.
+            let what = match (what.as_str(), step) {
+                (model::LOOKED_FOR, "opening") => "the deposit is on its way",
+                (model::LOOKED_FOR, "starting") => "the Container was told to begin",
+                (what, _) => what,
+            };
+            (step, Some(what.to_owned()), None)
         }
     };
     let TokenCounts { input, cached, output } = state.counted;

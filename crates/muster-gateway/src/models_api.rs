@@ -1,9 +1,7 @@
 //! Deploying models over HTTP: what `muster model` and the console speak.
 
 use axum::Json;
-use axum::body::Bytes as BodyBytes;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use muster_core::demand::{Demand, Origin, Place, Region};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
@@ -18,7 +16,7 @@ use crate::catalog::{CatalogEntry, CatalogError, ModelSource, catalog, in_catalo
 use crate::deployments::{DeployError, Record, ReplicaState, View};
 use crate::logs::LogLine;
 use crate::needs::model_needs;
-use crate::refusal::{Body, ErrorBody, Refusal};
+use crate::refusal::{Body, ErrorBody, Part, Path, Refusal};
 use crate::sessions::now_ms;
 use crate::till::Till;
 use crate::weights::WeightsError;
@@ -418,12 +416,23 @@ pub(crate) async fn get_deployment(
 }
 
 /// Which lines of a log.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct LogQuery {
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it describes; one number is read without it")]
+struct LogQuery {
     /// The number of the first one; all that are kept where none is said.
-    #[serde(default)]
-    from: u64,
+    from: Option<u64>,
+}
+
+/// The number of `from=N`.
+fn log_from(query: Option<&str>) -> Result<u64, Refusal> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(0) };
+    query.strip_prefix("from=").and_then(|number| number.parse().ok()).ok_or_else(|| {
+        Refusal::bad(
+            "bad_request",
+            format!("{query:?} says not which lines: write ?from=N with the number of the first one"),
+        )
+    })
 }
 
 /// What became of a deployment since this process began, the oldest lines first; the last thousand are kept.
@@ -433,10 +442,10 @@ pub(crate) async fn deployment_logs(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    query: Result<Query<LogQuery>, QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Vec<LogLine>>, Refusal> {
     let account = gateway.account(&headers)?;
-    let Query(LogQuery { from }) = query.map_err(|error| Refusal::bad("bad_request", error.body_text()))?;
+    let from = log_from(query.as_deref())?;
     let record = gateway.inner.deployments.record(&account, &id)?;
     Ok(Json(gateway.inner.deployments.log(&record.id).from(from)))
 }
@@ -495,7 +504,7 @@ pub(crate) async fn take_weights(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     Path((sha256, total, at)): Path<(String, u64, u64)>,
-    part: BodyBytes,
+    Part(part): Part,
 ) -> Result<Json<WeightsState>, Refusal> {
     gateway.account(&headers)?;
     let id = weights_id(&sha256)?;

@@ -1,7 +1,9 @@
 //! Errors as a client sees them: a status, a code for programs, a sentence for people.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request};
+use axum::body::Bytes;
+use axum::extract::{self, FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -84,6 +86,35 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                 Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_type", why)
             }
             _ => Refusal::bad("bad_request", rejection.body_text()),
+        })
+    }
+}
+
+/// What the address names; what is wrong with one is told like any other error.
+#[derive(Debug)]
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = extract::Path::<T>::from_request_parts(parts, state).await;
+        read.map(|extract::Path(named)| Self(named)).map_err(|error| Refusal::bad("bad_address", error.body_text()))
+    }
+}
+
+/// A body of bytes; what is wrong with one is told like any other error.
+#[derive(Debug)]
+pub(crate) struct Part(pub(crate) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Part {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let read = Bytes::from_request(request, state).await;
+        read.map(Self).map_err(|error| {
+            let code = if error.status() == StatusCode::PAYLOAD_TOO_LARGE { "too_large" } else { "bad_request" };
+            Refusal::new(error.status(), code, error.body_text())
         })
     }
 }

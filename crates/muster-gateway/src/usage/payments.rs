@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_chain::settle::{Authorization, TxId};
 use muster_core::units::TokenAmount;
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 
 use super::store::{self, Store, UsageError};
 

@@ -199,6 +199,32 @@ pub(crate) struct ModelChatArgs {
     pub(crate) at: AtGateway,
 }
 
+/// Arguments of `muster bench model`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BenchModelArgs {
+    /// A GGUF file of a model that goes on with texts [default: one of 26 million random weights].
+    #[arg(long)]
+    pub(crate) file: Option<PathBuf>,
+    /// Tokens of each prompt.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) prompt: u32,
+    /// Tokens of each answer.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) drawn: u32,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads: u32,
+    /// Rounds; the best one counts.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: u32,
+    /// Deployments on a network of its own.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) deploys: u32,
+    /// The program llama-bench, to be measured beside (scripts/llama-bench.sh makes one).
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) llama_bench: Option<PathBuf>,
+}
+
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {

@@ -7,6 +7,7 @@ mod idle;
 mod job;
 mod lease;
 mod matching;
+mod model;
 mod own;
 mod proof;
 mod stream;
@@ -60,6 +61,18 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
             BenchCommand::Job { jobs } => job::run(cx, jobs).await,
             BenchCommand::Lease { leases, concurrency } => lease::run(cx, leases, concurrency).await,
             BenchCommand::Match { containers, matches } => matching::run(containers, matches).await,
+            BenchCommand::Model(args) => {
+                let choice = model::Choice {
+                    file: args.file,
+                    prompt: args.prompt,
+                    drawn: args.drawn,
+                    threads: args.threads,
+                    rounds: args.rounds,
+                    deploys: args.deploys,
+                    llama_bench: args.llama_bench,
+                };
+                Box::pin(model::run(cx, choice)).await
+            }
             BenchCommand::Gpu { quick } => gpu::run(cx, quick).await,
             BenchCommand::Proof { proofs } => proof::run(proofs).await,
             BenchCommand::Idle { containers } => idle::run(cx, containers).await,

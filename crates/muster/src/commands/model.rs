@@ -23,7 +23,7 @@ mod wallet;
 
 /// For as long as something changes, a deployment is waited for; without any change so long.
 const CHANGES_WITHIN: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often new lines of a log are asked for.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// The models that `muster up` deploys.
@@ -203,6 +203,21 @@ async fn first_one(cx: &Context, customer: &Customer, name: &str) -> Result<(), 
     until_ready(cx, customer, name, &text(&placed, "/version")).await?;
     first_token(customer, &plan).await?;
     Ok(())
+}
+
+/// How long it takes from the request to deploy the tiny model, whose weights the Gateway has but for the first time, to its
+/// first token; it is removed again.
+pub(super) async fn deploy_once(cx: &Context, name: &str) -> Result<Duration, Failure> {
+    let args = ModelDeployArgs { name: Some(name.to_owned()), ..ModelDeployArgs::usual(FIRST_CHAT) };
+    let customer = Customer::find(cx, &args.at).await?;
+    let plan = plan(cx, &args)?;
+    let begun = Instant::now();
+    let placed = place(cx, &customer, &plan, &args).await?;
+    until_ready(cx, &customer, name, &text(&placed, "/version")).await?;
+    first_token(&customer, &plan).await?;
+    let took = begun.elapsed();
+    customer.call(Method::DELETE, &path(name, ""), None).await?;
+    Ok(took)
 }
 
 /// `muster model logs`.

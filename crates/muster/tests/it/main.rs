@@ -6,6 +6,7 @@ mod checkers;
 mod cli;
 mod commands;
 mod damage;
+mod described;
 mod gpu;
 mod join;
 mod kills;

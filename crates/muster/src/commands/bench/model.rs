@@ -1,0 +1,280 @@
+//! The engine beside llama.cpp's own bench, and a deployment from the request to its first token.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use muster_core::inference::{
+    Completion, InferenceEvent, InferenceRequest, InferenceTask, Prompt, ResponseFormat, Sampling,
+};
+use muster_engine::embedded::{Embedded, Process};
+use muster_engine::protocol::{ChildConfig, Pooling};
+use muster_engine::{Engine, tiny};
+use serde_json::{Value, json};
+
+use super::own::{OwnNetwork, Scratch};
+use super::{Measured, ms, percentile};
+use crate::commands::setup::Plan;
+use crate::commands::{Context, model};
+use crate::engines::ENGINE;
+use crate::failure::{Because, Code, Failure};
+
+/// Answers drawn side by side, where many are.
+const MANY: u32 = 8;
+/// Tokens of the model's vocabulary that prompts are made of: its bytes.
+const FIRST_TOKEN: u32 = 5;
+const TOKENS: u32 = 256;
+/// Rounds before the clock runs.
+const WARM_UP: u32 = 1;
+
+/// What is measured.
+#[derive(Debug)]
+pub(super) struct Choice {
+    /// A GGUF file of a model that goes on with texts.
+    pub(super) file: Option<PathBuf>,
+    pub(super) prompt: u32,
+    pub(super) drawn: u32,
+    pub(super) threads: u32,
+    pub(super) rounds: u32,
+    pub(super) deploys: u32,
+    /// The program llama-bench.
+    pub(super) llama_bench: Option<PathBuf>,
+}
+
+pub(super) async fn run(cx: &Context, choice: Choice) -> Result<Measured, Failure> {
+    if choice.prompt < 2 || choice.drawn < 2 || choice.rounds == 0 || choice.threads == 0 {
+        return Err(Failure::new(Code::Config, "--prompt and --drawn must be above 1, --rounds and --threads above 0"));
+    }
+    let scratch = Scratch::new(cx)?;
+    let measured = measure(cx, &choice, scratch.path()).await;
+    scratch.remove()?;
+    let (mut figures, file) = measured?;
+    if choice.deploys > 0 {
+        let (deploys, first) = deployed(cx, choice.deploys).await?;
+        figures.insert("deploy_to_first_token_ms_p50".to_owned(), json!(ms(percentile(&deploys, 50))));
+        figures.insert("deploy_to_first_token_ms_p95".to_owned(), json!(ms(percentile(&deploys, 95))));
+        figures.insert("first_deploy_to_first_token_ms".to_owned(), json!(ms(first)));
+    }
+    let Choice { prompt, drawn, threads, rounds, deploys, .. } = choice;
+    let parameters = json!({
+        "model": file, "prompt": prompt, "drawn": drawn, "threads": threads, "rounds": rounds, "side_by_side": MANY,
+        "deploys": deploys,
+    });
+    Ok(("model", parameters, Value::Object(figures)))
+}
+
+type Figures = serde_json::Map<String, Value>;
+
+async fn measure(cx: &Context, choice: &Choice, folder: &Path) -> Result<(Figures, String), Failure> {
+    let (file, name) = match &choice.file {
+        Some(file) => (file.clone(), file.display().to_string()),
+        None => {
+            cx.output.note("making a model of random weights …");
+            let bytes = tiny::shaped(&tiny::MEASURED).because(Code::Internal, "the model cannot be made")?;
+            let file = folder.join("measured.gguf");
+            std::fs::write(&file, bytes).because(Code::Io, format!("cannot write {}", file.display()))?;
+            (file, "26 million random weights, F32".to_owned())
+        }
+    };
+    cx.output.note("measuring the engine …");
+    let own = engine(choice, &file).await?;
+    let mut figures = Figures::new();
+    figures.insert("ready_ms".to_owned(), json!(ms(own.ready)));
+    figures.insert("prompt_tokens_per_second".to_owned(), json!(own.prompt));
+    figures.insert("drawn_tokens_per_second".to_owned(), json!(own.drawn));
+    figures.insert("drawn_side_by_side_per_second".to_owned(), json!(own.many));
+    if let Some(program) = &choice.llama_bench {
+        cx.output.note("measuring llama.cpp by its own bench …");
+        let (prompt, drawn) = llama_bench(choice, program, &file).await?;
+        figures.insert("llama_bench_prompt_tokens_per_second".to_owned(), json!(prompt));
+        figures.insert("llama_bench_drawn_tokens_per_second".to_owned(), json!(drawn));
+        figures.insert("prompt_of_llama_bench".to_owned(), json!(own.prompt / prompt));
+        figures.insert("drawn_of_llama_bench".to_owned(), json!(own.drawn / drawn));
+    }
+    Ok((figures, name))
+}
+
+/// What one engine does, in tokens a second: the best round, as whatever else the machine does only takes away.
+struct Speeds {
+    ready: Duration,
+    prompt: f64,
+    drawn: f64,
+    many: f64,
+}
+
+async fn engine(choice: &Choice, file: &Path) -> Result<Speeds, Failure> {
+    let program = std::env::current_exe().because(Code::Internal, "this program cannot be found")?;
+    let process = Process { program, arguments: vec![ENGINE.into()] };
+    let config = |parallel| ChildConfig {
+        path: file.display().to_string(),
+        context: choice.prompt + choice.drawn + 64,
+        parallel,
+        threads: choice.threads,
+        gpu_layers: 0,
+        embedding: false,
+        pooling: Pooling::Model,
+    };
+    let begun = Instant::now();
+    let one = Embedded::new(config(1), 1);
+    let alone = async {
+        one.ready().await.map_err(not_ready)?;
+        let ready = begun.elapsed();
+        let (mut prompt, mut drawn) = (0f64, 0f64);
+        for round in 0..choice.rounds + WARM_UP {
+            let read = ask(&one, tokens(round, choice.prompt), 1).await?;
+            let said = ask(&one, tokens(round, 1), choice.drawn).await?;
+            if round >= WARM_UP {
+                prompt = prompt.max(f64::from(choice.prompt) / read.first.as_secs_f64());
+                let after_first = said.all.saturating_sub(said.first);
+                drawn = drawn.max(f64::from(choice.drawn - 1) / after_first.as_secs_f64());
+            }
+        }
+        Ok::<_, Failure>((ready, prompt, drawn))
+    };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (alone, ()) = tokio::join!(
+        async {
+            let done = alone.await;
+            drop(stop);
+            done
+        },
+        one.run(&process, async { drop(stopped.await) })
+    );
+    let (ready, prompt, drawn) = alone?;
+    let several = Embedded::new(config(MANY), MANY);
+    let together = async {
+        several.ready().await.map_err(not_ready)?;
+        let mut many = 0f64;
+        for round in 0..choice.rounds + WARM_UP {
+            let begun = Instant::now();
+            let asks = (0..MANY).map(|place| ask(&several, tokens(round * MANY + place, 2), choice.drawn));
+            futures::future::try_join_all(asks).await?;
+            if round >= WARM_UP {
+                many = many.max(f64::from(MANY * choice.drawn) / begun.elapsed().as_secs_f64());
+            }
+        }
+        Ok::<_, Failure>(many)
+    };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (many, ()) = tokio::join!(
+        async {
+            let done = together.await;
+            drop(stop);
+            done
+        },
+        several.run(&process, async { drop(stopped.await) })
+    );
+    Ok(Speeds { ready, prompt, drawn, many: many? })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as map_err wants it")]
+fn not_ready(why: muster_engine::NotReady) -> Failure {
+    Failure::new(Code::Internal, format!("the engine does not come up: {}", why.0))
+}
+
+/// A prompt that no other round begins with, so that nothing of it is remembered.
+fn tokens(round: u32, count: u32) -> Vec<u32> {
+    (0..count).map(|at| FIRST_TOKEN + (round * 31 + at * (round + 7)) % TOKENS).collect()
+}
+
+/// When the first token came, and the last.
+struct Took {
+    first: Duration,
+    all: Duration,
+}
+
+async fn ask(engine: &Embedded, prompt: Vec<u32>, max_tokens: u32) -> Result<Took, Failure> {
+    let sampling = Sampling { max_tokens: Some(max_tokens), temperature: 0.0, ignore_eos: true, ..Sampling::default() };
+    let completion = Completion {
+        prompts: vec![Prompt::Tokens(prompt)],
+        echo: false,
+        suffix: None,
+        format: ResponseFormat::Text,
+        sampling,
+    };
+    let request = InferenceRequest { task: InferenceTask::Completion(Box::new(completion)), stream: true };
+    let begun = Instant::now();
+    let mut answer = engine.submit(request);
+    let mut first = None;
+    while let Some(events) = answer.next().await {
+        for event in events {
+            match event {
+                // A token need not be a whole character, so that the first text may come later: the prompt is read.
+                InferenceEvent::Began { .. } => {
+                    first.get_or_insert_with(|| begun.elapsed());
+                }
+                InferenceEvent::Done { counts } if counts.output == u64::from(max_tokens) => {
+                    let all = begun.elapsed();
+                    return Ok(Took { first: first.unwrap_or(all), all });
+                }
+                InferenceEvent::Done { counts } => {
+                    let why = format!("the engine drew {} tokens where {max_tokens} were asked for", counts.output);
+                    return Err(Failure::new(Code::Internal, why));
+                }
+                InferenceEvent::Failed { error, .. } => return Err(Failure::new(Code::Internal, error.to_string())),
+                InferenceEvent::Text { .. }
+                | InferenceEvent::ToolCall { .. }
+                | InferenceEvent::Finished { .. }
+                | InferenceEvent::Embedding { .. } => {}
+            }
+        }
+    }
+    Err(Failure::new(Code::Internal, "the engine's answer broke off"))
+}
+
+/// Tokens a second of prompts and of drawing, by llama.cpp's own program: its mean over as many rounds.
+async fn llama_bench(choice: &Choice, program: &Path, file: &Path) -> Result<(f64, f64), Failure> {
+    let failed = |why: String| Failure::new(Code::Internal, format!("{}: {why}", program.display()));
+    let output = tokio::process::Command::new(program)
+        .arg("-m")
+        .arg(file)
+        .args(["-p", &choice.prompt.to_string(), "-n", &choice.drawn.to_string()])
+        .args(["-t", &choice.threads.to_string(), "-r", &choice.rounds.to_string()])
+        .args(["-b", "512", "-ub", "512", "-ngl", "0", "-o", "json"])
+        .kill_on_drop(true)
+        .output()
+        .await
+        .because(Code::Config, format!("cannot run {}", program.display()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))?;
+    let best = |field: &str| {
+        let row = rows.iter().find(|row| row.get(field).and_then(Value::as_u64).is_some_and(|count| count > 0));
+        let samples = row.and_then(|row| row.get("samples_ts")).and_then(Value::as_array);
+        samples.into_iter().flatten().filter_map(Value::as_f64).reduce(f64::max)
+    };
+    match (best("n_prompt"), best("n_gen")) {
+        (Some(prompt), Some(drawn)) => Ok((prompt, drawn)),
+        _ => Err(failed("it told no figures".to_owned())),
+    }
+}
+
+/// Times from the request to deploy a model whose weights are there to its first token, and that of the first deployment,
+/// whose weights are not.
+async fn deployed(cx: &Context, deploys: u32) -> Result<(Vec<Duration>, Duration), Failure> {
+    let plan = Plan {
+        containers: 1,
+        checkers: 0,
+        cheat: None,
+        listen: None,
+        allow_empty: false,
+        cpu_millis_each: None,
+        gateway_port: 0,
+    };
+    let network = Box::pin(OwnNetwork::start(cx, &plan)).await?;
+    cx.output.note(&format!("deploying {deploys} times …"));
+    let own = network.context();
+    let measured = async {
+        let mut times = Vec::new();
+        for number in 0..=deploys {
+            times.push(model::deploy_once(&own, &format!("tiny-{number}")).await?);
+        }
+        Ok::<_, Failure>(times)
+    };
+    let measured = measured.await;
+    network.stop().await?;
+    let mut times = measured?;
+    let first = times.remove(0);
+    times.sort_unstable();
+    Ok((times, first))
+}
