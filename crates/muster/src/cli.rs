@@ -733,6 +733,23 @@ mod tests {
     }
 
     #[test]
+    fn the_wallet_of_a_conversation_needs_no_name() {
+        let chat = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["muster"], args].concat()).unwrap();
+            let Command::Model(ModelCommand::Chat(chat)) = cli.command else { panic!("no conversation: {args:?}") };
+            (chat.wallet, chat.name, chat.prompt)
+        };
+        let (tiny, hi) = ("tiny".to_owned(), Some("hi".to_owned()));
+        assert_eq!(chat(&["model", "chat", "tiny", "hi"]), (None, tiny.clone(), hi.clone()));
+        let bare = (Some(String::new()), tiny.clone(), hi.clone());
+        assert_eq!(chat(&["model", "chat", "--wallet", "tiny", "hi"]), bare);
+        assert_eq!(chat(&["model", "chat", "tiny", "hi", "--wallet"]), bare);
+        let named = (Some("other".to_owned()), tiny, hi);
+        assert_eq!(chat(&["model", "chat", "tiny", "--wallet=other", "hi"]), named);
+        assert_eq!(chat(&["--wallet", "other", "model", "chat", "tiny", "hi"]), named);
+    }
+
+    #[test]
     fn values_say_what_is_wrong() {
         assert_eq!(parse_cores("0.25"), Ok(Cores(250)));
         assert_eq!(parse_cores("2"), Ok(Cores(2_000)));
