@@ -402,8 +402,7 @@ async fn a_payment_that_is_not_good_is_told_why_and_takes_nothing() {
     assert!(seen.asked.lock().unwrap().is_empty(), "nothing was done for any of them");
     assert_eq!(world.balance(payer.address()).await.0, price, "nothing was taken");
     // The good one is good as long as its payer has the tokens.
-    let theirs = world.faucet.bring_authorized(&sign(&|_| {}));
-    theirs.await.unwrap();
+    world.faucet.bring_authorized(&sign(&|_| {})).await.unwrap();
     let reply = send(payment(&required, &good)).await;
     assert_eq!(decoded(&reply, "payment-response")["errorReason"], "insufficient_funds");
     world.faucet.send_tokens("again", payer.address(), TokenAmount(price)).await.unwrap();
