@@ -124,7 +124,7 @@ fn transfer(tx: &str, account: &str, usd: u64) -> Credit {
         account: account.to_owned(),
         tokens: muster_core::units::TokenAmount(u128::from(usd) << 70),
         usd: UsdMicro(usd),
-        at_s: now_s(),
+        at_s: NOW_S,
     }
 }
 

@@ -498,7 +498,8 @@ async fn x402_s_own_client_is_content() {
     world.offer(Access::Offered, Scripted::new(|_| hello()));
     let payer = world.payer(TokenAmount(u128::MAX >> 40)).await;
     let base = format!("http://{}/v1", world.gateway().at);
-    run_client("x402.mjs", &[&base, &format!("0x{}", hex::encode(payer.secret()))]).await;
+    let (secret, network) = (format!("0x{}", hex::encode(payer.secret())), format!("eip155:{CHAIN_ID}"));
+    run_client("x402.mjs", &[&base, &secret, &network, &world.client.contracts().token.to_string()]).await;
     assert!(world.balance(world.wallet.address()).await > TokenAmount::ZERO);
 }
 

@@ -3,6 +3,7 @@
 //! A Container is rented for this conversation alone, as `muster run` rents one, and paid by the token as answers come.
 //! The lease ends with the conversation, also where it is broken off.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use muster_client::job::{JobReport, JobRequest, TaskOutcome};
@@ -19,14 +20,18 @@ use muster_core::units::{Bytes, TokenAmount, UsdMicro};
 use muster_engine::Engine;
 use muster_gateway::model_needs;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Context, agent, run, stop_on_signals};
 use super::{Plan, plan};
 use crate::cli::model::{ModelChatArgs, ModelDeployArgs, Prices};
+use crate::dirs::make_private;
 use crate::failure::{Because, Code, Failure};
 use crate::output::{length, tokens};
 
+/// What a Container calls weights that are sent.
+const WEIGHTS: &str = "weights";
 /// A context when nothing is said, in tokens.
 const CONTEXT: u32 = 4_096;
 /// So many tokens of each kind may be on their way to being paid, beside what the context holds twice.
@@ -45,7 +50,8 @@ pub(super) async fn chat(cx: &Context, args: &ModelChatArgs) -> Result<u8, Failu
         let why = format!("{} gives embeddings and holds no conversations; choose another model", plan.name);
         return Err(Failure::new(Code::Config, why));
     }
-    let request = request(cx, args, plan).await?;
+    // The weights are there to be sent until this command ends.
+    let (request, _sent) = request(cx, args, plan).await?;
     let wallet = cx.wallet()?;
     let stop = stop_on_signals()?;
     let renter = cx.renter(Some(wallet)).await?;
@@ -82,8 +88,8 @@ pub(super) async fn chat(cx: &Context, args: &ModelChatArgs) -> Result<u8, Failu
     Ok(if stop.is_cancelled() { Code::Stopped as u8 } else { 0 })
 }
 
-/// What is rented.
-async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<JobRequest, Failure> {
+/// What is rented, and the folder of what is sent.
+async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobRequest, TempDir), Failure> {
     let Plan { name, file, context, cpu_millis, .. } = plan;
     let shown = file.display().to_string();
     cx.output.note(&format!("hashing {shown} …"));
@@ -108,11 +114,27 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<JobRe
         tokens.price_max = Some(ask(prices)?);
     }
     let mut request = JobRequest::for_model(demand, model);
-    request.inputs = vec![file];
+    let sent = sendable(cx, &file)?;
+    request.inputs = vec![sent.path().join(WEIGHTS)];
     request.top_up = Some(TopUp { seconds: 0 });
     request.deposit_seconds = Some(1);
     request.retries = RETRIES;
-    Ok(request)
+    Ok((request, sent))
+}
+
+/// The weights under the name by which Containers look for them: another name of the same file, or a copy of it where the
+/// file is on another disk. Links would not be sent.
+fn sendable(cx: &Context, file: &Path) -> Result<TempDir, Failure> {
+    let models = cx.dirs.at("models");
+    make_private(&models)?;
+    let failed = || format!("the weights {} cannot be put into {}", file.display(), models.display());
+    let sent = tempfile::Builder::new().prefix("sent-").tempdir_in(&models).because(Code::Io, failed())?;
+    let place = sent.path().join(WEIGHTS);
+    let file = file.canonicalize().because(Code::Io, failed())?;
+    if std::fs::hard_link(&file, &place).is_err() {
+        std::fs::copy(&file, &place).because(Code::Io, failed())?;
+    }
+    Ok(sent)
 }
 
 fn ask(prices: Prices) -> Result<TokenAsk, Failure> {
