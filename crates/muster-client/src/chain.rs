@@ -12,7 +12,7 @@ use muster_chain::contracts::Contracts;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{
     ChainClient, ClientError, LeaseOnChain, OpenLease, OutboxError, SendError, SenderConfig, Settlement,
-    SettlementError, TxId, TxSender,
+    SettlementError, SignedAuthorization, TxId, TxSender,
 };
 use muster_core::ids::{Address, LeaseId};
 use muster_core::lease::LeaseTerms;
@@ -130,6 +130,16 @@ impl ChainLedger {
     #[must_use]
     pub const fn client(&self) -> &ChainClient {
         &self.client
+    }
+
+    /// Brings a transfer of tokens that somebody else has signed; done when it is in a block. Asked again for the same
+    /// one, it is brought once.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub async fn bring_authorized(&self, signed: SignedAuthorization) -> Result<TxId, LedgerError> {
+        let act = |s: Settlement| async move { s.bring_authorized(&signed).await };
+        self.with_wallet("taking a payment", act).await.map(|mined| mined.tx)
     }
 
     /// Does something with the wallet's sender, waiting for its turn.

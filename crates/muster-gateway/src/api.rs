@@ -25,7 +25,7 @@ use crate::refusal::{Body, ErrorBody, Part, Path, Refusal};
 use crate::saves::{Returning, SaveFolder};
 use crate::sessions::{IceServer, Pass, Session, TOKEN_TTL, Wanted, now_ms};
 use crate::weights::WEIGHTS_PART_MAX;
-use crate::{Gateway, assets, keys_api, models_api};
+use crate::{Gateway, account_api, assets, keys_api, models_api};
 
 /// Bytes of the longest body.
 pub(crate) const BODY_BYTES_MAX: usize = 128 * 1024;
@@ -62,6 +62,8 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         list_receipts,
         stop_session,
         link_session,
+        crate::account_api::get_account,
+        crate::account_api::credit_account,
         crate::models_api::list_catalog,
         crate::models_api::deploy_model,
         crate::models_api::list_deployments,
@@ -116,6 +118,8 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/sessions/{id}/receipts", post(keep_receipt).get(list_receipts))
         .route("/sessions/{id}/stop", post(stop_session))
         .route("/sessions/{id}/link", post(link_session))
+        .route("/account", get(account_api::get_account))
+        .route("/account/credits", post(account_api::credit_account))
         .route("/catalog", get(models_api::list_catalog))
         .route("/models", post(models_api::deploy_model).get(models_api::list_deployments))
         .route("/models/{id}", get(models_api::get_deployment).delete(models_api::remove_deployment))

@@ -54,6 +54,9 @@ pub(crate) struct Record {
     pub(crate) created_s: u64,
     /// Whether every account of this Gateway may ask it.
     pub(crate) shared: bool,
+    /// Whether anybody may who pays for each request by itself.
+    #[serde(default)]
+    pub(crate) offered: bool,
     pub(crate) model: ModelSpec,
     pub(crate) demand: Demand,
     pub(crate) scale: Scale,
@@ -340,7 +343,11 @@ fn listing(record: &Record, abilities: Abilities, price: TokenAsk) -> Deployment
         owner: record.account.clone(),
         abilities,
         price,
-        access: if record.shared { Access::Keys } else { Access::Owner },
+        access: match (record.offered, record.shared) {
+            (true, _) => Access::Offered,
+            (false, true) => Access::Keys,
+            (false, false) => Access::Owner,
+        },
         created_s: record.created_s,
     }
 }

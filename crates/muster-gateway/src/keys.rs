@@ -153,6 +153,12 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// What stands for a key where each request is paid by itself. Ids of keys are hex digits: none is like this one.
+    pub(crate) fn of_payers() -> Self {
+        let (name, id) = (crate::usage::PAYERS.to_owned(), crate::usage::PAYERS.to_owned());
+        Self { shown: KeyShown { name, id, created_s: 0, terms: KeyTerms::default() }, account: OnceLock::new() }
+    }
+
     /// Whose it is.
     pub(crate) fn owner(&self) -> &str {
         self.shown.terms.account.as_deref().unwrap_or(&self.shown.name)
@@ -342,6 +348,13 @@ impl KeyStore {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.list().into_iter().map(|key| key.name).collect()
+    }
+
+    /// Whether any key belongs to this account.
+    pub(crate) fn has_account(&self, name: &str) -> bool {
+        self.refresh(0);
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_hash.values().any(|key| key.owner() == name)
     }
 
     /// All keys, without what opens them.

@@ -5,6 +5,7 @@
 //! [`muster_client`], so a session is a lease like any other.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod account_api;
 mod api;
 mod apps;
 mod assets;
@@ -18,6 +19,7 @@ mod limits;
 mod logs;
 mod models;
 mod models_api;
+mod needs;
 mod openai;
 mod patient;
 mod receipts;
@@ -25,6 +27,7 @@ mod refusal;
 mod saves;
 mod sessions;
 mod stakes;
+mod till;
 mod usage;
 mod weights;
 
@@ -33,17 +36,20 @@ use std::sync::Arc;
 
 use muster_client::Renter;
 
+pub use account_api::credit_message;
 pub use api::{is_loopback_host, openapi};
 pub use apps::{App, AppError, Keyboard, Needs, Pointer, distance, size};
 pub use catalog::{CatalogEntry, CatalogError, ModelSource, Recipe, catalog, in_catalog};
 pub use content::{Content, ContentFile, PART_BYTES_MAX, gather};
 pub use keys::{KeyError, KeyShown, KeyStore, KeyTerms, Scope};
-pub use models::{Access, Deployment, Models, ModelsError, Payee, ReplicaId};
+pub use models::{Access, Deployment, Models, ModelsError, ReplicaId};
+pub use needs::model_needs;
 pub use openai::{ModelApi, ModelApiConfig};
 pub use patient::{Patient, PatientListener, Patiently, TAKES_WITHIN, allow_many_connections, patient};
 pub use sessions::IceServer;
 pub use stakes::{AppStakes, PUBLISHER_HEADER, STAKE_NEEDED, publish_message, signature_text};
-pub use usage::{UsageError, UsageRow, Used, read_snapshot};
+pub use till::Till;
+pub use usage::{PAYERS, UsageError, UsageRow, Used, read_snapshot};
 pub use weights::{WEIGHTS_PART_MAX, hash};
 
 /// What a Gateway is told at its start.
@@ -61,6 +67,10 @@ pub struct GatewayConfig {
     pub loopback_only: bool,
     /// Whether apps are taken only with a stake on the chain, and which; `None` asks for none.
     pub app_stakes: Option<AppStakes>,
+    /// How it is paid in the network's token; `None` where it cannot be.
+    pub till: Option<Till>,
+    /// Whether accounts must have paid in beforehand what a request to a model may cost.
+    pub prepaid: bool,
 }
 
 /// Why a Gateway does not start.
@@ -112,7 +122,12 @@ impl Gateway {
     pub fn new(config: GatewayConfig, renter: Renter) -> Result<Self, GatewayError> {
         let keys = Arc::new(KeyStore::open(&config.dir.join("api-keys.json"))?);
         let limits = Arc::<limits::Limits>::default();
-        let model_config = ModelApiConfig { loopback_only: config.loopback_only, ..ModelApiConfig::default() };
+        let model_config = ModelApiConfig {
+            loopback_only: config.loopback_only,
+            till: config.till.clone(),
+            prepaid: config.prepaid,
+            ..ModelApiConfig::default()
+        };
         let (dir, models) = (&config.dir, Models::default());
         let model_api =
             ModelApi::with_limits(dir, model_config, Arc::clone(&keys), models.clone(), Arc::clone(&limits))?;

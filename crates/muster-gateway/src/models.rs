@@ -39,19 +39,8 @@ pub enum Access {
     /// Whoever has a key.
     #[default]
     Keys,
-    /// Whoever has a key; who has none is told what it costs, by x402.
-    Offered(Payee),
-}
-
-/// To whom somebody without a key would pay, by x402.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payee {
-    /// The chain, as x402 names it: `base`.
-    pub network: String,
-    /// The token's contract; its smallest unit must be a millionth of a US dollar.
-    pub asset: String,
-    /// The address that is paid.
-    pub pay_to: String,
+    /// Whoever has a key; who has none pays for each request by itself, by x402.
+    Offered,
 }
 
 /// A model as it is offered.

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
-use muster_core::demand::{Demand, Origin, Place, Region, WorkloadKind};
+use muster_core::demand::{Demand, Origin, Place, Region};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
 use muster_core::inference::{ModelDemand, ModelKind, ModelSpec, TokenAsk, WeightsId};
 use muster_core::units::{Bytes, UsdMicro};
@@ -15,23 +15,16 @@ use crate::api::blocking;
 use crate::catalog::{CatalogEntry, CatalogError, ModelSource, catalog, in_catalog};
 use crate::deployments::{DeployError, Record, ReplicaState, View};
 use crate::logs::LogLine;
+use crate::needs::model_needs;
 use crate::refusal::{Body, ErrorBody, Part, Path, Refusal};
 use crate::sessions::now_ms;
+use crate::till::Till;
 use crate::weights::WeightsError;
 
 /// A context when nothing is said, in tokens.
 const CONTEXT: u32 = 4_096;
 /// Requests side by side when nothing is said.
 const PARALLEL: u16 = 4;
-/// Memory beside weights and what a context remembers.
-const MEMORY_BESIDE: u64 = 384 << 20;
-/// What a token of context may take, for each GiB of weights: small models remember more for their size.
-const REMEMBERED_PER_GIB: u64 = 64 * 1024;
-const REMEMBERED_MIN: u64 = 16 * 1024;
-/// Disk beside what is sent.
-const DISK_BESIDE: u64 = 64 << 20;
-/// A replica may run so long: thirty days.
-const TIME_LIMIT_S: u64 = muster_core::demand::TIME_LIMIT_S_MAX;
 /// For so many tokens of each kind the deposit of a replica pays at first.
 const DEPOSIT_TOKENS: u64 = 2_000_000;
 /// Beside what its places can hold, so many tokens of each kind may be on their way to being paid.
@@ -112,6 +105,9 @@ pub(crate) struct DeployModel {
     /// Whether other accounts of this Gateway may ask it.
     #[serde(default)]
     shared: bool,
+    /// Whether anybody may ask it who pays for each request by itself, by x402; other accounts may, too.
+    #[serde(default)]
+    offered: bool,
     /// Whether it shall be near: on an ordinary machine without a card, to which the round trip is the shortest.
     #[serde(default)]
     edge: bool,
@@ -126,6 +122,7 @@ pub(crate) struct DeploymentState {
     version: u64,
     created_s: u64,
     shared: bool,
+    offered: bool,
     edge: bool,
     sha256: String,
     bytes: u64,
@@ -289,13 +286,7 @@ fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
         parallel: asked.parallel.unwrap_or(PARALLEL),
     };
     model.check().map_err(|e| wrong(e.to_string()))?;
-    let remembered = (bytes.0 / (Bytes::GIB / REMEMBERED_PER_GIB)).max(REMEMBERED_MIN);
-    // Each place has a context of its own.
-    let context_bytes = remembered.saturating_mul(u64::from(model.context)).saturating_mul(u64::from(model.parallel));
-    // The file is read through the page cache, which counts as the job's memory, and may be held once more.
-    let memory = bytes.0.saturating_mul(5) / 4 + context_bytes + MEMORY_BESIDE;
-    let in_hand = u64::from(model.context).saturating_mul(u64::from(model.parallel)).saturating_mul(2);
-    let credit_tokens = in_hand.saturating_add(CREDIT_TOKENS);
+    let usual = model_needs(&model, sends_weights, CREDIT_TOKENS, DEPOSIT_TOKENS);
     let price_max = match asked.price_max_usd {
         Some(UsdPerMillion { input, cached, output }) => {
             Some(TokenAsk { input: micro(input)?, cached: micro(cached)?, output: micro(output)? })
@@ -309,24 +300,15 @@ fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
         return Err(wrong("`edge` is for machines without a card; leave out either it or `gpus`".to_owned()));
     }
     let demand = Demand {
-        kind: WorkloadKind::Model,
-        cpu_millis: asked.cpu_millis.unwrap_or(1_000),
-        memory: Bytes(asked.memory_bytes.unwrap_or(memory)),
-        disk: Bytes(if sends_weights { bytes.0.saturating_mul(21) / 20 + DISK_BESIDE } else { DISK_BESIDE }),
+        cpu_millis: asked.cpu_millis.unwrap_or(usual.cpu_millis),
+        memory: asked.memory_bytes.map_or(usual.memory, Bytes),
         gpu_count: asked.gpus.unwrap_or(0),
         vram: Bytes(asked.vram_bytes.unwrap_or(0)),
         region,
         origin: Origin { place, network: None },
         latency_ms_max: asked.max_latency_ms,
-        time_limit_s: TIME_LIMIT_S,
-        model: Some(ModelDemand {
-            weights,
-            bytes,
-            price_max,
-            deposit_tokens: DEPOSIT_TOKENS.max(credit_tokens.saturating_mul(4)),
-            credit_tokens,
-        }),
-        ..Demand::default()
+        model: usual.model.map(|tokens| ModelDemand { price_max, ..tokens }),
+        ..usual
     };
     demand.check().map_err(word)?;
     let scale = asked.replicas.map_or_else(Scale::default, scale);
@@ -337,6 +319,7 @@ fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
         version: 1,
         created_s: now_ms() / 1_000,
         shared: asked.shared,
+        offered: asked.offered,
         model,
         demand,
         scale,
@@ -365,6 +348,7 @@ fn state(record: &Record, view: View) -> DeploymentState {
         version: record.version,
         created_s: record.created_s,
         shared: record.shared,
+        offered: record.offered,
         edge: record.edge,
         sha256: record.model.weights.to_string(),
         bytes: record.model.bytes.0,
@@ -391,6 +375,10 @@ pub(crate) async fn deploy_model(
     let account = gateway.account(&headers)?;
     let deployed = blocking(move || {
         let mut asked = asked;
+        if asked.offered && !gateway.inner.model_api.till().is_some_and(Till::takes_single_payments) {
+            let why = "this Gateway cannot be paid for single requests: the network's token takes no authorized transfers (ERC-3009); deploy without `offered`";
+            return Err(Refusal::new(StatusCode::CONFLICT, "no_payments", why));
+        }
         from_catalog(&gateway, &mut asked)?;
         let record = record(account, asked)?;
         if record.sends_weights && gateway.inner.weights.path(record.model.weights).is_none() {

@@ -2,6 +2,7 @@
 //! high-level ones once.
 
 mod bench;
+mod account;
 mod checkers;
 mod live;
 pub(crate) mod model;
@@ -10,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 pub(crate) use bench::GatewayBenchArgs;
+pub(crate) use account::AccountCommand;
 pub(crate) use checkers::{CheckerCommand, CheckerInitArgs, EpochChoice, EpochCommand, LicenceCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use live::{
@@ -46,8 +48,8 @@ pub(crate) struct Global {
     /// The chain's JSON-RPC address, instead of the one in the network file.
     #[arg(long, global = true, env = "MUSTER_RPC", value_name = "URL")]
     pub(crate) rpc: Option<String>,
-    /// Which wallet pays: a name in DIR/wallets, or a keystore file.
-    #[arg(long, global = true, env = "MUSTER_WALLET", value_name = "NAME|FILE")]
+    /// Which wallet pays: a name in DIR/wallets, or a keystore file (also: MUSTER_WALLET).
+    #[arg(long, global = true, value_name = "NAME|FILE")]
     pub(crate) wallet: Option<String>,
     /// A file that holds the wallet's passphrase (also: MUSTER_PASSPHRASE, or a prompt).
     #[arg(long, global = true, env = "MUSTER_PASSPHRASE_FILE", value_name = "FILE")]
@@ -121,6 +123,9 @@ pub(crate) enum Command {
     /// Keys of a Gateway's API.
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
+    /// Accounts of a Gateway: pay in beforehand, see what is left.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Keys and tokens.
     #[command(subcommand)]
     Wallet(WalletCommand),
@@ -729,6 +734,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_wallet_of_a_conversation_needs_no_name() {
+        let chat = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["muster"], args].concat()).unwrap();
+            let Command::Model(ModelCommand::Chat(chat)) = cli.command else { panic!("no conversation: {args:?}") };
+            (chat.wallet, chat.name, chat.prompt)
+        };
+        let (tiny, hi) = ("tiny".to_owned(), Some("hi".to_owned()));
+        assert_eq!(chat(&["model", "chat", "tiny", "hi"]), (None, tiny.clone(), hi.clone()));
+        let bare = (Some(String::new()), tiny.clone(), hi.clone());
+        assert_eq!(chat(&["model", "chat", "--wallet", "tiny", "hi"]), bare);
+        assert_eq!(chat(&["model", "chat", "tiny", "hi", "--wallet"]), bare);
+        let named = (Some("other".to_owned()), tiny, hi);
+        assert_eq!(chat(&["model", "chat", "tiny", "--wallet=other", "hi"]), named);
+        assert_eq!(chat(&["--wallet", "other", "model", "chat", "tiny", "hi"]), named);
     }
 
     #[test]

@@ -16,6 +16,12 @@ const OWN_PASSPHRASE: &str = "passphrase";
 /// Longest passphrase file that is read, in bytes.
 const PASSPHRASE_BYTES_MAX: u64 = 4_096;
 
+/// The wallet that was named: by `--wallet`, else by the variable. `muster model chat` takes the flag without a name.
+pub(crate) fn named(flag: Option<String>) -> Option<String> {
+    let said = |name: &String| !name.is_empty();
+    flag.filter(said).or_else(|| std::env::var("MUSTER_WALLET").ok().filter(said))
+}
+
 /// A wallet's name must be a plain file name.
 fn check_name(name: &str) -> Result<(), Failure> {
     let good = !name.is_empty()

@@ -7,8 +7,10 @@
 //!   is sent until the chain has decided; asking again with the same key never pays twice.
 //! - [`Settlement`] is what nodes and consumers use: typed operations over both, where opening and
 //!   settling many leases at once shares transactions.
+//! - [`TokenDomain`] signs and checks transfers of tokens that somebody else brings.
 //! - [`VoucherDomain`] signs and checks vouchers.
 
+mod authorized;
 mod batcher;
 mod client;
 mod gas;
@@ -22,6 +24,7 @@ mod transaction;
 mod types;
 mod voucher;
 
+pub use authorized::{Authorization, Moved, SignedAuthorization, TokenDomain, compact_signature, long_signature};
 pub use client::{ChainClient, Claimable, EventPage};
 pub use groups::SettlementError;
 pub(crate) use groups::fresh;

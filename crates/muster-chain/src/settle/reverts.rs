@@ -123,6 +123,11 @@ fn token(error: Token) -> String {
             crate::convert::amount(e.allowance),
             crate::convert::amount(e.needed)
         ),
+        Token::ERC3009UsedAuthorization(_) => "the authorization was used already, or cancelled".to_owned(),
+        Token::ERC3009InvalidAuthorizationTime(e) => {
+            format!("the authorization is good after {} and before {} (Unix seconds)", e.validAfter, e.validBefore)
+        }
+        Token::ERC3009InvalidSignature(_) => "the authorization is signed by somebody else".to_owned(),
         Token::ERC2612ExpiredSignature(_) => "the permit has expired".to_owned(),
         Token::ERC2612InvalidSigner(_) => "the permit is signed by somebody else".to_owned(),
         other => format!("the token refused: {}", name_of(&other)),

@@ -1,6 +1,7 @@
 //! The embedded chain and the settlement client, over real sockets.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod authorized;
 mod blocks;
 mod crash;
 mod differential;

@@ -103,6 +103,12 @@ impl ApiError {
         error
     }
 
+    /// A header beside the usual ones.
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
     pub(crate) fn param(mut self, param: &str) -> Self {
         self.0.param = Some(param.to_owned());
         self

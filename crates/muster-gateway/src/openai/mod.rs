@@ -6,6 +6,7 @@
 //! | `render` | events become OpenAI's JSON |
 //! | `serve` | a request from its key to its answer: limits, budget, replica, bill |
 //! | `running` | a request that a replica has, whoever stops listening |
+//! | `x402` | payments of requests without a key |
 //! | `error` | errors in OpenAI's shape |
 //!
 //! `docs/gateway.md` describes it for people.
@@ -13,10 +14,10 @@
 mod error;
 mod json;
 mod parse;
-mod payment;
 mod render;
 mod running;
 mod serve;
+mod x402;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -33,9 +34,10 @@ use rand::Rng;
 use tokio::sync::Semaphore;
 
 use self::error::ApiError;
-use crate::keys::KeyStore;
+use crate::keys::{Key, KeyStore};
 use crate::limits::Limits;
 use crate::models::Models;
+use crate::till::Till;
 use crate::usage::{Ledger, UsageError};
 
 pub(crate) use self::serve::{
@@ -63,6 +65,10 @@ pub struct ModelApiConfig {
     pub tries: usize,
     /// Whether names of others for this machine are refused.
     pub loopback_only: bool,
+    /// How this Gateway is paid; none where it cannot be.
+    pub till: Option<Till>,
+    /// Whether accounts must have paid in beforehand what a request may cost.
+    pub prepaid: bool,
 }
 
 impl Default for ModelApiConfig {
@@ -74,6 +80,8 @@ impl Default for ModelApiConfig {
             cold_start_within: Duration::from_secs(60),
             tries: 3,
             loopback_only: false,
+            till: None,
+            prepaid: false,
         }
     }
 }
@@ -90,6 +98,8 @@ struct Inner {
     models: Models,
     keys: Arc<KeyStore>,
     ledger: Arc<Ledger>,
+    /// Under what those are counted who pay for each request by itself.
+    payers: Key,
     limits: Arc<Limits>,
     in_hand: AtomicU32,
     bodies: Arc<Semaphore>,
@@ -145,10 +155,11 @@ impl ModelApi {
         limits: Arc<Limits>,
     ) -> Result<Self, UsageError> {
         let inner = Inner {
+            ledger: Ledger::open(dir, crate::keys::now_s(), config.prepaid)?,
             config,
             models,
             keys,
-            ledger: Ledger::open(dir, crate::keys::now_s())?,
+            payers: Key::of_payers(),
             limits,
             in_hand: AtomicU32::new(0),
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
@@ -162,6 +173,16 @@ impl ModelApi {
     #[must_use]
     pub fn models(&self) -> &Models {
         &self.inner.models
+    }
+
+    /// How it is paid.
+    pub(crate) fn till(&self) -> Option<&Till> {
+        self.inner.config.till.as_ref()
+    }
+
+    /// What keys have used and accounts have paid in.
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.inner.ledger
     }
 
     /// Requests that are in hand.

@@ -22,9 +22,11 @@ use super::json::{number, quote};
 use super::parse::{Asked, Endpoint, parse};
 use super::render::{About, Whole, Writer};
 use super::running::{Again, Ended, InHand, Running, Sse};
-use super::{AT_ONCE_MAX, ModelApi, count_stranger, payment, told};
+use super::x402::{self, Offer};
+use super::{AT_ONCE_MAX, ModelApi, count_stranger, told};
 use crate::keys::{Key, Scope, now_s};
 use crate::models::{Access, Deployment, Model, Replica};
+use crate::till::Till;
 use crate::usage::{Bill, Denied, Estimate, Standing};
 
 /// Bodies from here on are read aside, so that nobody else waits for them.
@@ -223,7 +225,7 @@ fn may(deployment: &Deployment, key: &Key) -> bool {
 fn find(api: &ModelApi, name: &str, key: Option<&Key>) -> Result<Arc<Model>, ApiError> {
     let open = |deployment: &Deployment| match key {
         Some(key) => may(deployment, key),
-        None => matches!(deployment.access, Access::Offered(_)),
+        None => deployment.access == Access::Offered,
     };
     if let Some(model) = api.inner.models.get(name).filter(|model| open(&model.deployment)) {
         return Ok(model);
@@ -290,8 +292,9 @@ async fn serve(
         Ok(Some(key)) => Some(key),
         Ok(None) => {
             count_stranger(api, from)?;
-            let offered = |model: &Arc<Model>| matches!(model.deployment.access, Access::Offered(_));
-            if !api.inner.models.list().iter().any(offered) {
+            let offered = |model: &Arc<Model>| model.deployment.access == Access::Offered;
+            let takes_payments = api.till().is_some_and(Till::takes_single_payments);
+            if !takes_payments || !api.inner.models.list().iter().any(offered) {
                 return Err(no_key());
             }
             None
@@ -305,16 +308,41 @@ async fn serve(
     let asked = parsed(endpoint, body).await?;
     let model = find(api, &asked.model, key.as_deref())?;
     can(&model.deployment, &asked.request)?;
+    let Some(key) = key else { return Box::pin(paid(api, asked, model, &parts, in_hand)).await };
     let estimate = estimate(&model, &asked.request);
-    let Some(key) = key else {
-        let Access::Offered(payee) = &model.deployment.access else { return Err(no_key()) };
-        return Err(payment::needed(payee, &model.deployment, parts.uri.path(), estimate.cost, &parts.headers));
-    };
     let now_ms = now_s().saturating_mul(1_000).max(wall_ms());
     let (stands, admitted) = api.inner.ledger.admit(&key, estimate, now_ms);
     *standing = Some(stands);
     let bill = admitted.map_err(denied)?;
     answered(api, asked, model, bill, in_hand).await
+}
+
+/// Answers who brings a payment, and tells everybody else what it costs.
+async fn paid(
+    api: &ModelApi,
+    mut asked: Asked,
+    model: Arc<Model>,
+    parts: &axum::http::request::Parts,
+    in_hand: InHand,
+) -> Result<Response, ApiError> {
+    x402::bound(&mut asked.request);
+    let estimate = estimate(&model, &asked.request);
+    let till = api.till().ok_or_else(no_key)?;
+    let offer = Offer::new(Some(till), &model.deployment, parts.uri.path(), estimate.cost, &parts.headers);
+    let offer = offer.ok_or_else(no_key)?;
+    let signed = offer.payment(&parts.headers)?;
+    let payer = signed.authorization.from;
+    let held = offer.hold(api.inner.ledger.payments(), &signed, now_s()).await?;
+    // Nothing is taken before somebody is there to answer.
+    if model.seat(0, api.now_ms(), &[]).is_none() {
+        let soon = model.seat_soon(0, || api.now_ms(), api.inner.config.cold_start_within).await;
+        drop(soon.ok_or_else(|| nobody(&model))?);
+    }
+    let (_, admitted) = api.inner.ledger.admit(&api.inner.payers, estimate, wall_ms());
+    let bill = admitted.map_err(denied)?;
+    let paid = offer.settle(held, signed).await?;
+    let answer = answered(api, asked, model, bill, in_hand).await;
+    paid.answer(till, payer, answer).await
 }
 
 /// Milliseconds since 1970.
@@ -346,6 +374,10 @@ fn denied(denied: Denied) -> ApiError {
             ApiError::rate("tokens", why, retry_after_s)
         }
         Denied::Budget(why) => ApiError::quota(why),
+        Denied::Purse { account, cost, left, reserved } => ApiError::quota(format!(
+            "this request may cost {cost}, and the account {account:?} has {left} left beside {reserved} that requests hold \
+             which run: pay more in with `muster account top-up AMOUNT --account {account}`, or send a smaller max_tokens"
+        )),
     }
 }
 

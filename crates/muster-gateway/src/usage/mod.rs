@@ -1,22 +1,29 @@
-//! What keys have used: counted in memory, checked against their budgets before the work, and written behind.
+//! What keys have used: counted in memory, checked against their budgets before the work, and written behind; and what
+//! accounts and payers without one have paid for it.
 //!
 //! A request reserves what it may cost, and settles what it did cost: so a thousand requests side by side spend no more
 //! than one after the other. What is written lies at most [`store::WRITE_EVERY`] behind what is counted.
 
+mod payments;
+mod purse;
 mod store;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use muster_core::inference::TokenCounts;
 use muster_core::units::UsdMicro;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{Key, KeyTerms};
+pub(crate) use payments::{Held, PaymentError, Payments, Step};
+pub(crate) use purse::{Balance, Credit, CreditError, Purse};
 pub use store::{UsageError, read_snapshot};
 
+/// Under what the usage of those is kept who pay for each request by itself.
+pub const PAYERS: &str = "x402";
 /// Requests a minute, tokens a minute and requests at once of a key that says nothing of them.
 const REQUESTS_PER_MINUTE: u32 = 60_000;
 const TOKENS_PER_MINUTE: u64 = 60_000_000;
@@ -135,10 +142,26 @@ pub(crate) struct Standing {
 /// Why a key's request is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
-    AtOnce { limit: u32 },
-    Requests { limit: u64, retry_after_s: u64 },
-    Tokens { limit: u64, wanted: u64, retry_after_s: u64 },
+    AtOnce {
+        limit: u32,
+    },
+    Requests {
+        limit: u64,
+        retry_after_s: u64,
+    },
+    Tokens {
+        limit: u64,
+        wanted: u64,
+        retry_after_s: u64,
+    },
     Budget(String),
+    /// What the account has paid in does not hold it.
+    Purse {
+        account: String,
+        cost: UsdMicro,
+        left: UsdMicro,
+        reserved: UsdMicro,
+    },
 }
 
 #[derive(Debug)]
@@ -166,6 +189,8 @@ struct Row {
 #[derive(Debug)]
 pub(crate) struct Account {
     id: String,
+    /// Whose purse pays, where accounts pay beforehand; known from this process's first request on.
+    purse: OnceLock<(Arc<str>, Arc<Purse>)>,
     state: Mutex<State>,
     /// Whether the writer knows that there is something to write.
     queued: AtomicBool,
@@ -183,7 +208,7 @@ impl Account {
             tokens: None,
             rows: Vec::new(),
         };
-        Self { id: id.to_owned(), state: Mutex::new(state), queued: AtomicBool::new(false) }
+        Self { id: id.to_owned(), purse: OnceLock::new(), state: Mutex::new(state), queued: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -344,25 +369,44 @@ impl State {
     }
 }
 
-/// What all keys have used.
+/// What all keys have used, and what accounts have paid in.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     accounts: RwLock<HashMap<String, Arc<Account>>>,
+    purses: RwLock<HashMap<String, Arc<Purse>>>,
+    payments: Arc<Payments>,
+    store: Arc<store::Store>,
     writer: store::Writer,
+    /// Whether accounts have to pay beforehand.
+    prepaid: bool,
 }
 
 impl Ledger {
     /// Reads what earlier processes counted, and begins to write.
-    pub(crate) fn open(dir: &Path, now_s: u64) -> Result<Arc<Self>, UsageError> {
+    pub(crate) fn open(dir: &Path, now_s: u64, prepaid: bool) -> Result<Arc<Self>, UsageError> {
         let now = Month::at(now_s);
-        let (writer, rows) = store::Writer::open(dir)?;
+        let store = Arc::new(store::Store::open(dir)?);
         let mut accounts: HashMap<String, Arc<Account>> = HashMap::new();
-        for (key, month, model, used) in rows {
+        for (key, month, model, used) in store::read(&store)? {
             let account = accounts.entry(key).or_insert_with_key(|key| Arc::new(Account::new(key)));
             account.restore(month, &model, used, now);
         }
+        let purses = purse::read_all(&store)?.into_iter().map(|(account, purse)| (account, Arc::new(purse))).collect();
+        let payments = Payments::open(Arc::clone(&store), now_s)?;
+        let writer = store::Writer::new(Arc::clone(&store));
         writer.begin(accounts.values().cloned().collect())?;
-        Ok(Arc::new(Self { accounts: RwLock::new(accounts), writer }))
+        let (accounts, purses) = (RwLock::new(accounts), RwLock::new(purses));
+        Ok(Arc::new(Self { accounts, purses, payments, store, writer, prepaid }))
+    }
+
+    /// Whether accounts have to pay beforehand.
+    pub(crate) const fn is_prepaid(&self) -> bool {
+        self.prepaid
+    }
+
+    /// Payments of single requests.
+    pub(crate) const fn payments(&self) -> &Arc<Payments> {
+        &self.payments
     }
 
     /// A key's account.
@@ -370,8 +414,34 @@ impl Ledger {
         key.account.get_or_init(|| {
             let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
             let id = &key.shown.id;
-            Arc::clone(accounts.entry(id.clone()).or_insert_with(|| Arc::new(Account::new(id))))
+            let account = Arc::clone(accounts.entry(id.clone()).or_insert_with(|| Arc::new(Account::new(id))));
+            // Who pays for each request by itself has no purse.
+            if self.prepaid && key.shown.id != PAYERS {
+                account.purse.get_or_init(|| (key.owner().into(), self.purse(key.owner())));
+            }
+            account
         })
+    }
+
+    /// What an account has paid in.
+    pub(crate) fn purse(&self, account: &str) -> Arc<Purse> {
+        let known = self.purses.read().unwrap_or_else(PoisonError::into_inner).get(account).cloned();
+        known.unwrap_or_else(|| {
+            let mut purses = self.purses.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(purses.entry(account.to_owned()).or_default())
+        })
+    }
+
+    /// Credits an account with a transfer, once. Waits for the disk.
+    pub(crate) fn credit(&self, credit: &Credit) -> Result<Balance, CreditError> {
+        let purse = self.purse(&credit.account);
+        purse::credit(&self.store, &purse, credit)?;
+        Ok(purse.balance())
+    }
+
+    /// The transfers that an account was credited with. Waits for the disk.
+    pub(crate) fn credits(&self, account: &str) -> Result<Vec<Credit>, UsageError> {
+        purse::credits(&self.store, account)
     }
 
     /// Lets a request in; the bill has to be settled, and gives back what was reserved when it is dropped.
@@ -383,8 +453,18 @@ impl Ledger {
     ) -> (Standing, Result<Bill, Denied>) {
         let account = self.account(key);
         let (standing, denied) = account.admit(&key.shown.terms, wanted, now_ms);
-        let bill = || Bill { ledger: Arc::clone(self), account: Arc::clone(account), reserved: wanted, open: true };
-        (standing, denied.map(|()| bill()))
+        if let Err(denied) = denied {
+            return (standing, Err(denied));
+        }
+        let short = account.purse.get().and_then(|(_, purse)| purse.reserve(wanted.cost).err());
+        if let Some(balance) = short {
+            account.settle(wanted, None, now_ms / 1_000);
+            let (left, reserved) = (balance.left(), UsdMicro(balance.reserved));
+            let account = key.owner().to_owned();
+            return (standing, Err(Denied::Purse { account, cost: wanted.cost, left, reserved }));
+        }
+        let bill = Bill { ledger: Arc::clone(self), account: Arc::clone(account), reserved: wanted, open: true };
+        (standing, Ok(bill))
     }
 
     /// Writes all that is counted, and ends.
@@ -407,6 +487,9 @@ impl Bill {
     pub(crate) fn settle(mut self, model: &str, counts: TokenCounts, cost: UsdMicro) {
         self.open = false;
         self.account.settle(self.reserved, Some((model, counts, cost)), crate::keys::now_s());
+        if let Some((_, purse)) = self.account.purse.get() {
+            purse.settle(self.reserved.cost, cost);
+        }
         if !self.account.queued.swap(true, Ordering::AcqRel) {
             self.ledger.writer.note(Arc::clone(&self.account));
         }
@@ -417,6 +500,9 @@ impl Drop for Bill {
     fn drop(&mut self) {
         if self.open {
             self.account.settle(self.reserved, None, crate::keys::now_s());
+            if let Some((_, purse)) = self.account.purse.get() {
+                purse.settle(self.reserved.cost, UsdMicro(0));
+            }
         }
     }
 }

@@ -1,16 +1,16 @@
-//! Usage on disk: one redb file, written behind by one thread.
+//! Usage on disk: one redb file, written behind by one thread. Purses and payments lie in it, too.
 //!
-//! A value is a version byte, eight bytes of BLAKE3 over what follows, and five numbers of eight bytes. A write that
-//! fails is made again; what was counted stays counted in memory meanwhile.
+//! A value is a version byte, eight bytes of BLAKE3 over what follows, and numbers of eight bytes. A write that fails is
+//! made again; what was counted stays counted in memory meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Account, Month, UsageRow, Used};
+use super::{Account, Month, UsageRow, Used, purse};
 
 /// How far what is written lies behind what is counted.
 pub(super) const WRITE_EVERY: Duration = Duration::from_millis(80);
@@ -23,7 +23,6 @@ const USAGE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("usage
 const FILE: &str = "usage.redb";
 const SNAPSHOT: &str = "usage.json";
 const VERSION: u8 = 1;
-const NUMBERS: usize = 5;
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why usage cannot be kept or read.
@@ -79,18 +78,16 @@ struct Shared {
     wake: Condvar,
 }
 
-/// The thread that writes.
+/// The file. It is closed when the last one lets go of it.
 #[derive(Debug)]
-pub(super) struct Writer {
-    shared: Arc<Shared>,
+pub(crate) struct Store {
     path: PathBuf,
-    db: Mutex<Option<Database>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    db: Database,
 }
 
-impl Writer {
-    /// Opens the file, and gives what is in it.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Vec<Read>), UsageError> {
+impl Store {
+    /// Opens the file of a Gateway's folder.
+    pub(super) fn open(dir: &Path) -> Result<Self, UsageError> {
         let path = dir.join(FILE);
         let system = |source| UsageError::System { action: "create the folder of", path: path.clone(), source };
         std::fs::create_dir_all(dir).map_err(system)?;
@@ -98,23 +95,64 @@ impl Writer {
             redb::DatabaseError::DatabaseAlreadyOpen => UsageError::InUse { path: path.clone() },
             other => failed("open", &path)(other.into()),
         })?;
-        let rows = read(&db, &path)?;
-        let (db, thread) = (Mutex::new(Some(db)), Mutex::new(None));
-        Ok((Self { shared: Arc::default(), path, db, thread }, rows))
+        Ok(Self { path, db })
+    }
+
+    /// Does something in one commit; durable when this comes back.
+    pub(super) fn write<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, UsageError> {
+        let done = || -> Result<T, redb::Error> {
+            let txn = self.db.begin_write()?;
+            let done = work(&txn)?;
+            txn.commit()?;
+            Ok(done)
+        };
+        done().map_err(failed(action, &self.path))
+    }
+
+    /// Looks at one moment of it.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, UsageError> {
+        let done = || -> Result<T, redb::Error> { work(&self.db.begin_read()?) };
+        done().map_err(failed("read", &self.path))
+    }
+
+    /// A record that cannot be believed.
+    pub(super) fn damaged(&self, record: &str) -> UsageError {
+        UsageError::Damaged { path: self.path.clone(), record: record.to_owned() }
+    }
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { shared: Arc::default(), store, thread: Mutex::new(None) }
     }
 
     /// Starts the thread; `known` are the accounts that were read.
     pub(super) fn begin(&self, known: Vec<Arc<Account>>) -> Result<(), UsageError> {
-        let Some(db) = self.db.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let path = &self.store.path;
         let writing = Writing {
             shared: Arc::clone(&self.shared),
-            db,
-            snapshot: self.path.with_file_name(SNAPSHOT),
+            store: Arc::clone(&self.store),
+            snapshot: path.with_file_name(SNAPSHOT),
             known,
             snapshot_due: None,
         };
         let thread = std::thread::Builder::new().name("usage".to_owned()).spawn(move || writing.run());
-        let system = |source| UsageError::System { action: "start to write", path: self.path.clone(), source };
+        let system = |source| UsageError::System { action: "start to write", path: path.clone(), source };
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.map_err(system)?);
         Ok(())
     }
@@ -146,7 +184,7 @@ impl Drop for Writer {
 
 struct Writing {
     shared: Arc<Shared>,
-    db: Database,
+    store: Arc<Store>,
     snapshot: PathBuf,
     known: Vec<Arc<Account>>,
     snapshot_due: Option<Instant>,
@@ -161,8 +199,14 @@ impl Writing {
                     self.known.push(Arc::clone(account));
                 }
             }
-            let rows: Vec<UsageRow> = accounts.iter().flat_map(|account| account.take_unwritten()).collect();
-            if let Err(error) = write(&self.db, &rows) {
+            let owned = |account: &Arc<Account>| {
+                let owner = account.purse.get().map(|(owner, _)| Arc::clone(owner));
+                account.take_unwritten().into_iter().map(move |row| (row, owner.clone()))
+            };
+            let rows: Vec<Owned> = accounts.iter().flat_map(owned).collect();
+            let nothing = rows.is_empty();
+            let written = if nothing { Ok(()) } else { self.store.write("write", |txn| write(txn, &rows)) };
+            if let Err(error) = written {
                 tracing::warn!(%error, rows = rows.len(), "usage is not written; it is tried again");
                 for account in &accounts {
                     account.give_back();
@@ -174,7 +218,7 @@ impl Writing {
                 self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).unwritten.extend(accounts);
                 continue;
             }
-            if !rows.is_empty() {
+            if !nothing {
                 self.snapshot_due.get_or_insert_with(|| Instant::now() + SNAPSHOT_EVERY);
             }
             if self.snapshot_due.is_some_and(|due| stop || due <= Instant::now()) {
@@ -241,24 +285,24 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(redb::Error) -> UsageErr
     move |source| UsageError::Io { action, path: path.clone(), source: Box::new(source) }
 }
 
-fn read(db: &Database, path: &Path) -> Result<Vec<Read>, UsageError> {
-    let io = failed("read", path);
-    let txn = db.begin_read().map_err(|e| io(e.into()))?;
-    let table = match txn.open_table(USAGE) {
-        Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(io(error.into())),
+/// All that earlier processes counted.
+pub(super) fn read(store: &Store) -> Result<Vec<Read>, UsageError> {
+    let raw = store.read(|txn| {
+        let table = match txn.open_table(USAGE) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let rows =
+            table.iter()?.map(|entry| entry.map(|(key, value)| (key.value().to_owned(), value.value().to_vec())));
+        Ok(rows.collect::<Result<Vec<_>, _>>()?)
+    })?;
+    let row = |(name, value): (String, Vec<u8>)| -> Result<Read, UsageError> {
+        let known = unseal_used(&value).zip(split(&name));
+        let (used, (key, month, model)) = known.ok_or_else(|| store.damaged(&name))?;
+        Ok((key.to_owned(), month, model.to_owned(), used))
     };
-    let mut rows = Vec::new();
-    for entry in table.iter().map_err(|e| io(e.into()))? {
-        let (key, value) = entry.map_err(|e| io(e.into()))?;
-        let name = key.value();
-        let damaged = || UsageError::Damaged { path: path.to_owned(), record: name.to_owned() };
-        let used = unseal(value.value()).ok_or_else(damaged)?;
-        let (key, month, model) = split(name).ok_or_else(damaged)?;
-        rows.push((key.to_owned(), month, model.to_owned(), used));
-    }
-    Ok(rows)
+    raw.into_iter().map(row).collect()
 }
 
 /// `KEY/2026-11/MODEL`.
@@ -270,38 +314,64 @@ fn split(name: &str) -> Option<(&str, Month, &str)> {
     (1..=12).contains(&month).then(|| (key, Month(year.saturating_mul(12).saturating_add(month - 1)), model))
 }
 
-fn write(db: &Database, rows: &[UsageRow]) -> Result<(), redb::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let txn = db.begin_write()?;
-    {
-        let mut table = txn.open_table(USAGE)?;
-        for row in rows {
-            let name = format!("{}/{}/{}", row.key, row.month, row.model);
-            table.insert(name.as_str(), seal(&row.used).as_slice())?;
+/// A row, and whose purse pays for it.
+type Owned = (UsageRow, Option<Arc<str>>);
+
+fn write(txn: &WriteTransaction, rows: &[Owned]) -> Result<(), redb::Error> {
+    for (row, owner) in rows {
+        let name = format!("{}/{}/{}", row.key, row.month, row.model);
+        let before = {
+            let mut table = txn.open_table(USAGE)?;
+            let before = table.insert(name.as_str(), seal_used(&row.used).as_slice())?;
+            before.and_then(|before| unseal_used(before.value()))
+        };
+        if let Some(owner) = owner {
+            let new = row.used.usd_micro.saturating_sub(before.map_or(0, |before| before.usd_micro));
+            purse::take_off(txn, owner, new)?;
         }
     }
-    txn.commit()?;
     Ok(())
 }
 
-fn seal(used: &Used) -> Vec<u8> {
-    let numbers = [used.requests, used.input, used.cached, used.output, used.usd_micro];
+fn seal_used(used: &Used) -> Vec<u8> {
+    seal(&[used.requests, used.input, used.cached, used.output, used.usd_micro])
+}
+
+fn unseal_used(bytes: &[u8]) -> Option<Used> {
+    let [requests, input, cached, output, usd_micro] = unseal(bytes)?;
+    Some(Used { requests, input, cached, output, usd_micro })
+}
+
+/// Numbers, sealed.
+pub(super) fn seal(numbers: &[u64]) -> Vec<u8> {
     let body: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    seal_bytes(&body)
+}
+
+/// So many numbers; `None` where they are not what was sealed.
+pub(super) fn unseal<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
+    let body = unseal_bytes(bytes)?;
+    if body.len() != N * 8 {
+        return None;
+    }
+    let mut numbers = [0; N];
+    for (number, chunk) in numbers.iter_mut().zip(body.chunks_exact(8)) {
+        *number = u64::from_le_bytes(chunk.try_into().ok()?);
+    }
+    Some(numbers)
+}
+
+/// A version byte, eight bytes of BLAKE3, and what is sealed.
+pub(super) fn seal_bytes(body: &[u8]) -> Vec<u8> {
     let mut sealed = vec![VERSION];
-    sealed.extend_from_slice(blake3::hash(&body).as_bytes().get(..8).unwrap_or_default());
-    sealed.extend_from_slice(&body);
+    sealed.extend_from_slice(blake3::hash(body).as_bytes().get(..8).unwrap_or_default());
+    sealed.extend_from_slice(body);
     sealed
 }
 
-fn unseal(bytes: &[u8]) -> Option<Used> {
+/// What was sealed; `None` where it was changed since.
+pub(super) fn unseal_bytes(bytes: &[u8]) -> Option<&[u8]> {
     let (version, rest) = bytes.split_first()?;
     let (sum, body) = rest.split_at_checked(8)?;
-    if *version != VERSION || body.len() != NUMBERS * 8 || blake3::hash(body).as_bytes().get(..8)? != sum {
-        return None;
-    }
-    let mut numbers = body.chunks_exact(8).filter_map(|chunk| Some(u64::from_le_bytes(chunk.try_into().ok()?)));
-    let mut next = || numbers.next();
-    Some(Used { requests: next()?, input: next()?, cached: next()?, output: next()?, usd_micro: next()? })
+    (*version == VERSION && blake3::hash(body).as_bytes().get(..8)? == sum).then_some(body)
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::keys::{KeyStore, KeyTerms};
+use crate::keys::{KeyStore, KeyTerms, now_s};
 
 fn key(dir: &Path, terms: KeyTerms) -> Arc<Key> {
     let store = KeyStore::open(&dir.join("keys.json")).unwrap();
@@ -32,7 +32,7 @@ fn months_are_those_of_the_calendar() {
 #[test]
 fn many_at_once_spend_no_more_than_the_budget() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(dir.path(), crate::keys::now_s()).unwrap();
+    let ledger = Ledger::open(dir.path(), crate::keys::now_s(), false).unwrap();
     let budget = UsdMicro(10_000);
     let key = key(dir.path(), KeyTerms { budget_month_usd_micro: Some(budget), ..KeyTerms::default() });
     let wanted = Estimate { tokens: 10, cost: UsdMicro(30) };
@@ -64,7 +64,7 @@ fn many_at_once_spend_no_more_than_the_budget() {
 #[test]
 fn limits_by_the_minute_fill_again() {
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(dir.path(), NOW_S).unwrap();
+    let ledger = Ledger::open(dir.path(), NOW_S, false).unwrap();
     let terms = KeyTerms { requests_per_minute: Some(60), tokens_per_minute: Some(6_000), ..KeyTerms::default() };
     let key = key(dir.path(), terms);
     let ask = |tokens, at_ms| ledger.admit(&key, Estimate { tokens, cost: UsdMicro(0) }, at_ms);
@@ -93,8 +93,8 @@ fn what_was_counted_is_there_again_and_damage_is_named() {
     let now_s = crate::keys::now_s();
     let key = key(dir.path(), KeyTerms { requests_at_once: Some(1), ..KeyTerms::default() });
     let wanted = Estimate { tokens: 100, cost: UsdMicro(500) };
-    let ledger = Ledger::open(dir.path(), now_s).unwrap();
-    assert!(matches!(Ledger::open(dir.path(), now_s), Err(UsageError::InUse { .. })));
+    let ledger = Ledger::open(dir.path(), now_s, false).unwrap();
+    assert!(matches!(Ledger::open(dir.path(), now_s, false), Err(UsageError::InUse { .. })));
     for (model, input) in [("a", 3), ("b/c", 5), ("a", 7)] {
         let (_, bill) = ledger.admit(&key, wanted, now_s * 1_000);
         let (_, second) = ledger.admit(&key, wanted, now_s * 1_000);
@@ -108,11 +108,79 @@ fn what_was_counted_is_there_again_and_damage_is_named() {
     assert_eq!(told, [("a", 2, 10), ("b/c", 1, 5)]);
     // The key forgets its account with its store; the new ledger finds the rows by its name.
     let again = Key { shown: key.shown.clone(), account: std::sync::OnceLock::new() };
-    let ledger = Ledger::open(dir.path(), now_s).unwrap();
+    let ledger = Ledger::open(dir.path(), now_s, false).unwrap();
     assert_eq!(ledger.account(&again).spent(), (UsdMicro(15), UsdMicro(15), UsdMicro(0)));
     assert_eq!(ledger.account(&again).rows(now_s), rows);
     drop(ledger);
     std::fs::write(dir.path().join("usage.redb"), b"not a database").unwrap();
-    let error = Ledger::open(dir.path(), now_s).unwrap_err();
+    let error = Ledger::open(dir.path(), now_s, false).unwrap_err();
     assert!(error.to_string().contains("usage.redb"), "{error}");
+}
+
+fn transfer(tx: &str, account: &str, usd: u64) -> Credit {
+    Credit {
+        tx: tx.to_owned(),
+        from: muster_core::ids::Address([7; 20]),
+        account: account.to_owned(),
+        tokens: muster_core::units::TokenAmount(u128::from(usd) << 70),
+        usd: UsdMicro(usd),
+        at_s: NOW_S,
+    }
+}
+
+#[test]
+fn a_transfer_is_credited_once_and_what_is_counted_is_taken_off_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = key(dir.path(), KeyTerms { account: Some("studio".into()), ..KeyTerms::default() });
+    let other = KeyStore::open(&dir.path().join("keys.json")).unwrap();
+    let other = other.find(&other.create_with("n", key.shown.terms.clone()).unwrap()).unwrap();
+    let open = || Ledger::open(dir.path(), now_s(), true).unwrap();
+    let wanted = Estimate { tokens: 1, cost: UsdMicro(400) };
+    let ask = |ledger: &Arc<Ledger>, key: &Key| ledger.admit(key, wanted, now_s() * 1_000).1;
+    let ledger = open();
+    let nothing =
+        Denied::Purse { account: "studio".into(), cost: UsdMicro(400), left: UsdMicro(0), reserved: UsdMicro(0) };
+    assert_eq!(ask(&ledger, &key).unwrap_err(), nothing);
+    assert_eq!(ledger.credit(&transfer("0x1", "studio", 1_000)).unwrap().left(), UsdMicro(1_000));
+    let twice = ledger.credit(&transfer("0x1", "somebody", 1_000)).unwrap_err();
+    assert!(matches!(&twice, CreditError::Taken { account, .. } if account == "studio"), "{twice}");
+    // Two keys of an account share its purse, and each reserves what it may cost.
+    let (first, second) = (ask(&ledger, &key).unwrap(), ask(&ledger, &other).unwrap());
+    let Err(Denied::Purse { left, reserved, .. }) = ask(&ledger, &other) else { panic!("it spends what is reserved") };
+    assert_eq!((left, reserved), (UsdMicro(200), UsdMicro(800)));
+    first.settle("m", counts(3, 4), UsdMicro(123));
+    drop(second);
+    assert_eq!(ledger.purse("studio").balance(), Balance { credited: 1_000, spent: 123, reserved: 0 });
+    ask(&ledger, &key).unwrap().settle("m", counts(1, 1), UsdMicro(77));
+    ledger.close();
+    drop(ledger);
+    // The process after that knows it all; usage and purse agree.
+    let fresh = |key: &Key| Key { shown: key.shown.clone(), account: OnceLock::new() };
+    let (key, other) = (fresh(&key), fresh(&other));
+    let ledger = open();
+    assert_eq!(ledger.purse("studio").balance(), Balance { credited: 1_000, spent: 200, reserved: 0 });
+    assert!(matches!(ledger.credit(&transfer("0x1", "studio", 1_000)), Err(CreditError::Taken { .. })));
+    ledger.credit(&transfer("0x2", "studio", 5)).unwrap();
+    ledger.credit(&transfer("0x3", "somebody", 9)).unwrap();
+    ask(&ledger, &other).unwrap().settle("m", counts(1, 1), UsdMicro(300));
+    ask(&ledger, &key).unwrap().settle("m", counts(1, 1), UsdMicro(300));
+    ledger.close();
+    drop(ledger);
+    let ledger = open();
+    assert_eq!(ledger.purse("studio").balance(), Balance { credited: 1_005, spent: 800, reserved: 0 });
+    let credits = ledger.credits("studio").unwrap();
+    assert_eq!(credits, [transfer("0x1", "studio", 1_000), transfer("0x2", "studio", 5)]);
+    let used: u64 = [&fresh(&key), &fresh(&other)].iter().map(|key| ledger.account(key).spent().1.0).sum();
+    assert_eq!(used, 800, "what keys have used is what the purse has lost");
+}
+
+#[test]
+fn who_need_not_pay_beforehand_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = key(dir.path(), KeyTerms::default());
+    let ledger = Ledger::open(dir.path(), now_s(), false).unwrap();
+    let wanted = Estimate { tokens: 1, cost: UsdMicro(400) };
+    ledger.admit(&key, wanted, now_s() * 1_000).1.unwrap().settle("m", counts(1, 1), UsdMicro(300));
+    ledger.close();
+    assert_eq!(ledger.purse("k").balance(), Balance::default());
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# OpenAI's own clients for Python and JavaScript, pinned by version and hash, in an environment of their own. Says where it
-# is. Does nothing when it is there already.
+# OpenAI's own clients for Python and JavaScript, and x402's for JavaScript, pinned by version and hash, in an environment
+# of their own. Says where it is. Does nothing when it is there already.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 target=${CARGO_TARGET_DIR:-$here/../../../../target}/openai-clients
@@ -24,9 +24,9 @@ if ! cat "$here/requirements.txt" "$here/package-lock.json" | cmp -s - "$target/
     -r "$here/requirements.txt" >&2 || fail "pip could not install requirements.txt; is the package index reachable?"
   mkdir -p "$target/js"
   cp "$here/package.json" "$here/package-lock.json" "$target/js/"
-  (cd "$target/js" && npm ci --silent --no-audit --no-fund >&2) || fail "npm could not install package-lock.json; is the registry reachable?"
+  (cd "$target/js" && npm ci --silent --ignore-scripts --no-audit --no-fund >&2) || fail "npm could not install package-lock.json; is the registry reachable?"
   cat "$here/requirements.txt" "$here/package-lock.json" >"$target/.pins"
 fi
 # Modules are looked for beside the script.
-cp "$here/client.mjs" "$target/js/client.mjs"
+cp "$here/client.mjs" "$here/x402.mjs" "$target/js/"
 echo "$target"

@@ -1,4 +1,4 @@
-//! OpenAI's own clients, unmodified. Installed from their registries by `tests/clients/install.sh`.
+//! OpenAI's own clients, and x402's, unmodified. Installed from their registries by `tests/clients/install.sh`.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -37,9 +37,18 @@ async fn served() -> Rig {
 
 async fn run(program: PathBuf, script: PathBuf) {
     let rig = served().await;
+    talk(program, script, &[&format!("http://{}/v1", rig.at), &rig.key]).await;
+}
+
+/// Runs a script of `tests/clients` in JavaScript, beside the clients that it uses.
+pub(crate) async fn run_client(script: &str, args: &[&str]) {
+    talk(PathBuf::from("node"), installed().await.join("js").join(script), args).await;
+}
+
+async fn talk(program: PathBuf, script: PathBuf, args: &[&str]) {
     let output = tokio::process::Command::new(program)
         .arg(script)
-        .args([format!("http://{}/v1", rig.at), rig.key.clone()])
+        .args(args)
         .env_remove("OPENAI_BASE_URL")
         .env("NO_PROXY", "*")
         .stdin(Stdio::null())
@@ -55,7 +64,7 @@ async fn run(program: PathBuf, script: PathBuf) {
 async fn installed() -> PathBuf {
     let install = here().join("tests/clients/install.sh");
     let output = tokio::process::Command::new(install).stderr(Stdio::inherit()).output().await.unwrap();
-    assert!(output.status.success(), "OpenAI's clients are not installed");
+    assert!(output.status.success(), "the clients are not installed");
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
@@ -67,6 +76,5 @@ async fn openai_s_client_for_python_is_content() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openai_s_client_for_javascript_is_content() {
-    let target = installed().await;
-    run(PathBuf::from("node"), target.join("js/client.mjs")).await;
+    run(PathBuf::from("node"), installed().await.join("js/client.mjs")).await;
 }

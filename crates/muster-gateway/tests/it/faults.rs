@@ -198,10 +198,14 @@ async fn replicas_are_drained_and_removed_while_requests_run() {
     let (models, id) = (rig.api.models(), ReplicaId("0".into()));
     assert_eq!(models.held("tiny", &id), Some(1));
     assert!(models.drain("tiny", &id));
-    rig.ask(CHAT, &chat(true)).await.error(503, "service_unavailable");
-    assert!(models.remove("tiny", &id) && !models.remove("tiny", &id));
-    rig.add("tiny", Scripted::new(|_| hello()));
-    assert_eq!(rig.ask(CHAT, &chat(false)).await.status, 200);
+    // Who comes now waits for one that takes requests.
+    let another = async {
+        assert!(models.remove("tiny", &id) && !models.remove("tiny", &id));
+        rig.add("tiny", Scripted::new(|_| hello()));
+    };
+    let question = chat(false);
+    let (waited, ()) = tokio::join!(rig.ask(CHAT, &question), another);
+    assert_eq!(waited.status, 200);
     let mut rest = String::new();
     running.read_to_string(&mut rest).await.unwrap();
     assert!(rest.contains("[DONE]"), "what ran before goes on: {rest}");

@@ -5,4 +5,5 @@ mod clients;
 mod endpoints;
 mod faults;
 mod load;
+mod paid;
 mod rig;

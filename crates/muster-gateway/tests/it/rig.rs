@@ -252,12 +252,7 @@ impl Rig {
     }
 
     pub(crate) async fn raw(&self, bytes: &[u8]) -> Reply {
-        let mut connection = TcpStream::connect(self.at).await.unwrap();
-        connection.write_all(bytes).await.unwrap();
-        let mut all = Vec::new();
-        // A connection that is reset after its answer has given it.
-        let _ = connection.read_to_end(&mut all).await;
-        Reply::read(&all)
+        read_reply(TcpStream::connect(self.at).await.unwrap(), bytes).await
     }
 
     /// The sums of what the main key was billed.
@@ -293,11 +288,21 @@ pub(crate) fn request(at: SocketAddr, method: &str, path: &str, headers: &[(&str
     [out.as_bytes(), body].concat()
 }
 
+/// Sends a request and reads all of its answer.
+pub(crate) async fn read_reply(mut connection: TcpStream, bytes: &[u8]) -> Reply {
+    connection.write_all(bytes).await.unwrap();
+    let mut all = Vec::new();
+    // A connection that is reset after its answer has given it.
+    let _ = connection.read_to_end(&mut all).await;
+    Reply::read(&all)
+}
+
 /// An answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     head: String,
+    raw_head: String,
     pub(crate) body: String,
 }
 
@@ -306,15 +311,22 @@ impl Reply {
         let split = all.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| {
             panic!("no answer: {:?}", String::from_utf8_lossy(all));
         });
-        let head = String::from_utf8(all[..split].to_vec()).unwrap().to_ascii_lowercase();
+        let raw_head = String::from_utf8(all[..split].to_vec()).unwrap();
+        let head = raw_head.to_ascii_lowercase();
         let body = &all[split + 4..];
         let body = if head.contains("transfer-encoding: chunked") { unchunked(body) } else { body.to_vec() };
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { status, head, body: String::from_utf8(body).unwrap() }
+        Self { status, head, raw_head, body: String::from_utf8(body).unwrap() }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    /// A header as it was written.
+    pub(crate) fn raw_header(&self, name: &str) -> Option<&str> {
+        let named = |line: &'_ str| line.split_once(": ").is_some_and(|(known, _)| known.eq_ignore_ascii_case(name));
+        self.raw_head.lines().find(|line| named(line)).and_then(|line| line.split_once(": ")).map(|(_, value)| value)
     }
 
     #[track_caller]

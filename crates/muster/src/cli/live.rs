@@ -40,6 +40,9 @@ pub(crate) struct GatewayRunArgs {
     /// Take apps only from who stakes for them on the chain.
     #[arg(long)]
     pub(crate) app_stake: bool,
+    /// Answer accounts only out of what they have paid in beforehand (`muster account top-up`).
+    #[arg(long)]
+    pub(crate) prepaid: bool,
 }
 
 /// `muster api-key`.

@@ -131,6 +131,9 @@ pub(crate) struct ModelDeployArgs {
     /// Let other accounts of the Gateway ask it.
     #[arg(long)]
     pub(crate) shared: bool,
+    /// Let anybody ask it who pays for each request by itself, by x402; other accounts may, too.
+    #[arg(long)]
+    pub(crate) offered: bool,
     /// Do not wait until it answers.
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -158,6 +161,7 @@ impl ModelDeployArgs {
             max_latency: None,
             edge: false,
             shared: false,
+            offered: false,
             no_wait: false,
             at: AtGateway { gateway: None, key_file: None },
         }
@@ -167,7 +171,7 @@ impl ModelDeployArgs {
 /// Arguments of `muster model chat`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ModelChatArgs {
-    /// The deployment's name.
+    /// The deployment's name; with --wallet a name of the catalogue, or `file:PATH` of a GGUF file.
     pub(crate) name: String,
     /// What to say [default: a conversation on standard input, a line each].
     pub(crate) prompt: Option<String>,
@@ -180,6 +184,17 @@ pub(crate) struct ModelChatArgs {
     /// Tokens of each answer at most.
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
+    /// Without a Gateway, straight from a wallet: a Container is rented for this conversation and paid by the token. Name
+    /// another wallet than the usual one with `--wallet=NAME`.
+    // The flag that all commands take, which needs no name here.
+    #[arg(long, id = "wallet", num_args = 0..=1, require_equals = true, default_missing_value = "", value_name = "NAME|FILE")]
+    pub(crate) wallet: Option<String>,
+    /// With --wallet: tokens that prompt and answer may have together.
+    #[arg(long, requires = "wallet", value_name = "TOKENS")]
+    pub(crate) context: Option<u32>,
+    /// With --wallet: the most that a million tokens may cost in dollars: of prompts, of remembered prompts, of answers.
+    #[arg(long, requires = "wallet", value_name = "INPUT,CACHED,OUTPUT")]
+    pub(crate) price_max: Option<Prices>,
     #[command(flatten)]
     pub(crate) at: AtGateway,
 }

@@ -8,8 +8,8 @@ use muster_chain::settle::ChainClient;
 use muster_client::chain::ChainLedger;
 use muster_client::{ClientDir, Network, Renter, agent, leases};
 use muster_gateway::{
-    AppStakes, Gateway, GatewayConfig, IceServer, KeyShown, KeyStore, KeyTerms, Scope, TAKES_WITHIN, UsageRow, patient,
-    read_snapshot,
+    AppStakes, Gateway, GatewayConfig, IceServer, KeyShown, KeyStore, KeyTerms, PAYERS, Scope, TAKES_WITHIN, Till,
+    UsageRow, patient, read_snapshot,
 };
 use tokio::net::TcpListener;
 
@@ -37,7 +37,9 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
     make_private(&client_dir)?;
     let records = ClientDir::open(&client_dir).code(Code::Data)?;
     let ledger = ChainLedger::connect(&network, Some(wallet), records.root()).await.map_err(|e| chain_failure(&e))?;
-    let renter = Renter::new(network, Arc::new(ledger), records.clone()).await.code(Code::Unreachable)?;
+    let ledger = Arc::new(ledger);
+    let till = till(&network, &ledger).await?;
+    let renter = Renter::new(network, ledger, records.clone()).await.code(Code::Unreachable)?;
     let settling = settle_left_over(records, begun.stop.clone())?;
     muster_gateway::allow_many_connections();
     let listener = TcpListener::bind(args.listen)
@@ -52,6 +54,8 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
         ice_servers: ice_servers(&args)?,
         sessions_max: args.sessions_max,
         app_stakes,
+        till: Some(till),
+        prepaid: args.prepaid,
         loopback_only: bound.ip().is_loopback() && args.origin.is_none(),
     };
     let gateway = Gateway::new(config, renter.clone()).code(Code::Data)?;
@@ -113,6 +117,17 @@ async fn app_stakes(client: ChainClient, network: &Network) -> Result<AppStakes,
         return Err(Failure::new(Code::Config, why));
     }
     Ok(AppStakes { client, least: network.params.app_stake })
+}
+
+/// How this Gateway is paid. A token from before there were authorized transfers takes no payments of single requests.
+async fn till(network: &Network, ledger: &Arc<ChainLedger>) -> Result<Till, Failure> {
+    let till = Till::open(Arc::clone(ledger), network.params.token_price).await.map_err(|e| chain_failure(&e))?;
+    let till = till.ok_or_else(|| Failure::new(Code::Wallet, "a Gateway needs a wallet: name one with --wallet"))?;
+    if !till.takes_single_payments() {
+        let token = network.contracts.token;
+        tracing::warn!(%token, "the network's token takes no authorized transfers (ERC-3009): no request can be paid by itself");
+    }
+    Ok(till)
 }
 
 fn ice_servers(args: &GatewayRunArgs) -> Result<Vec<IceServer>, Failure> {
@@ -206,6 +221,11 @@ fn row(key: &KeyShown) -> Vec<String> {
     ]
 }
 
+/// What usage is called that no key of now stands for.
+fn of_nobody(id: &str) -> String {
+    if id == PAYERS { "paid by x402".to_owned() } else { format!("revoked {id}") }
+}
+
 /// What keys have used this month, by model, at most a second late.
 fn used(cx: &Context, dir: &Path, store: &KeyStore, only: Option<&str>) -> Result<(), Failure> {
     let keys = store.list();
@@ -218,7 +238,7 @@ fn used(cx: &Context, dir: &Path, store: &KeyStore, only: Option<&str>) -> Resul
     let rows: Vec<_> = rows
         .into_iter()
         .filter(|row| wanted.is_none_or(|key| key.id == row.key))
-        .map(|row| (named(&row).unwrap_or_else(|| format!("revoked {}", row.key)), row))
+        .map(|row| (named(&row).unwrap_or_else(|| of_nobody(&row.key)), row))
         .collect();
     let shown: Vec<_> = rows.iter().map(|(name, row)| serde_json::json!({ "name": name, "usage": row })).collect();
     cx.output.result(&shown, || {

@@ -1,5 +1,6 @@
 //! The commands, and what they share.
 
+mod account;
 pub(crate) mod agent;
 mod apps;
 mod audited;
@@ -70,7 +71,8 @@ pub(crate) const fn is_role(command: &Command) -> bool {
 pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let dirs = Dirs::resolve(cli.global.dir.as_deref())?;
     let output = Output::new(cli.global.json);
-    let cx = Context { dirs, global: cli.global, output, crash_plans: crashes::plans() };
+    let wallet = wallets::named(cli.global.wallet.clone());
+    let cx = Context { dirs, global: Global { wallet, ..cli.global }, output, crash_plans: crashes::plans() };
     match cli.command {
         Command::Up(args) => Box::pin(up::run(&cx, args)).await,
         Command::Run(args) => Box::pin(run::run(&cx, *args)).await,
@@ -90,6 +92,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::App(command) => Box::pin(apps::run(&cx, command)).await,
         Command::Gateway(command) => Box::pin(gateway::run(&cx, command)).await,
         Command::ApiKey(command) => gateway::api_key(&cx, command),
+        Command::Account(command) => Box::pin(account::run(&cx, command)).await,
         Command::Wallet(command) => Box::pin(wallet::run(&cx, command)).await,
         Command::Gpu(command) => Box::pin(gpu::run(&cx, command)).await,
         Command::Doctor => Box::pin(doctor::run(&cx)).await,

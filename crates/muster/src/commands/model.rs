@@ -19,6 +19,7 @@ use crate::failure::{Because, Code, Failure};
 use crate::output::table;
 
 mod catalog;
+mod wallet;
 
 /// For as long as something changes, a deployment is waited for; without any change so long.
 const CHANGES_WITHIN: Duration = Duration::from_secs(120);
@@ -56,6 +57,7 @@ pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failu
         }
         ModelCommand::Logs { name, follow, tail, at } => logs(cx, &name, follow, tail, &at).await?,
         ModelCommand::Convert { folder, file } => convert(cx, &folder, &file)?,
+        ModelCommand::Chat(args) if args.wallet.is_some() => return wallet::chat(cx, &args).await,
         ModelCommand::Chat(args) => return chat(cx, &args).await,
         ModelCommand::Embed { name, texts, at } => return embed(cx, &name, texts, &at).await,
     }
@@ -153,7 +155,7 @@ async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeplo
             json!({ "input": input, "cached": cached, "output": output })
         }),
         "region": args.region.as_ref().map(ToString::to_string), "near": args.near.map(|place| place.to_string()),
-        "max_latency_ms": args.max_latency, "shared": args.shared, "edge": args.edge,
+        "max_latency_ms": args.max_latency, "shared": args.shared, "offered": args.offered, "edge": args.edge,
     });
     customer.call(Method::POST, "/api/v1/models", Some(&body)).await
 }

@@ -12,6 +12,7 @@ mod join;
 mod kills;
 mod live;
 mod models;
+mod money;
 mod network;
 mod rental;
 mod run;
