@@ -6,7 +6,9 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use muster_core::demand::{Demand, Origin, Place, Region, WorkloadKind};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
-use muster_core::inference::{ModelDemand, ModelKind, ModelSpec, TokenAsk, WeightsId};
+use muster_core::inference::{
+    HubFile, HubRefError, ModelDemand, ModelError, ModelKind, ModelSource, ModelSpec, TokenAsk, WeightsId,
+};
 use muster_core::units::{Bytes, UsdMicro};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -27,6 +29,9 @@ const MEMORY_BESIDE: u64 = 384 << 20;
 /// What a token of context may take, for each GiB of weights: small models remember more for their size.
 const REMEMBERED_PER_GIB: u64 = 64 * 1024;
 const REMEMBERED_MIN: u64 = 16 * 1024;
+/// What is rented for a provider's own engine, which runs outside of it.
+const ENDPOINT_CPU_MILLIS: u32 = 100;
+const ENDPOINT_MEMORY: u64 = 64 << 20;
 /// Disk beside what is sent.
 const DISK_BESIDE: u64 = 64 << 20;
 /// A replica may run so long: thirty days.
@@ -44,9 +49,13 @@ pub(crate) struct WeightsFrom {
     sha256: String,
     /// How large they are.
     bytes: u64,
-    /// Addresses where Containers can get them; empty where they were sent to this Gateway.
+    /// The file on a hub that Containers fetch them from, `hf:OWNER/NAME@REVISION:FILE`; none where they were sent to this
+    /// Gateway.
     #[serde(default)]
-    sources: Vec<String>,
+    hub: Option<String>,
+    /// Whether the hub wants a token, which whoever deploys gives sealed to each Container that is found.
+    #[serde(default)]
+    private: bool,
 }
 
 /// Dollars for a million tokens.
@@ -83,7 +92,10 @@ pub(crate) struct DeployModel {
     /// `chat`, `completion` or `embedding`.
     #[schema(value_type = String)]
     kind: ModelKind,
-    weights: WeightsFrom,
+    /// Its weights; none for an endpoint.
+    weights: Option<WeightsFrom>,
+    /// The name under which providers serve it with engines of their own.
+    endpoint: Option<String>,
     /// Tokens that prompt and answer may have together.
     context: Option<u32>,
     /// Requests that one replica answers side by side.
@@ -110,6 +122,16 @@ pub(crate) struct DeployModel {
     shared: bool,
 }
 
+/// A token for the hub, sealed to the Container that waits for it: nobody else, and no Gateway, can read it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SealedToken {
+    /// The lease of the replica that waits for it.
+    lease: String,
+    /// HPKE of RFC 9180 (X25519, HKDF-SHA256, ChaCha20-Poly1305), in hex: the sender's key, the text, the tag.
+    sealed: String,
+}
+
 /// A deployment as it stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeploymentState {
@@ -119,8 +141,13 @@ pub(crate) struct DeploymentState {
     version: u64,
     created_s: u64,
     shared: bool,
+    /// Of its weights; of an endpoint, a number that stands for its name.
     sha256: String,
     bytes: u64,
+    /// The file on a hub, where its weights come from one.
+    hub: Option<String>,
+    /// The name under which providers serve it with engines of their own.
+    endpoint: Option<String>,
     context: u32,
     parallel: u16,
     replicas: Replicas,
@@ -146,6 +173,8 @@ impl From<DeployError> for Refusal {
         let (status, code) = match &error {
             DeployError::Wrong(_) | DeployError::Name(_) => (StatusCode::BAD_REQUEST, "bad_model"),
             DeployError::Full => (StatusCode::CONFLICT, "too_many_models"),
+            DeployError::NoTokenWanted(_) => (StatusCode::CONFLICT, "no_token_wanted"),
+            DeployError::Token(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_token"),
             DeployError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_model"),
             DeployError::Io { .. } | DeployError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
         };
@@ -184,20 +213,40 @@ fn dollars(price: &TokenAsk) -> UsdPerMillion {
     UsdPerMillion { input: usd(price.input), cached: usd(price.cached), output: usd(price.output) }
 }
 
+/// Which weights, how large, and where they can be had.
+fn origin(asked: &DeployModel) -> Result<(WeightsId, Bytes, Vec<ModelSource>), Refusal> {
+    let wrong = |why: String| Refusal::bad("bad_model", why);
+    match (&asked.weights, &asked.endpoint) {
+        (Some(from), None) => {
+            let weights = from.sha256.parse().map_err(|e: ModelError| wrong(e.to_string()))?;
+            let file: Option<HubFile> =
+                from.hub.as_deref().map(str::parse).transpose().map_err(|e: HubRefError| wrong(e.to_string()))?;
+            if from.private && file.is_none() {
+                return Err(wrong("private weights come from a hub; name the file there".to_owned()));
+            }
+            let source = |file| ModelSource::Hub { file, private: from.private };
+            Ok((weights, Bytes(from.bytes), file.into_iter().map(source).collect()))
+        }
+        // How large it is, its provider says.
+        (None, Some(name)) => Ok((WeightsId::of_endpoint(name), Bytes(1), Vec::new())),
+        _ => Err(wrong("name either weights, or an endpoint that providers serve".to_owned())),
+    }
+}
+
 /// What a deployment is, in the network's terms.
 fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Record, Refusal> {
     let wrong = |why: String| Refusal::bad("bad_model", why);
-    let weights: WeightsId =
-        asked.weights.sha256.parse().map_err(|e: muster_core::inference::ModelError| wrong(e.to_string()))?;
-    let bytes = Bytes(asked.weights.bytes);
+    let (weights, bytes, sources) = origin(&asked)?;
+    let is_endpoint = asked.endpoint.is_some();
     let model = ModelSpec {
         name: asked.name,
         kind: asked.kind,
         weights,
         bytes,
-        sources: asked.weights.sources,
+        sources,
         context: asked.context.unwrap_or(CONTEXT),
         parallel: asked.parallel.unwrap_or(PARALLEL),
+        endpoint: asked.endpoint,
     };
     model.check().map_err(|e| wrong(e.to_string()))?;
     let remembered = (bytes.0 / (Bytes::GIB / REMEMBERED_PER_GIB)).max(REMEMBERED_MIN);
@@ -205,6 +254,8 @@ fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Re
     let context_bytes = remembered.saturating_mul(u64::from(model.context)).saturating_mul(u64::from(model.parallel));
     // The file is read through the page cache, which counts as the job's memory, and may be held once more.
     let memory = bytes.0.saturating_mul(5) / 4 + context_bytes + MEMORY_BESIDE;
+    // A provider's engine runs outside of what is rented.
+    let (cpu_millis, memory) = if is_endpoint { (ENDPOINT_CPU_MILLIS, ENDPOINT_MEMORY) } else { (1_000, memory) };
     let in_hand = u64::from(model.context).saturating_mul(u64::from(model.parallel)).saturating_mul(2);
     let credit_tokens = in_hand.saturating_add(CREDIT_TOKENS);
     let price_max = match asked.price_max_usd {
@@ -217,8 +268,8 @@ fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Re
     let place: Option<Place> = asked.near.as_deref().map(str::parse).transpose().map_err(word)?;
     let region: Option<Region> = asked.region.as_deref().map(str::parse).transpose().map_err(word)?;
     let demand = Demand {
-        kind: WorkloadKind::Model,
-        cpu_millis: asked.cpu_millis.unwrap_or(1_000),
+        kind: if is_endpoint { WorkloadKind::Endpoint } else { WorkloadKind::Model },
+        cpu_millis: asked.cpu_millis.unwrap_or(cpu_millis),
         memory: Bytes(asked.memory_bytes.unwrap_or(memory)),
         disk: Bytes(if sends_weights { bytes.0.saturating_mul(21) / 20 + DISK_BESIDE } else { DISK_BESIDE }),
         gpu_count: asked.gpus.unwrap_or(0),
@@ -230,6 +281,7 @@ fn record(account: String, asked: DeployModel, sends_weights: bool) -> Result<Re
         model: Some(ModelDemand {
             weights,
             bytes,
+            endpoint: is_endpoint,
             price_max,
             deposit_tokens: DEPOSIT_TOKENS.max(credit_tokens.saturating_mul(4)),
             credit_tokens,
@@ -273,6 +325,8 @@ fn state(record: &Record, view: View) -> DeploymentState {
         shared: record.shared,
         sha256: record.model.weights.to_string(),
         bytes: record.model.bytes.0,
+        hub: record.model.hub().map(|(file, _)| file.to_string()),
+        endpoint: record.model.endpoint.clone(),
         context: view.info.as_ref().map_or(record.model.context, |info| info.context),
         parallel: record.model.parallel,
         replicas: Replicas { min, max, queue_ms: Some(queue_ms), idle_ms: Some(idle_ms) },
@@ -293,10 +347,10 @@ pub(crate) async fn deploy_model(
     Body(asked): Body<DeployModel>,
 ) -> Result<(StatusCode, Json<DeploymentState>), Refusal> {
     let account = gateway.account(&headers)?;
-    let sends = asked.weights.sources.is_empty();
+    let sends = asked.weights.as_ref().is_some_and(|weights| weights.hub.is_none());
     let record = record(account, asked, sends)?;
     if sends && gateway.inner.weights.path(record.model.weights).is_none() {
-        let why = "this Gateway does not have the weights, and no place is named where Containers can get them; send them first";
+        let why = "this Gateway does not have the weights, and no file on a hub is named that Containers could fetch; send them first";
         return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
     }
     let deployed = blocking(move || gateway.inner.deployments.deploy(record).map(|record| (gateway, record))).await?;
@@ -346,6 +400,22 @@ pub(crate) async fn scale_deployment(
     Ok(Json(state(&record, gateway.inner.deployments.view(&record.id))))
 }
 
+/// Passes a sealed token on to a replica that waits for it.
+#[utoipa::path(post, path = "/api/v1/models/{id}/token", request_body = SealedToken,
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub(crate) async fn give_token(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Body(token): Body<SealedToken>,
+) -> Result<StatusCode, Refusal> {
+    let account = gateway.account(&headers)?;
+    let wrong = |_| Refusal::bad("bad_token", "the sealed token is no hex; seal it anew");
+    let sealed = hex::decode(&token.sealed).map_err(wrong)?;
+    gateway.inner.deployments.give_token(&account, &id, &token.lease, sealed).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Ends a deployment; answers that are being given are cut off, and what they counted is paid.
 #[utoipa::path(delete, path = "/api/v1/models/{id}", responses((status = 204), (status = 404, body = ErrorBody)))]
 pub(crate) async fn remove_deployment(
@@ -359,7 +429,7 @@ pub(crate) async fn remove_deployment(
 }
 
 fn weights_id(text: &str) -> Result<WeightsId, Refusal> {
-    text.parse().map_err(|e: muster_core::inference::ModelError| Refusal::bad("bad_hash", e.to_string()))
+    text.parse().map_err(|e: ModelError| Refusal::bad("bad_hash", e.to_string()))
 }
 
 /// How much of some weights this Gateway has.

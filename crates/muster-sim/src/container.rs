@@ -159,6 +159,7 @@ impl ContainerNode {
             fetches: false,
             warm: Vec::new(),
             models: None,
+            endpoints: Vec::new(),
         }
     }
 }

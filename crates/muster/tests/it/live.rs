@@ -451,6 +451,7 @@ fn the_description_is_whole(api: &Api<'_>) {
         ("get", "/api/v1/models/{id}"),
         ("delete", "/api/v1/models/{id}"),
         ("post", "/api/v1/models/{id}/scale"),
+        ("post", "/api/v1/models/{id}/token"),
         ("get", "/api/v1/weights/{sha256}"),
         ("put", "/api/v1/weights/{sha256}/{total}/{at}"),
         ("get", "/v1/models"),

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod damage;
 mod gpu;
+mod hub;
 mod join;
 mod kills;
 mod live;
