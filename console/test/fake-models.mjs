@@ -5,7 +5,7 @@ const PRICE = { input: 0.1, cached: 0.01, output: 0.4 };
 const MIB = 1 << 20;
 export const KEY = 'mk_test';
 const CATALOG = [
-  { name: 'tiny', about: 'random weights that write nonsense: for trying the machinery, in every form that it has', kind: 'chat', licence: 'Apache-2.0', parameters: 500_000, context: 2048, bytes: 2 * MIB, recipe: { engine: 'llama.cpp', quantisation: 'F32', cpu_millis: 250 }, deployable: true, why: '' },
+  { name: 'tiny', about: 'random weights that write nonsense: for trying the machinery, in every form that it has', kind: 'chat', licence: 'Apache-2.0', parameters: 500_000, context: 2048, bytes: 2 * MIB, recipe: [{ engine: 'embedded', quantisation: 'F32', cpu_millis: 250 }], deployable: true, why: '' },
   { name: 'minilm', about: 'all-MiniLM-L6-v2: sentences to 384 numbers, near where they mean the like', kind: 'embedding', licence: 'Apache-2.0', parameters: 22_700_000, context: 512, bytes: 45_949_216, deployable: true, why: '' },
   { name: 'qwen3-0.6b', about: 'a small model that thinks first, in a hundred languages', kind: 'chat', licence: 'Apache-2.0', parameters: 600_000_000, context: 4096, bytes: 397_000_000, deployable: true, why: '' },
   { name: 'story', about: 'goes on with texts', kind: 'completion', licence: 'MIT', parameters: 15_000_000, context: 1024, bytes: null, deployable: true, why: '' },

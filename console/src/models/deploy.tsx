@@ -50,7 +50,7 @@ export function Deploy({ gateway, deployed }: { gateway: GatewayModels; deployed
                 <h3>{entry.name}</h3>
                 <p>{sentence(entry.about)}</p>
                 <p className="quiet">
-                  {[KINDS[entry.kind], `${many(entry.parameters)} parameters`, entry.recipe?.quantisation, entry.bytes === null ? null : bytes(entry.bytes), entry.context === null ? null : `${entry.context.toLocaleString('en')} tokens of context`, entry.licence]
+                  {[KINDS[entry.kind], `${many(entry.parameters)} parameters`, entry.recipe?.[0]?.quantisation, entry.bytes === null ? null : bytes(entry.bytes), entry.context === null ? null : `${entry.context.toLocaleString('en')} tokens of context`, entry.licence]
                     .filter(Boolean)
                     .join(' · ')}
                 </p>

@@ -12,7 +12,7 @@ export interface CatalogEntry {
   parameters: number;
   context: number | null;
   bytes: number | null;
-  recipe?: { engine: string; quantisation: string };
+  recipe?: { engine: string; quantisation: string }[];
   /** Whether it can be deployed from here. */
   deployable: boolean;
   /** Why not. */

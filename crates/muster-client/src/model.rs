@@ -13,7 +13,7 @@ use muster_core::inference::{
 };
 use muster_engine::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotReady, answer};
 use muster_net::{NetError, StreamKind};
-use muster_wire::message::inference::{FromInference, InferenceOpen, ModelReady, ToInference};
+use muster_wire::message::inference::{FromInference, InferenceOpen, ModelReady, SEALED_LEN_MAX, ToInference};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -39,6 +39,8 @@ pub const LOOKED_FOR: &str = "a Container is looked for";
 pub enum ModelStanding {
     /// Not there yet, and what is being done for it.
     Preparing(String),
+    /// Its weights need a token that is sealed to its Container; for what, in words.
+    TokenWanted(String),
     /// It answers.
     Ready(EngineInfo),
     /// It is over, or never will be there.
@@ -127,14 +129,41 @@ impl ModelLine {
     }
 }
 
+impl ModelLine {
+    /// Gives the Container a token that was sealed to it. What is sealed stays so: this only passes it on.
+    ///
+    /// # Errors
+    /// A sentence that says why it is not taken.
+    pub async fn give_token(&self, sealed: Vec<u8>) -> Result<(), String> {
+        let line =
+            self.shared.line.borrow().clone().ok_or("the line to the Container is down; try again in a moment")?;
+        let sealed = sealed.try_into().map_err(|_| format!("a sealed token has at most {SEALED_LEN_MAX} bytes"))?;
+        let told = async {
+            let mut stream = line.connection.open_bi(StreamKind::Inference).await?.framed();
+            stream.ask(&InferenceOpen::Token { lease: line.lease, sealed }, SEND_WITHIN).await
+        };
+        let told: Result<FromInference, NetError> = told.await;
+        match told {
+            Ok(FromInference::TokenTaken { why_not: None }) => Ok(()),
+            Ok(FromInference::TokenTaken { why_not: Some(why) }) => Err(why.into_string()),
+            Ok(_) => Err("the Container answers something else; it may be of another version".to_owned()),
+            Err(error) => Err(format!("the line to the Container broke: {error}; try again in a moment")),
+        }
+    }
+}
+
 impl Engine for ModelLine {
     fn ready(&self) -> Later<'_, Result<EngineInfo, NotReady>> {
         let mut standing = self.shared.standing.clone();
         Box::pin(async move {
-            let settled = |standing: &ModelStanding| !matches!(standing, ModelStanding::Preparing(_));
+            let settled = |standing: &ModelStanding| {
+                !matches!(standing, ModelStanding::Preparing(_) | ModelStanding::TokenWanted(_))
+            };
             match standing.wait_for(settled).await.as_deref() {
                 Ok(ModelStanding::Ready(info)) => Ok(info.clone()),
-                Ok(ModelStanding::Over(why) | ModelStanding::Preparing(why)) => Err(NotReady(why.clone())),
+                Ok(ModelStanding::Over(why) | ModelStanding::Preparing(why) | ModelStanding::TokenWanted(why)) => {
+                    Err(NotReady(why.clone()))
+                }
                 Err(_) => Err(NotReady("the model's lease is over".to_owned())),
             }
         })
@@ -154,7 +183,7 @@ impl Engine for ModelLine {
         let busy = self.shared.busy.load(Ordering::Relaxed);
         let parallel = match &*self.shared.standing.borrow() {
             ModelStanding::Ready(info) => info.parallel,
-            ModelStanding::Preparing(_) | ModelStanding::Over(_) => 1,
+            ModelStanding::Preparing(_) | ModelStanding::TokenWanted(_) | ModelStanding::Over(_) => 1,
         };
         Load { busy: busy.min(parallel), waiting: busy.saturating_sub(parallel) }
     }
@@ -180,7 +209,9 @@ async fn ask(shared: &Shared, request: InferenceRequest, answering: Answering) {
     let line = shared.line.borrow().clone();
     let Some(line) = line else {
         let why = match &*shared.standing.borrow() {
-            ModelStanding::Preparing(what) => format!("the model does not answer yet: {what}"),
+            ModelStanding::Preparing(what) | ModelStanding::TokenWanted(what) => {
+                format!("the model does not answer yet: {what}")
+            }
             ModelStanding::Over(why) => format!("the model answers no more: {why}"),
             ModelStanding::Ready(_) => "the line to the model's Container is down; it is dialled again".to_owned(),
         };
@@ -342,7 +373,10 @@ async fn watch_one(line: &LeaseLine, teller: &watch::Sender<ModelStanding>) -> R
                 prepare(teller, why.into_string());
                 return Ok(());
             }
-            FromInference::Events(_) | FromInference::Has(_) => {}
+            FromInference::TokenWanted { what } => {
+                teller.send_replace(ModelStanding::TokenWanted(what.into_string()));
+            }
+            FromInference::Events(_) | FromInference::Has(_) | FromInference::TokenTaken { .. } => {}
         }
     }
     Ok(())

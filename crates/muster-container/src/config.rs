@@ -2,16 +2,27 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use muster_core::demand::{Place, Region};
 use muster_core::hardware::{Capacity, Gpu};
-use muster_core::inference::TokenAsk;
+use muster_core::inference::{
+    CONTEXT_MAX, ModelKind, PARALLEL_MAX, PUBLIC_HUB, TokenAsk, WEIGHTS_MAX, WeightsId, check_model_name,
+};
 use muster_core::pricing::Ask;
+use muster_core::protocol::{ENDPOINTS_MAX, EndpointOffer};
 use muster_core::units::{Bytes, UsdMicro};
+use muster_engine::Abilities;
+use muster_engine::hub::Hub;
+use muster_engine::upstream::{Upstream, UpstreamConfig};
 use serde::{Deserialize, Serialize};
 
 /// Characters that a Container's name may have.
 const NAME_LEN_MAX: usize = 64;
+/// Bytes of a model's name at its server.
+const MODEL_LEN_MAX: usize = 256;
+/// Requests that wait at an endpoint, for each that it answers.
+const QUEUE_FOR_EACH: u32 = 2;
 
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +80,7 @@ pub struct ContainerConfig {
 }
 
 /// Whether models are served, and what is asked for their tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelsOffer {
     /// What of the disk weights may take: bytes, or text such as `"40G"`; 0: no models are served.
@@ -79,17 +90,139 @@ pub struct ModelsOffer {
     pub ask: TokenAsk,
     /// Minutes after which a model that nobody asks anything gives its place back.
     pub idle_minutes: u64,
+    /// The hub that weights are fetched from; empty: from none, and consumers bring them.
+    pub hub: String,
+    /// A hub that sends nothing for so many seconds is given up, and asked anew a few times.
+    pub hub_silence_s: u64,
+    /// Engines that the owner runs already: servers that speak the OpenAI API.
+    pub endpoint: Vec<EndpointConfig>,
+}
+
+/// An engine that the owner runs already, and the model behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// Up to and with `/v1`.
+    pub url: String,
+    /// The model's name there.
+    pub model: String,
+    /// The name under which consumers ask for it; the same if not said.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// A file with the server's key, where it wants one.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// How large its weights are, for prices go by it: bytes, or text such as `"16G"`.
+    #[serde(with = "size")]
+    pub weights: Bytes,
+    /// Tokens that prompt and answer may have together.
+    pub context: u32,
+    /// Requests that it answers side by side, of all leases together.
+    pub parallel: u16,
+    /// What it does.
+    #[serde(default = "chats")]
+    pub kinds: Vec<ModelKind>,
+    /// Whether it can call tools.
+    #[serde(default)]
+    pub tools: bool,
+    /// Numbers of an embedding, where it gives embeddings.
+    #[serde(default)]
+    pub dimensions: u32,
+}
+
+fn chats() -> Vec<ModelKind> {
+    vec![ModelKind::Chat]
+}
+
+impl EndpointConfig {
+    /// The name under which consumers ask for it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.model)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        check_model_name(self.name()).map_err(|why| format!("{why}; set `name` to what consumers shall write"))?;
+        if self.model.is_empty() || self.model.len() > MODEL_LEN_MAX {
+            return Err(format!("model: give the name that the server knows, of at most {MODEL_LEN_MAX} bytes"));
+        }
+        if self.weights == Bytes(0) || self.weights > WEIGHTS_MAX {
+            return Err("weights: say how large the model is, for example \"16G\": prices go by it".to_owned());
+        }
+        if !(64..=CONTEXT_MAX).contains(&self.context) || !(1..=PARALLEL_MAX).contains(&self.parallel) {
+            return Err(format!("context must be from 64 to {CONTEXT_MAX}, and parallel from 1 to {PARALLEL_MAX}"));
+        }
+        if self.kinds.is_empty() {
+            return Err("kinds: name at least one of chat, completion, embedding".to_owned());
+        }
+        Upstream::new(self.upstream(None)).map(drop).map_err(|why| format!("url: {why}"))
+    }
+
+    pub(crate) fn upstream(&self, key: Option<String>) -> UpstreamConfig {
+        let does = |kind| self.kinds.contains(&kind);
+        UpstreamConfig {
+            base_url: self.url.clone(),
+            key,
+            model: self.model.clone(),
+            context: self.context,
+            parallel: u32::from(self.parallel),
+            queue: u32::from(self.parallel).saturating_mul(QUEUE_FOR_EACH),
+            abilities: Abilities {
+                chat: does(ModelKind::Chat),
+                completion: does(ModelKind::Completion) || does(ModelKind::Chat),
+                embedding: does(ModelKind::Embedding),
+                tools: self.tools,
+                vision: false,
+            },
+            dimensions: self.dimensions,
+        }
+    }
 }
 
 impl Default for ModelsOffer {
     fn default() -> Self {
         let ask = TokenAsk { input: UsdMicro(20_000), cached: UsdMicro(5_000), output: UsdMicro(80_000) };
-        Self { disk: Bytes(0), ask, idle_minutes: 30 }
+        Self {
+            disk: Bytes(0),
+            ask,
+            idle_minutes: 30,
+            hub: PUBLIC_HUB.to_owned(),
+            hub_silence_s: 30,
+            endpoint: Vec::new(),
+        }
     }
 }
 
 impl ModelsOffer {
-    /// What is asked, where models are served at all.
+    /// The hub, where there is one.
+    ///
+    /// # Errors
+    /// Its address is none.
+    pub(crate) fn hub(&self) -> Result<Option<Hub>, ConfigError> {
+        if self.hub.is_empty() {
+            return Ok(None);
+        }
+        let hub = Hub::new(&self.hub, Duration::from_secs(self.hub_silence_s));
+        hub.map(Some).map_err(|why| ConfigError { field: "models.hub", why: why.to_string() })
+    }
+
+    /// What is asked for tokens, where any model is served, be it by an engine of the owner's.
+    #[must_use]
+    pub const fn asked_for_any(&self) -> Option<TokenAsk> {
+        if self.disk.0 == 0 && self.endpoint.is_empty() { None } else { Some(self.ask) }
+    }
+
+    /// What the owner's own engines serve, as it is told.
+    #[must_use]
+    pub fn offers(&self) -> Vec<EndpointOffer> {
+        let offer = |one: &EndpointConfig| {
+            let id = WeightsId::of_endpoint(one.name()).warm_id();
+            EndpointOffer { id, bytes: one.weights, ask: self.ask }
+        };
+        self.endpoint.iter().map(offer).collect()
+    }
+
+    /// What is asked, where weights are kept and served.
     #[must_use]
     pub const fn asked(&self) -> Option<TokenAsk> {
         if self.disk.0 == 0 { None } else { Some(self.ask) }
@@ -195,6 +328,19 @@ impl ContainerConfig {
         self.capacity().check().map_err(|why| ConfigError { field: "offer", why: why.to_string() })?;
         if self.models.idle_minutes == 0 {
             return bad("models.idle_minutes", "give one minute at least: a model must have time to be asked");
+        }
+        if !(1..=3_600).contains(&self.models.hub_silence_s) {
+            return bad("models.hub_silence_s", "give from 1 to 3600 seconds");
+        }
+        self.models.hub()?;
+        let endpoints = &self.models.endpoint;
+        let mut names: Vec<&str> = endpoints.iter().map(EndpointConfig::name).collect();
+        names.sort_unstable();
+        if endpoints.len() > ENDPOINTS_MAX || names.windows(2).any(|pair| pair.first() == pair.last()) {
+            return bad("models.endpoint", "name at most 16 endpoints, each under a name of its own");
+        }
+        if let Some(why) = endpoints.iter().find_map(|endpoint| endpoint.check().err()) {
+            return bad("models.endpoint", &why);
         }
         self.models.ask.check().map_err(|why| ConfigError { field: "models.ask", why: why.to_string() })?;
         self.ask.check().map_err(|why| ConfigError { field: "ask", why: why.to_string() })
@@ -348,5 +494,22 @@ mod tests {
         assert_eq!(field(|c| c.job.open_files_max = 1), "job");
         assert_eq!(field(|c| c.announce.push(any_loopback_port())), "announce");
         assert_eq!(field(|c| c.data_dir = PathBuf::new()), "data_dir");
+        assert_eq!(field(|c| c.models.hub = "http://10.0.0.1".into()), "models.hub");
+        assert_eq!(field(|c| c.models.hub_silence_s = 0), "models.hub_silence_s");
+        let endpoint =
+            r#"{"url": "http://127.0.0.1:8000/v1", "model": "big", "weights": "16G", "context": 8192, "parallel": 8}"#;
+        let endpoint: EndpointConfig = serde_json::from_str(endpoint).unwrap();
+        let with = |change: fn(&mut EndpointConfig), count: usize| {
+            let mut config = config.clone();
+            config.models.endpoint = vec![endpoint.clone(); count];
+            config.models.endpoint.iter_mut().for_each(change);
+            config.check()
+        };
+        assert_eq!(with(|_| {}, 1), Ok(()));
+        assert!(with(|_| {}, 2).unwrap_err().why.contains("a name of its own"));
+        assert!(with(|e| e.model = "a b".into(), 1).unwrap_err().why.contains("set `name`"));
+        assert!(with(|e| e.url = "nowhere".into(), 1).unwrap_err().why.contains("http://host:port/v1"));
+        assert!(with(|e| e.weights = Bytes(0), 1).unwrap_err().why.contains("prices go by it"));
+        assert!(with(|e| e.kinds.clear(), 1).unwrap_err().why.contains("kinds"));
     }
 }

@@ -49,7 +49,8 @@ pub use admin::{AdminAnswer, AdminError, AdminRequest, ask};
 pub use audit::{Cards, Cheat, CheatError, PROCESSOR, Processor, Prover, Provers};
 pub use chain_ledger::{ChainLedger, ChainLedgerConfig};
 pub use config::{
-    AppsOffer, ConfigError, ContainerConfig, GpuOffer, JobBounds, ModelsOffer, OfferConfig, SessionsOffer, socket_path,
+    AppsOffer, ConfigError, ContainerConfig, EndpointConfig, GpuOffer, JobBounds, ModelsOffer, OfferConfig,
+    SessionsOffer, socket_path,
 };
 pub use engines::{EngineInput, EngineOutput, EngineSetup, Engines};
 pub use error::ContainerError;

@@ -1,5 +1,6 @@
 //! A Container as a whole: what it is made of, how it starts, and how it ends.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use muster_core::proof::Claim;
 use muster_core::protocol::{LeaseReport, NodeAddr, ToConsumer};
 use muster_core::step::WatchSteps;
 use muster_core::voucher::SignedVoucher;
+use muster_engine::upstream::Upstream;
 use muster_net::{NodeSecret, Peer, PeerAddr, PeerConfig, RelayConfig, RelayUrl};
-use muster_wire::endpoint::Endpoint;
+use muster_wire::endpoint::Endpoint as OnChain;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -27,19 +29,19 @@ use crate::audit::{CheatError, Gate, Processor, Provers, may_cheat};
 use crate::board::Board;
 use crate::brain::{self, Actor, BrainHandle, Counts, Hands, Inbox, Keeper};
 use crate::clock::Clock;
-use crate::config::ContainerConfig;
+use crate::config::{ConfigError, ContainerConfig, EndpointConfig, ModelsOffer};
 use crate::control::Control;
 use crate::desk::Desk;
 use crate::engines::Engines;
 use crate::error::ContainerError;
-use crate::jobs::{Jobs, Serving, Shop, Stage};
+use crate::jobs::{Endpoint, Jobs, Serving, Shop, Stage};
 use crate::ledger::{Ledger, LedgerError};
 use crate::models::Models;
 use crate::presence::{Face, Pending, Presence};
 use crate::sandbox::{Sandbox, SandboxConfig, SandboxError};
 use crate::sessions::Sessions;
 use crate::store::{Intent, Store, StoreError};
-use crate::streams::House;
+use crate::streams::{GIVEN_MAX, House};
 
 /// Between two ticks while leases live, and while none does.
 const TICK: Duration = Duration::from_millis(50);
@@ -195,7 +197,7 @@ impl ContainerNode {
             id: node,
             total: config.capacity(),
             ask: config.ask,
-            models: config.models.asked().filter(|_| engines.is_some()),
+            models: config.models.asked_for_any().filter(|_| engines.is_some() || !config.models.endpoint.is_empty()),
             model_idle_ms: config.models.idle_minutes.saturating_mul(60_000),
             egress: config.egress,
             params: joining.params.clone(),
@@ -210,12 +212,20 @@ impl ContainerNode {
         let (fetches, warm) = (apps.fetches(), apps.warm());
         let asked = config.models.asked().filter(|_| engines.is_some());
         let weights = asked.map(|_| Models::open(config.models_dir(), config.models.disk)).transpose()?;
-        let serving = weights.zip(engines).map(|(weights, engines)| Serving { weights, engines });
+        let (hub, silence) = (config.models.hub()?, Duration::from_secs(config.models.hub_silence_s));
+        let serving = weights.zip(engines).map(|(weights, engines)| Serving {
+            weights,
+            engines,
+            peer: peer.clone(),
+            hub,
+            silence,
+        });
         let weights = serving.as_ref().map(|serving| serving.weights.warm());
         let jobs = Jobs::new(Shop {
             sandbox,
             apps,
             serving,
+            endpoints: endpoints(&config.models)?,
             brain: handle.clone(),
             node,
             leases_dir: config.leases_dir(),
@@ -240,6 +250,7 @@ impl ContainerNode {
             warm,
             weights,
             models: asked,
+            endpoints: config.models.offers(),
             announce: config.announce.clone(),
         };
         let every = Duration::from_millis(joining.params.heartbeat_ms);
@@ -257,6 +268,7 @@ impl ContainerNode {
             provers,
             epochs: joining.params.epoch.clone(),
             clock,
+            giving: Arc::new(Semaphore::new(GIVEN_MAX)),
             desk: Desk::new(ledger, handle),
             tasks: TaskTracker::new(),
             stop,
@@ -265,6 +277,21 @@ impl ContainerNode {
             Arc::new(Control { config, clock, store, house, presence, peer, intent: watch::Sender::new(intent) });
         Ok(Parts { control, brain, restored, keeper, inbox, lines, watcher, params: joining.params })
     }
+}
+
+/// The owner's own engines, by the names that consumers know.
+fn endpoints(models: &ModelsOffer) -> Result<BTreeMap<String, Endpoint>, ContainerError> {
+    let one = |config: &EndpointConfig| {
+        let wrong = |why: String| ConfigError { field: "models.endpoint", why };
+        let read = |path: &PathBuf| {
+            let text = std::fs::read_to_string(path);
+            text.map(|key| key.trim().to_owned()).map_err(|e| wrong(format!("cannot read {}: {e}", path.display())))
+        };
+        let key = config.key_file.as_ref().map(read).transpose()?;
+        let engine = Upstream::new(config.upstream(key)).map_err(|error| wrong(error.to_string()))?;
+        Ok((config.name().to_owned(), Endpoint { engine: Arc::new(engine), weights: config.weights }))
+    };
+    models.endpoint.iter().map(one).collect()
 }
 
 /// A Container that is put together and does not run yet.
@@ -532,7 +559,7 @@ fn open_sandbox(config: &ContainerConfig, init_exe: Option<PathBuf>) -> Result<S
 
 /// What a Container says of itself in the registry: its cards, and where it can be reached.
 fn endpoint_text(addr: &NodeAddr, cards: Vec<Claim>) -> String {
-    Endpoint { direct: addr.direct.clone(), relay: addr.relay.clone(), cards }.text()
+    OnChain { direct: addr.direct.clone(), relay: addr.relay.clone(), cards }.text()
 }
 
 #[cfg(test)]

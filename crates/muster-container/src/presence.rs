@@ -11,7 +11,7 @@ use muster_core::ids::{LeaseId, NodeId};
 use muster_core::inference::TokenAsk;
 use muster_core::packages::{PackageSetId, WARM_MAX};
 use muster_core::pricing::Ask;
-use muster_core::protocol::{ContainerReport, Heartbeat, LeaseReport, NodeAddr};
+use muster_core::protocol::{ContainerReport, EndpointOffer, Heartbeat, LeaseReport, NodeAddr};
 use muster_net::{Connection, FrameWriter, NetError, Peer, PeerAddr, StreamKind};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -50,6 +50,8 @@ pub(crate) struct Face {
     pub(crate) weights: Option<watch::Receiver<Vec<PackageSetId>>>,
     /// What is asked for a model's tokens, where models are served.
     pub(crate) models: Option<TokenAsk>,
+    /// What the owner's own engines serve.
+    pub(crate) endpoints: Vec<EndpointOffer>,
     /// Addresses told to others, if the owner names some.
     pub(crate) announce: Vec<std::net::SocketAddr>,
 }
@@ -281,6 +283,7 @@ impl Presence {
             fetches: self.face.fetches,
             warm: self.warm(),
             models: self.face.models,
+            endpoints: self.face.endpoints.clone(),
         }
     }
 

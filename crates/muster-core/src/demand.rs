@@ -139,9 +139,19 @@ pub enum WorkloadKind {
     Session,
     /// A model that answers requests.
     Model,
+    /// A model that the Container's owner serves with an engine of its own.
+    Endpoint,
 }
-words!(WorkloadKind, "a kind of workload", "process, session, model",
-    "process" => Process, "session" => Session, "model" => Model);
+words!(WorkloadKind, "a kind of workload", "process, session, model, endpoint",
+    "process" => Process, "session" => Session, "model" => Model, "endpoint" => Endpoint);
+
+impl WorkloadKind {
+    /// Whether it is paid by the token.
+    #[must_use]
+    pub const fn is_model(self) -> bool {
+        matches!(self, Self::Model | Self::Endpoint)
+    }
+}
 
 /// A set of kinds of work: what a Container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -181,6 +191,7 @@ impl WorkloadKinds {
             WorkloadKind::Process => 1,
             WorkloadKind::Session => 2,
             WorkloadKind::Model => 4,
+            WorkloadKind::Endpoint => 8,
         }
     }
 }
@@ -533,12 +544,17 @@ impl Demand {
         }
         match &self.model {
             Some(model) => model.check()?,
-            None if self.kind == WorkloadKind::Model => {
+            None if self.kind.is_model() => {
                 return Err(DemandError::ModelMissing { kind: self.kind, has: "lacks" });
             }
             None => {}
         }
-        if self.model.is_some() && self.kind != WorkloadKind::Model {
+        let right = |model: &ModelDemand| match self.kind {
+            WorkloadKind::Model => !model.endpoint,
+            WorkloadKind::Endpoint => model.endpoint,
+            WorkloadKind::Process | WorkloadKind::Session => false,
+        };
+        if self.model.as_ref().is_some_and(|model| !right(model)) {
             return Err(DemandError::ModelMissing { kind: self.kind, has: "names" });
         }
         within("time_limit_s", &self.time_limit_s, &1, &TIME_LIMIT_S_MAX)?;

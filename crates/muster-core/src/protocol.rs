@@ -15,7 +15,7 @@ use crate::lease::{End, LeaseTerms, Phase};
 use crate::live::SessionSpec;
 use crate::packages::{PackageSet, PackageSetId};
 use crate::pricing::Ask;
-use crate::units::TokenAmount;
+use crate::units::{Bytes, TokenAmount};
 use crate::voucher::{CompactSignature, SignedVoucher};
 
 /// An ed25519 signature by a node key.
@@ -114,7 +114,12 @@ pub struct Matched {
     pub considered: u64,
     /// Why others were turned down: a sentence and how many.
     pub turned_down: Vec<(String, u64)>,
+    /// Other Containers that say that they have the model's weights, the nearest first; at most [`HOLDERS_MAX`].
+    pub holders: Vec<NodeAddr>,
 }
+
+/// The most Containers that are named as having a model's weights.
+pub const HOLDERS_MAX: usize = 3;
 
 /// Why there is no match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +145,20 @@ pub enum MatchFailure {
     BadRequest,
     /// The Indexer takes no requests just now.
     Overloaded,
+}
+
+/// The most endpoints that a Container offers.
+pub const ENDPOINTS_MAX: usize = 16;
+
+/// A model that a Container's owner serves with an engine of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointOffer {
+    /// Which: [`crate::inference::WeightsId::warm_id`] of what stands for its weights.
+    pub id: PackageSetId,
+    /// How large its owner says that its weights are: prices go by it.
+    pub bytes: Bytes,
+    /// What is asked for a million tokens for each GiB.
+    pub ask: TokenAsk,
 }
 
 /// Container to Indexer, every heartbeat.
@@ -173,6 +192,8 @@ pub struct Heartbeat {
     pub warm: Vec<PackageSetId>,
     /// What is asked for a million tokens for each GiB of a model's weights, where models are served.
     pub models: Option<TokenAsk>,
+    /// What the owner's own engines serve; at most [`ENDPOINTS_MAX`].
+    pub endpoints: Vec<EndpointOffer>,
 }
 
 /// Container to Indexer on its standing stream.

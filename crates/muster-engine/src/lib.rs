@@ -15,6 +15,8 @@ pub mod child;
 pub mod embedded;
 pub mod gguf;
 #[cfg(feature = "engines")]
+pub mod hub;
+#[cfg(feature = "engines")]
 pub mod protocol;
 pub mod reasoning;
 pub mod scheduler;

@@ -70,6 +70,7 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         crate::models_api::get_deployment,
         crate::models_api::scale_deployment,
         crate::models_api::deployment_logs,
+        crate::models_api::give_token,
         crate::models_api::remove_deployment,
         crate::models_api::arrived_weights,
         crate::models_api::take_weights,
@@ -125,6 +126,7 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/models/{id}", get(models_api::get_deployment).delete(models_api::remove_deployment))
         .route("/models/{id}/logs", get(models_api::deployment_logs))
         .route("/models/{id}/scale", post(models_api::scale_deployment))
+        .route("/models/{id}/token", post(models_api::give_token))
         .route("/weights/{sha256}", get(models_api::arrived_weights))
         .route(
             "/weights/{sha256}/{total}/{at}",

@@ -76,6 +76,10 @@ pub(crate) enum DeployError {
     Full,
     #[error("there is no deployment {0:?}; `muster model ls` names those of this account")]
     Unknown(String),
+    #[error("no replica of {0:?} with this lease waits for a token now; `muster model show` tells which do")]
+    NoTokenWanted(String),
+    #[error("the Container does not take the token: {0}")]
+    Token(String),
     #[error(transparent)]
     Name(#[from] ModelsError),
     #[error("the deployments in {path} cannot be {what}: {source}", path = path.display())]
@@ -104,6 +108,19 @@ pub(crate) struct ReplicaState {
     pub(crate) output_tokens: u64,
     /// What those cost.
     pub(crate) paid: String,
+    /// The token that its weights need, where it waits for one.
+    pub(crate) wants_token: Option<WantsToken>,
+}
+
+/// A token that a replica waits for. Whoever has it seals it to the node; this Gateway only passes it on.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct WantsToken {
+    /// The Container's key, 64 hex digits: what the token is sealed to.
+    pub(crate) node: String,
+    /// The lease, which the seal is bound to.
+    pub(crate) lease: String,
+    /// The file: `hf:OWNER/NAME@REVISION:FILE`; the seal is bound to its repository.
+    pub(crate) source: String,
 }
 
 /// What one deployment has, as its task keeps it.
@@ -132,6 +149,8 @@ pub(crate) struct View {
     pub(crate) why: Option<String>,
     pub(crate) price: Option<TokenAsk>,
     pub(crate) info: Option<EngineInfo>,
+    /// Ways to those that wait for a token.
+    waiting: Vec<(String, ModelLine)>,
 }
 
 struct Deployed {
@@ -266,6 +285,20 @@ impl Deployments {
     /// What became of a deployment.
     pub(crate) fn log(&self, id: &str) -> Log {
         self.lock().get(id).map(|deployed| deployed.log.clone()).unwrap_or_default()
+    }
+
+    /// Passes a sealed token on to the replica with this lease.
+    pub(crate) async fn give_token(
+        &self,
+        account: &str,
+        id: &str,
+        lease: &str,
+        sealed: Vec<u8>,
+    ) -> Result<(), DeployError> {
+        let record = self.record(account, id)?;
+        let waiting = self.view(&record.id).waiting.into_iter().find(|(of, _)| of == lease);
+        let (_, line) = waiting.ok_or_else(|| DeployError::NoTokenWanted(record.model.name.clone()))?;
+        line.give_token(sealed).await.map_err(DeployError::Token)
     }
 
     /// All of an account.
@@ -456,7 +489,7 @@ impl Task {
             let load = replica.line.load();
             let parallel = match &*replica.standing.borrow() {
                 ModelStanding::Ready(info) => info.parallel,
-                ModelStanding::Preparing(_) | ModelStanding::Over(_) => 1,
+                ModelStanding::Preparing(_) | ModelStanding::TokenWanted(_) | ModelStanding::Over(_) => 1,
             };
             let held = load.busy.saturating_add(load.waiting);
             Seen { id: replica.id, version: replica.version, stage: stage(replica), held, parallel }
@@ -481,7 +514,7 @@ impl Task {
                     }
                 }
                 // The line is down, or its engine broke: others answer until it is back.
-                ModelStanding::Preparing(_) | ModelStanding::Over(_) => {
+                ModelStanding::Preparing(_) | ModelStanding::TokenWanted(_) | ModelStanding::Over(_) => {
                     if let Some(id) = self.replicas.get_mut(at).and_then(|replica| replica.listed.take()) {
                         self.models.remove(&self.record.borrow().model.name, &id);
                     }
@@ -622,13 +655,19 @@ impl Task {
     }
 
     fn show(&self, wanted: u16) {
-        let replicas = self.replicas.iter().map(shown).collect();
-        let view = View { replicas, wanted, why: self.why.clone(), price: self.price, info: self.info.clone() };
-        self.shown.send_replace(view);
+        let source = self.record.borrow().model.hub().map(|(file, _)| file.to_string());
+        let replicas: Vec<ReplicaState> = self.replicas.iter().map(|replica| shown(replica, source.as_ref())).collect();
+        let lines = self.replicas.iter().zip(&replicas);
+        let waits = |(replica, state): (&Replica, &ReplicaState)| {
+            state.wants_token.as_ref().map(|wants| (wants.lease.clone(), replica.line.clone()))
+        };
+        let waiting = lines.filter_map(waits).collect();
+        let (why, price, info) = (self.why.clone(), self.price, self.info.clone());
+        self.shown.send_replace(View { replicas, wanted, why, price, info, waiting });
     }
 }
 
-fn shown(replica: &Replica) -> ReplicaState {
+fn shown(replica: &Replica, source: Option<&String>) -> ReplicaState {
     let state = replica.state.borrow().clone();
     let standing = replica.standing.borrow().clone();
     let load = replica.line.load();
@@ -637,7 +676,7 @@ fn shown(replica: &Replica) -> ReplicaState {
         (ModelStanding::Ready(info), _) => {
             (if replica.draining { "draining" } else { "ready" }, None, Some(info.engine.clone()))
         }
-        (ModelStanding::Preparing(what) | ModelStanding::Over(what), step) => {
+        (ModelStanding::Preparing(what) | ModelStanding::TokenWanted(what) | ModelStanding::Over(what), step) => {
             let step = match step {
                 LiveStep::Matching => "matching",
                 LiveStep::Opening => "opening",
@@ -653,6 +692,12 @@ fn shown(replica: &Replica) -> ReplicaState {
         }
     };
     let TokenCounts { input, cached, output } = state.counted;
+    let wants_token = match (&standing, state.container, state.lease, source) {
+        (ModelStanding::TokenWanted(_), Some(container), Some(lease), Some(source)) if step != "ended" => {
+            Some(WantsToken { node: container.to_string(), lease: lease.to_string(), source: source.clone() })
+        }
+        _ => None,
+    };
     ReplicaState {
         state: step,
         version: replica.version,
@@ -665,6 +710,7 @@ fn shown(replica: &Replica) -> ReplicaState {
         cached_tokens: cached,
         output_tokens: output,
         paid: crate::api::must(state.paid),
+        wants_token,
     }
 }
 

@@ -39,7 +39,7 @@ use muster_client::Renter;
 pub use account_api::credit_message;
 pub use api::{is_loopback_host, openapi};
 pub use apps::{App, AppError, Keyboard, Needs, Pointer, distance, size};
-pub use catalog::{CatalogEntry, CatalogError, ModelSource, Recipe, catalog, in_catalog};
+pub use catalog::{CatalogEntry, CatalogError, CatalogSource, HubSource, Recipe, Runs, catalog, in_catalog};
 pub use content::{Content, ContentFile, PART_BYTES_MAX, gather};
 pub use keys::{KeyError, KeyShown, KeyStore, KeyTerms, Scope};
 pub use models::{Access, Deployment, Models, ModelsError, ReplicaId};

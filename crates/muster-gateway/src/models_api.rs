@@ -5,14 +5,16 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use muster_core::demand::{Demand, Origin, Place, Region};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
-use muster_core::inference::{ModelDemand, ModelKind, ModelSpec, TokenAsk, WeightsId};
+use muster_core::inference::{
+    HubFile, HubRefError, ModelDemand, ModelError, ModelKind, ModelSource, ModelSpec, TokenAsk, WeightsId,
+};
 use muster_core::units::{Bytes, UsdMicro};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::Gateway;
 use crate::api::blocking;
-use crate::catalog::{CatalogEntry, CatalogError, ModelSource, catalog, in_catalog};
+use crate::catalog::{CatalogEntry, CatalogError, CatalogSource, catalog, in_catalog};
 use crate::deployments::{DeployError, Record, ReplicaState, View};
 use crate::logs::LogLine;
 use crate::needs::model_needs;
@@ -38,9 +40,13 @@ pub(crate) struct WeightsFrom {
     sha256: String,
     /// How large they are.
     bytes: u64,
-    /// Addresses where Containers can get them; empty where they were sent to this Gateway.
+    /// The file on a hub that Containers fetch them from, `hf:OWNER/NAME@REVISION:FILE`; none where they were sent to this
+    /// Gateway.
     #[serde(default)]
-    sources: Vec<String>,
+    hub: Option<String>,
+    /// Whether the hub wants a token, which whoever deploys gives sealed to each Container that is found.
+    #[serde(default)]
+    private: bool,
 }
 
 /// Dollars for a million tokens.
@@ -79,8 +85,10 @@ pub(crate) struct DeployModel {
     /// `chat`, `completion` or `embedding`; needed where the catalogue says none.
     #[schema(value_type = Option<String>)]
     kind: Option<ModelKind>,
-    /// Needed where no model of the catalogue is named.
+    /// Its weights; none for a model of the catalogue, or for an endpoint.
     weights: Option<WeightsFrom>,
+    /// The name under which providers serve it with engines of their own.
+    endpoint: Option<String>,
     /// Tokens that prompt and answer may have together.
     context: Option<u32>,
     /// Requests that one replica answers side by side.
@@ -113,6 +121,16 @@ pub(crate) struct DeployModel {
     edge: bool,
 }
 
+/// A token for the hub, sealed to the Container that waits for it: nobody else, and no Gateway, can read it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SealedToken {
+    /// The lease of the replica that waits for it.
+    lease: String,
+    /// HPKE of RFC 9180 (X25519, HKDF-SHA256, ChaCha20-Poly1305), in hex: the sender's key, the text, the tag.
+    sealed: String,
+}
+
 /// A deployment as it stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeploymentState {
@@ -124,8 +142,13 @@ pub(crate) struct DeploymentState {
     shared: bool,
     offered: bool,
     edge: bool,
+    /// Of its weights; of an endpoint, a number that stands for its name.
     sha256: String,
     bytes: u64,
+    /// The file on a hub, where its weights come from one.
+    hub: Option<String>,
+    /// The name under which providers serve it with engines of their own.
+    endpoint: Option<String>,
     context: u32,
     parallel: u16,
     replicas: Replicas,
@@ -153,6 +176,8 @@ impl From<DeployError> for Refusal {
         let (status, code) = match &error {
             DeployError::Wrong(_) | DeployError::Name(_) => (StatusCode::BAD_REQUEST, "bad_model"),
             DeployError::Full => (StatusCode::CONFLICT, "too_many_models"),
+            DeployError::NoTokenWanted(_) => (StatusCode::CONFLICT, "no_token_wanted"),
+            DeployError::Token(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_token"),
             DeployError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_model"),
             DeployError::Io { .. } | DeployError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "io"),
         };
@@ -194,8 +219,8 @@ fn dollars(price: &TokenAsk) -> UsdPerMillion {
 /// Says what the catalogue knows of a model, where nothing else is said. Blocks: weights may have to be made.
 fn from_catalog(gateway: &Gateway, asked: &mut DeployModel) -> Result<(), Refusal> {
     let Some(name) = &asked.catalog else { return Ok(()) };
-    if asked.weights.is_some() {
-        let why = "a model of the catalogue has its own weights; name either `catalog` or `weights`";
+    if asked.weights.is_some() || asked.endpoint.is_some() {
+        let why = "a model of the catalogue has its own weights; name one of `catalog`, `weights` and `endpoint`";
         return Err(Refusal::bad("bad_model", why));
     }
     let entry = in_catalog(name)?;
@@ -203,18 +228,23 @@ fn from_catalog(gateway: &Gateway, asked: &mut DeployModel) -> Result<(), Refusa
     asked.name.get_or_insert_with(|| entry.name.clone());
     asked.kind.get_or_insert(entry.kind);
     asked.context = asked.context.or(entry.context);
-    asked.cpu_millis = asked.cpu_millis.or(entry.recipe.cpu_millis);
+    asked.cpu_millis = asked.cpu_millis.or(entry.cpu_millis());
     Ok(())
 }
 
 /// Why a model of the catalogue cannot be deployed from here, if it cannot.
 fn lacks(gateway: &Gateway, entry: &CatalogEntry) -> Option<String> {
-    let here = |id: &String| id.parse().is_ok_and(|id: WeightsId| gateway.inner.weights.path(id).is_some());
-    match entry.source {
-        ModelSource::Made => None,
-        ModelSource::Converted if entry.sha256.as_ref().is_some_and(here) => None,
-        ModelSource::Converted => Some(format!(
-            "this Gateway does not have the weights of {}; `muster model deploy {0}` where the file is brings them",
+    if let Some(why) = entry.needs_image() {
+        return Some(why);
+    }
+    let known = entry.known();
+    let here = || known.is_some_and(|(id, _)| gateway.inner.weights.path(id).is_some());
+    match &entry.source {
+        CatalogSource::Made => None,
+        CatalogSource::Converted if here() => None,
+        CatalogSource::Hub(_) if known.is_some() => None,
+        CatalogSource::Converted | CatalogSource::Hub(_) => Some(format!(
+            "this Gateway does not know the weights of {}; `muster model deploy {0}` where they are brings them",
             entry.name
         )),
     }
@@ -224,12 +254,15 @@ fn catalog_weights(gateway: &Gateway, entry: &CatalogEntry) -> Result<WeightsFro
     if let Some(why) = lacks(gateway, entry) {
         return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
     }
-    let known = entry.sha256.as_ref().and_then(|hash| hash.parse().ok());
-    let (id, bytes) = match known.map(|id| (id, gateway.inner.weights.arrived(id))) {
-        Some((id, (bytes, true))) => (id, bytes),
-        _ => gateway.inner.weights.make(muster_engine::tiny::write)?,
+    let hub = match &entry.source {
+        CatalogSource::Hub(hub) => Some(hub.to_string()),
+        CatalogSource::Made | CatalogSource::Converted => None,
     };
-    Ok(WeightsFrom { sha256: id.to_string(), bytes, sources: Vec::new() })
+    let (id, bytes) = match entry.known() {
+        Some(known) => known,
+        None => gateway.inner.weights.make(muster_engine::tiny::write)?,
+    };
+    Ok(WeightsFrom { sha256: id.to_string(), bytes, hub, private: false })
 }
 
 impl From<CatalogError> for Refusal {
@@ -267,23 +300,41 @@ pub(crate) async fn list_catalog(
     Ok(Json(catalog()?.into_iter().map(shown).collect()))
 }
 
+/// Which weights, how large, and where they can be had.
+fn origin(asked: &DeployModel) -> Result<(WeightsId, Bytes, Vec<ModelSource>), Refusal> {
+    let wrong = |why: String| Refusal::bad("bad_model", why);
+    match (&asked.weights, &asked.endpoint) {
+        (Some(from), None) => {
+            let weights = from.sha256.parse().map_err(|e: ModelError| wrong(e.to_string()))?;
+            let file: Option<HubFile> =
+                from.hub.as_deref().map(str::parse).transpose().map_err(|e: HubRefError| wrong(e.to_string()))?;
+            if from.private && file.is_none() {
+                return Err(wrong("private weights come from a hub; name the file there".to_owned()));
+            }
+            let source = |file| ModelSource::Hub { file, private: from.private };
+            Ok((weights, Bytes(from.bytes), file.into_iter().map(source).collect()))
+        }
+        // How large it is, its provider says.
+        (None, Some(name)) => Ok((WeightsId::of_endpoint(name), Bytes(1), Vec::new())),
+        _ => Err(wrong("name a model of the catalogue, or weights, or an endpoint that providers serve".to_owned())),
+    }
+}
+
 /// What a deployment is, in the network's terms.
 fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
     let wrong = |why: String| Refusal::bad("bad_model", why);
     let needed = |field: &str| wrong(format!("`{field}` is missing: name a model of the catalogue, or say it"));
-    let from = asked.weights.ok_or_else(|| needed("weights"))?;
-    let sends_weights = from.sources.is_empty();
-    let weights: WeightsId =
-        from.sha256.parse().map_err(|e: muster_core::inference::ModelError| wrong(e.to_string()))?;
-    let bytes = Bytes(from.bytes);
+    let (weights, bytes, sources) = origin(&asked)?;
+    let sends_weights = asked.endpoint.is_none() && sources.is_empty();
     let model = ModelSpec {
         name: asked.name.ok_or_else(|| needed("name"))?,
         kind: asked.kind.ok_or_else(|| needed("kind"))?,
         weights,
         bytes,
-        sources: from.sources,
+        sources,
         context: asked.context.unwrap_or(CONTEXT),
         parallel: asked.parallel.unwrap_or(PARALLEL),
+        endpoint: asked.endpoint,
     };
     model.check().map_err(|e| wrong(e.to_string()))?;
     let usual = model_needs(&model, sends_weights, CREDIT_TOKENS, DEPOSIT_TOKENS);
@@ -352,6 +403,8 @@ fn state(record: &Record, view: View) -> DeploymentState {
         edge: record.edge,
         sha256: record.model.weights.to_string(),
         bytes: record.model.bytes.0,
+        hub: record.model.hub().map(|(file, _)| file.to_string()),
+        endpoint: record.model.endpoint.clone(),
         context: view.info.as_ref().map_or(record.model.context, |info| info.context),
         parallel: record.model.parallel,
         replicas: Replicas { min, max, queue_ms: Some(queue_ms), idle_ms: Some(idle_ms) },
@@ -382,7 +435,7 @@ pub(crate) async fn deploy_model(
         from_catalog(&gateway, &mut asked)?;
         let record = record(account, asked)?;
         if record.sends_weights && gateway.inner.weights.path(record.model.weights).is_none() {
-            let why = "this Gateway does not have the weights, and no place is named where Containers can get them; send them first";
+            let why = "this Gateway does not have the weights, and no file on a hub is named that Containers could fetch; send them first";
             return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
         }
         Ok((gateway.inner.deployments.deploy(record)?, gateway))
@@ -468,6 +521,22 @@ pub(crate) async fn scale_deployment(
     Ok(Json(state(&record, gateway.inner.deployments.view(&record.id))))
 }
 
+/// Passes a sealed token on to a replica that waits for it.
+#[utoipa::path(post, path = "/api/v1/models/{id}/token", request_body = SealedToken,
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub(crate) async fn give_token(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Body(token): Body<SealedToken>,
+) -> Result<StatusCode, Refusal> {
+    let account = gateway.account(&headers)?;
+    let wrong = |_| Refusal::bad("bad_token", "the sealed token is no hex; seal it anew");
+    let sealed = hex::decode(&token.sealed).map_err(wrong)?;
+    gateway.inner.deployments.give_token(&account, &id, &token.lease, sealed).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Ends a deployment; answers that are being given are cut off, and what they counted is paid.
 #[utoipa::path(delete, path = "/api/v1/models/{id}", responses((status = 204), (status = 404, body = ErrorBody)))]
 pub(crate) async fn remove_deployment(
@@ -481,7 +550,7 @@ pub(crate) async fn remove_deployment(
 }
 
 fn weights_id(text: &str) -> Result<WeightsId, Refusal> {
-    text.parse().map_err(|e: muster_core::inference::ModelError| Refusal::bad("bad_hash", e.to_string()))
+    text.parse().map_err(|e: ModelError| Refusal::bad("bad_hash", e.to_string()))
 }
 
 /// How much of some weights this Gateway has.

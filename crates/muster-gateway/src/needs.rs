@@ -11,6 +11,9 @@ const MEMORY_BESIDE: u64 = 384 << 20;
 /// What a token of context may take, for each GiB of weights: small models remember more for their size.
 const REMEMBERED_PER_GIB: u64 = 64 * 1024;
 const REMEMBERED_MIN: u64 = 16 * 1024;
+/// What is rented for a provider's own engine, which runs outside of it.
+const ENDPOINT_CPU_MILLIS: u32 = 100;
+const ENDPOINT_MEMORY: u64 = 64 << 20;
 /// Disk beside what is sent.
 const DISK_BESIDE: u64 = 64 << 20;
 
@@ -28,9 +31,15 @@ pub fn model_needs(model: &ModelSpec, sent: bool, credit_beside: u64, deposit_to
     let memory = (bytes.0.saturating_mul(5) / 4).saturating_add(context_bytes).saturating_add(MEMORY_BESIDE);
     let disk = if sent { (bytes.0.saturating_mul(21) / 20).saturating_add(DISK_BESIDE) } else { DISK_BESIDE };
     let credit_tokens = places.saturating_mul(2).saturating_add(credit_beside);
+    let endpoint = model.endpoint.is_some();
+    let (kind, cpu_millis, memory) = if endpoint {
+        (WorkloadKind::Endpoint, ENDPOINT_CPU_MILLIS, ENDPOINT_MEMORY)
+    } else {
+        (WorkloadKind::Model, CPU_MILLIS, memory)
+    };
     Demand {
-        kind: WorkloadKind::Model,
-        cpu_millis: CPU_MILLIS,
+        kind,
+        cpu_millis,
         memory: Bytes(memory),
         disk: Bytes(disk),
         // Thirty days.
@@ -38,6 +47,7 @@ pub fn model_needs(model: &ModelSpec, sent: bool, credit_beside: u64, deposit_to
         model: Some(ModelDemand {
             weights: model.weights,
             bytes,
+            endpoint,
             price_max: None,
             deposit_tokens: deposit_tokens.max(credit_tokens.saturating_mul(4)),
             credit_tokens,

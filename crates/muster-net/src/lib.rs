@@ -26,6 +26,7 @@ mod key;
 mod limits;
 mod peer;
 mod relay;
+mod sealed;
 mod stats;
 mod stream;
 
@@ -38,6 +39,7 @@ pub use limits::{Limits, Rate};
 pub use muster_wire::{Signature64, StreamKind, WireError, WireMessage};
 pub use peer::{Peer, PeerConfig, RelayConfig};
 pub use relay::{Relay, RelayError, RelayServerConfig};
+pub use sealed::{SEALED_MORE, SealError, seal};
 pub use stats::NetStats;
 pub use stream::{RecvHalf, SendHalf, Stream};
 

@@ -160,6 +160,7 @@ impl ContainerNode {
             fetches: false,
             warm: Vec::new(),
             models: self.config.models,
+            endpoints: Vec::new(),
         }
     }
 }

@@ -37,6 +37,8 @@ pub enum StreamKind {
     Delivery = 14,
     /// A consumer to a Container: one request to the model of a lease, and its answer.
     Inference = 15,
+    /// A Container to another: weights by their hash, from a byte on, as raw bytes.
+    Weights = 16,
 }
 
 /// A first byte that names no protocol of this build.
@@ -46,7 +48,7 @@ pub struct UnknownStream(pub u8);
 
 impl StreamKind {
     /// All kinds, in order of their bytes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Echo,
         Self::Presence,
         Self::Demand,
@@ -63,13 +65,14 @@ impl StreamKind {
         Self::Candidates,
         Self::Delivery,
         Self::Inference,
+        Self::Weights,
     ];
 
     /// Whether it carries a job's data, as much as the path takes: a fast sender is then slowed down, where on other
     /// streams it would be flooding.
     #[must_use]
     pub const fn carries_data(self) -> bool {
-        matches!(self, Self::Job | Self::Files | Self::Evidence | Self::Inference)
+        matches!(self, Self::Job | Self::Files | Self::Evidence | Self::Inference | Self::Weights)
     }
 
     /// The byte that opens a stream of this kind.

@@ -353,6 +353,8 @@ pub(crate) struct ContainerInitArgs {
     /// Disk for weights of models; 0: no models are served.
     #[arg(long, default_value = "20G", value_name = "SIZE")]
     pub(crate) models_disk: Bytes,
+    #[command(flatten)]
+    pub(crate) endpoint: model::EndpointArgs,
     /// Let jobs reach the internet.
     #[arg(long)]
     pub(crate) egress: bool,

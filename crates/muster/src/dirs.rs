@@ -56,6 +56,11 @@ impl Dirs {
         self.at("wallets")
     }
 
+    /// The keystore that opens the hub's token.
+    pub(crate) fn hub_key(&self) -> PathBuf {
+        self.at("hub").join("key.json")
+    }
+
     /// Makes the folder (mode 0700) and checks that this build understands its layout.
     pub(crate) fn prepare(&self) -> Result<(), Failure> {
         make_private(&self.root)?;

@@ -79,7 +79,7 @@ pub(crate) fn passphrase(dirs: &Dirs, global: &Global, wallet: &Path, twice: boo
         return read_passphrase(file);
     }
     let own = dirs.wallets().join(OWN_PASSPHRASE);
-    if wallet.starts_with(dirs.wallets()) && is_own(dirs, wallet) && own.exists() {
+    if (is_own(dirs, wallet) || wallet == dirs.hub_key()) && own.exists() {
         return read_passphrase(&own);
     }
     if let Ok(text) = std::env::var("MUSTER_PASSPHRASE") {

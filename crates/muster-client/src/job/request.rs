@@ -104,7 +104,8 @@ impl JobRequest {
     /// [`ModelDemand`](muster_core::inference::ModelDemand).
     #[must_use]
     pub fn for_model(demand: Demand, model: ModelSpec) -> Self {
-        let demand = Demand { kind: WorkloadKind::Model, ..demand };
+        let kind = if model.endpoint.is_some() { WorkloadKind::Endpoint } else { WorkloadKind::Model };
+        let demand = Demand { kind, ..demand };
         Self { model: Some(model), keep_logs: true, ..Self::new(demand, Vec::new()) }
     }
 
@@ -115,7 +116,7 @@ impl JobRequest {
     pub fn check(&self) -> Result<(), JobError> {
         self.demand.check()?;
         let wrong = |what: &str| Err(JobError::Request(what.to_owned()));
-        if self.model.is_some() != (self.demand.kind == WorkloadKind::Model) {
+        if self.model.is_some() != self.demand.kind.is_model() {
             return wrong("a model needs a demand of the kind model, and only a model does");
         }
         if self.model.is_none() && self.command.first().is_none_or(String::is_empty) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use muster_core::brain::consumer::Rented;
 use muster_core::ids::{LeaseId, NodeId};
+use muster_core::inference::{ModelSource, SOURCES_MAX};
 use muster_core::lease::{End, Phase};
 use muster_core::protocol::Matched;
 use tokio::sync::{mpsc, watch};
@@ -366,11 +367,17 @@ impl Task {
     fn record(&self, attempt: u32, matched: Matched, key: &SessionKey) -> LeaseRecord {
         let (request, renter) = (&self.job.request, &self.job.renter);
         let now = renter.now();
+        let mut spec = request.spec(self.place.map(|p| (p.index, p.count)));
+        if let Some(model) = &mut spec.model {
+            // Another Container is nearer than any hub, as a rule.
+            let near = matched.holders.iter().cloned().map(ModelSource::Container);
+            model.sources = near.chain(model.sources.drain(..)).take(SOURCES_MAX).collect();
+        }
         let plan = LeasePlan {
             created_at: now,
             network: renter.network().fingerprint(),
             session_key: key.secret(),
-            spec: request.spec(self.place.map(|p| (p.index, p.count))),
+            spec,
             inputs: request.inputs.clone(),
             output: request.output.clone(),
             keep_logs: request.keep_logs,

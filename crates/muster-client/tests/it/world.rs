@@ -595,7 +595,7 @@ impl FakeContainer {
         let terms = *self.house.lock().unwrap().answers.remove(&reply).unwrap()?;
         let acceptance = self.peer.sign(ACCEPTANCE_CONTEXT, &terms_bytes(&terms).unwrap()).into();
         let container = self.peer.addr().to_wire().unwrap().into();
-        Ok(Matched { terms, acceptance, container, considered: 1, turned_down: Vec::new() })
+        Ok(Matched { terms, acceptance, container, considered: 1, turned_down: Vec::new(), holders: Vec::new() })
     }
 }
 

@@ -11,6 +11,7 @@ mod workplace;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use muster_core::brain::container::Held;
 use muster_core::ids::{LeaseId, NodeId};
@@ -18,6 +19,10 @@ use muster_core::lease::LeaseTerms;
 use muster_core::live::SessionSpec;
 use muster_core::packages::PackageSet;
 use muster_core::protocol::JobSpec as Wanted;
+use muster_core::units::Bytes;
+use muster_engine::Engine;
+use muster_engine::hub::Hub;
+use muster_net::Peer;
 use tracing::warn;
 
 pub(crate) use intake::{Intake, IntakeError};
@@ -54,10 +59,26 @@ pub(crate) struct Shop {
     pub(crate) allow_empty: bool,
     /// What models are served with, where they are.
     pub(crate) serving: Option<Serving>,
+    /// The owner's own engines, by the names that consumers know.
+    pub(crate) endpoints: BTreeMap<String, Endpoint>,
     /// What live sessions are streamed with.
     pub(crate) stage: Stage,
     /// Bytes of disk that leases which are over may take, until their consumers have fetched what they want.
     pub(crate) keep_bytes_max: u64,
+}
+
+/// An engine that the owner runs; all leases share its places.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) engine: Arc<dyn Engine>,
+    /// How large its owner says that its model is.
+    pub(crate) weights: Bytes,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("weights", &self.weights).finish_non_exhaustive()
+    }
 }
 
 /// What models are served with.
@@ -65,6 +86,12 @@ pub(crate) struct Shop {
 pub(crate) struct Serving {
     pub(crate) weights: Models,
     pub(crate) engines: Arc<dyn Engines>,
+    /// What dials other Containers that have weights.
+    pub(crate) peer: Peer,
+    /// Where weights are fetched from that nobody brings.
+    pub(crate) hub: Option<Hub>,
+    /// A hub that sends nothing for so long is given up.
+    pub(crate) silence: Duration,
 }
 
 /// All workplaces. Clones share them.

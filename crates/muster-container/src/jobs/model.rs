@@ -4,10 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::brain::container::Event;
-use muster_core::inference::{InferenceError, InferenceErrorKind, ModelKind, ModelSpec, TokenCounts};
+use muster_core::inference::{
+    HubFile, InferenceError, InferenceErrorKind, ModelKind, ModelSource, ModelSpec, TokenCounts,
+};
 use muster_core::lease::End;
-use muster_core::protocol::JobSpec as Wanted;
+use muster_core::protocol::{JobSpec as Wanted, NodeAddr};
+use muster_engine::hub::Token;
 use muster_engine::{Answer, Engine, EngineInfo};
+use muster_net::PeerAddr;
 use muster_wire::message::clip_sentence;
 use muster_wire::message::inference::ModelReady;
 use muster_wire::message::session::Sentence;
@@ -19,13 +23,15 @@ use tracing::{info, warn};
 use super::Serving;
 use super::workplace::{Workplace, sentence};
 use crate::engines::EngineSetup;
-use crate::models::{Held, ModelsError};
+use crate::models::{Held, ModelsError, Neighbour, Source};
 use crate::sandbox::RunningJob;
 
 /// Where a job sees its weights.
 pub(crate) const WEIGHTS_INSIDE: &str = "/.muster/weights";
 /// The name under which a consumer sends weights.
 pub(crate) const WEIGHTS_SENT: &str = "weights";
+/// Who has a token gives it within this.
+const TOKEN_WITHIN: Duration = Duration::from_secs(900);
 /// How often counts are told while something is asked.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked whether something is in hand still.
@@ -44,6 +50,8 @@ const LOAD_BYTES: u64 = 50 << 20;
 pub(crate) enum Standing {
     /// Not there yet; what is being done.
     Preparing(Option<Sentence>),
+    /// Its weights need a token, which nobody has given yet: for which file, and in words.
+    TokenWanted(HubFile, Sentence),
     /// It answers.
     Ready(ModelReady, Arc<dyn Engine>),
     /// It is over, or never will be there.
@@ -54,6 +62,7 @@ impl std::fmt::Debug for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Preparing(what) => f.debug_tuple("Preparing").field(what).finish(),
+            Self::TokenWanted(_, what) => f.debug_tuple("TokenWanted").field(what).finish(),
             Self::Ready(ready, _) => f.debug_tuple("Ready").field(ready).finish(),
             Self::Over(why) => f.debug_tuple("Over").field(why).finish(),
         }
@@ -65,6 +74,8 @@ impl std::fmt::Debug for Standing {
 pub(crate) struct ModelPlace {
     standing: watch::Sender<Standing>,
     counted: Mutex<Counted>,
+    /// What opens a private repository, from when it was given until its weights are here.
+    token: watch::Sender<Option<Token>>,
     /// Every answer that is being given, so that the end can wait for their counts.
     pub(crate) answers: TaskTracker,
 }
@@ -95,7 +106,7 @@ impl InHand<'_> {
 impl ModelPlace {
     pub(super) fn new() -> Self {
         let standing = watch::Sender::new(Standing::Preparing(None));
-        Self { standing, counted: Mutex::default(), answers: TaskTracker::new() }
+        Self { standing, counted: Mutex::default(), token: watch::Sender::new(None), answers: TaskTracker::new() }
     }
 
     /// How far it is, now and from now on.
@@ -106,6 +117,37 @@ impl ModelPlace {
     fn change<T>(&self, change: impl FnOnce(&mut Counted) -> T) -> T {
         // Every change is whole, so one that panicked left nothing wrong.
         change(&mut self.counted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes a token, where one is waited for.
+    pub(crate) fn give_token(&self, token: Token) -> Result<(), &'static str> {
+        self.token_wanted().ok_or("this model waits for no token")?;
+        self.token.send_replace(Some(token));
+        Ok(())
+    }
+
+    /// For which file a token is waited for.
+    pub(crate) fn token_wanted(&self) -> Option<HubFile> {
+        match &*self.standing.borrow() {
+            Standing::TokenWanted(file, _) => Some(file.clone()),
+            Standing::Preparing(_) | Standing::Ready(..) | Standing::Over(_) => None,
+        }
+    }
+
+    /// Waits for a token, and takes it away from here.
+    async fn token_for(&self, what: &HubFile) -> Option<Token> {
+        let wanted = Sentence::truncated(&format!("waiting for a token for {what}, sealed to this Container"));
+        self.standing.send_if_modified(|standing| {
+            let goes = !matches!(standing, Standing::Over(_));
+            if goes {
+                *standing = Standing::TokenWanted(what.clone(), wanted);
+            }
+            goes
+        });
+        let mut given = self.token.subscribe();
+        let waited = timeout(TOKEN_WITHIN, given.wait_for(Option::is_some)).await;
+        drop(waited);
+        self.token.send_replace(None)
     }
 
     /// What was counted so far.
@@ -127,6 +169,9 @@ impl ModelPlace {
             Standing::Preparing(what) => {
                 let what = what.as_ref().map_or("it is not started yet", Sentence::as_str);
                 Err(unavailable(format!("the model does not answer yet: {what}")))
+            }
+            Standing::TokenWanted(_, what) => {
+                Err(unavailable(format!("the model does not answer yet: {}", what.as_str())))
             }
             Standing::Over(why) => Err(unavailable(format!("the model answers no more: {}", why.as_str()))),
         }
@@ -204,6 +249,9 @@ impl Workplace {
 
     async fn serve_to_the_end(self: &Arc<Self>, wanted: Wanted, model: &ModelSpec) -> End {
         let killed = || End::Interrupted("the lease ended".to_owned());
+        if let Some(name) = &model.endpoint {
+            return self.serve_endpoint(name, model).await;
+        }
         let Some(serving) = self.shop.serving.clone() else {
             return End::FailedToStart("this Container serves no models".to_owned());
         };
@@ -240,15 +288,25 @@ impl Workplace {
         }
     }
 
-    /// The weights: here already, or sent.
+    /// The weights: here already, sent, or from where the consumer says that they can be had.
     async fn weights(self: &Arc<Self>, serving: &Serving, model: &ModelSpec) -> Result<Held, End> {
         let failed = |why: String| End::FailedToStart(clip_sentence(&why));
         if self.terms.tokens.as_ref().is_none_or(|tokens| tokens.weights != model.bytes) {
             return Err(failed("the lease was not agreed for a model of this size".to_owned()));
         }
-        let Serving { weights: models, engines } = serving.clone();
+        let Serving { weights: models, engines, .. } = serving.clone();
         if let Some(held) = models.hold(model.weights) {
             return Ok(held);
+        }
+        if let Some(held) = self.from_neighbours(serving, model).await {
+            return Ok(held);
+        }
+        let mut why_not = None;
+        if let Some((file, private)) = model.hub() {
+            match self.fetched(serving, model, file.clone(), private).await {
+                Ok(held) => return Ok(held),
+                Err(error) => why_not = Some(error),
+            }
         }
         let folder = self.folder().await.map_err(End::Interrupted)?;
         let (weights, bytes, place) = (model.weights, model.bytes, Arc::clone(self));
@@ -264,10 +322,59 @@ impl Workplace {
             Ok(held)
         });
         let taken = taken.await.map_err(|error| End::Interrupted(clip_sentence(&error.to_string())))?;
-        taken.map_err(|error| {
-            let why = clip_sentence(&error.to_string());
-            if error.is_ours() { End::Interrupted(why) } else { End::FailedToStart(why) }
-        })
+        match (taken, why_not) {
+            (Err(ModelsError::Missing(_)), Some(why)) => Err(ended(why)),
+            (taken, _) => taken.map_err(ended),
+        }
+    }
+
+    /// Fetches the weights from another Container that is said to have them. `None` where none gives them: nobody has to.
+    async fn from_neighbours(&self, serving: &Serving, model: &ModelSpec) -> Option<Held> {
+        for source in &model.sources {
+            let ModelSource::Container(addr) = source else { continue };
+            if addr.id == self.shop.node {
+                continue;
+            }
+            // Its relay is left out: nobody makes this Container call a server of his choice.
+            let direct = NodeAddr { relay: None, ..addr.clone() };
+            let addr = muster_wire::NodeAddr::try_from(direct).ok().and_then(|addr| PeerAddr::try_from(&addr).ok());
+            let Some(addr) = addr else { continue };
+            let neighbour = Neighbour { peer: serving.peer.clone(), addr, silence: serving.silence };
+            match self.fetch(serving, model, &Source::Neighbour(neighbour)).await {
+                Ok(held) => return Some(held),
+                Err(error) => info!(lease = %self.lease(), %error, "another Container does not give weights"),
+            }
+        }
+        None
+    }
+
+    async fn fetch(&self, serving: &Serving, model: &ModelSpec, source: &Source) -> Result<Held, ModelsError> {
+        let engines = Arc::clone(&serving.engines);
+        let check = move |path: &std::path::Path| engines.check(path);
+        let tell = |what: &str| self.model.prepare(what);
+        let held = serving.weights.fetch((model.weights, model.bytes), source, check, tell).await?;
+        let public = match source {
+            Source::Hub { token, .. } => token.is_none(),
+            Source::Neighbour(_) => true,
+        };
+        if public {
+            serving.weights.publish(model.weights)?;
+        }
+        Ok(held)
+    }
+
+    /// Fetches the weights from the hub.
+    async fn fetched(
+        &self,
+        serving: &Serving,
+        model: &ModelSpec,
+        file: HubFile,
+        private: bool,
+    ) -> Result<Held, ModelsError> {
+        let Some(hub) = serving.hub.clone() else { return Err(ModelsError::NoHub(file.to_string())) };
+        let token = if private { Some(self.model.token_for(&file).await.ok_or(ModelsError::NoToken)?) } else { None };
+        let source = Source::Hub { hub, file, token, silence: serving.silence };
+        self.fetch(serving, model, &source).await
     }
 
     async fn run_engine(
@@ -335,6 +442,55 @@ impl Workplace {
         }
     }
 
+    /// Lets the owner's own engine answer until the lease is over. It counts as started once it has answered something.
+    async fn serve_endpoint(self: &Arc<Self>, name: &str, model: &ModelSpec) -> End {
+        let failed = |why: String| End::FailedToStart(clip_sentence(&why));
+        let Some(endpoint) = self.shop.endpoints.get(name).cloned() else {
+            return failed(format!("this Container has no endpoint {name:?} any more"));
+        };
+        if self.terms.tokens.as_ref().is_none_or(|tokens| tokens.weights != endpoint.weights) {
+            return failed(format!(
+                "the lease was not agreed for a model of {}, as the endpoint's is",
+                endpoint.weights
+            ));
+        }
+        self.model.prepare("asking the provider's engine something");
+        let ready = tokio::select! {
+            biased;
+            () = self.kill.cancelled() => return End::Interrupted("the lease ended".to_owned()),
+            ready = timeout(READY_WITHIN, endpoint.engine.ready()) => ready,
+        };
+        let info = match ready {
+            Ok(Ok(info)) => info,
+            Ok(Err(why)) => {
+                return End::Interrupted(clip_sentence(&format!("the provider's engine does not answer: {why}")));
+            }
+            Err(_) => {
+                let why = format!("the provider's engine did not answer within {} s", READY_WITHIN.as_secs());
+                return End::Interrupted(why);
+            }
+        };
+        if let Err(why) = fits(model, &info) {
+            return failed(why);
+        }
+        info!(lease = %self.lease(), model = %model.name, endpoint = name, "a provider's engine answers");
+        self.model.standing.send_replace(Standing::Ready(ready_form(&info), endpoint.engine));
+        self.report_started().await;
+        let mut tick = tokio::time::interval(TELL_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.kill.cancelled() => {
+                    self.model.close("its lease ended");
+                    self.model.answers.close();
+                    drop(timeout(COUNT_WITHIN, self.model.answers.wait()).await);
+                    return End::Interrupted("the lease ended".to_owned());
+                }
+                _ = tick.tick() => self.tell_counts().await,
+            }
+        }
+    }
+
     async fn end_engine(&self, job: &RunningJob, ran: Ran) -> Ran {
         job.kill("the lease ended");
         job.wait().await;
@@ -386,6 +542,12 @@ impl Workplace {
             Err(error) => Answer::failed(error),
         }
     }
+}
+
+/// How a lease ends whose weights cannot be had.
+fn ended(error: ModelsError) -> End {
+    let why = clip_sentence(&error.to_string());
+    if error.is_ours() { End::Interrupted(why) } else { End::FailedToStart(why) }
 }
 
 /// Whether a model that came up is what was asked for.

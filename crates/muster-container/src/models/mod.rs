@@ -1,14 +1,19 @@
 //! Weights of models: checked, kept by their hash, shared by all leases that need the same.
 //!
 //! ```text
-//! DATA/models/new-NAME-N      on its way in: thrown away at the next start
+//! DATA/models/new-NAME-N      on its way in from a lease: thrown away at the next start
+//!             part-NAME       on its way in from elsewhere: goes on where it stopped, also after a start
 //!             NAME            whole; NAME is the SHA-256 of what is in it, in hex
+//!             public-NAME     empty: anybody may have the weights of this name, so that other Containers are given them
 //! ```
 //!
 //! A file gets its name by one rename, after all of it is on the disk and its hash was counted, so what has a name is
 //! whole. The longest unused ones make room for new ones; one that a lease uses never does.
 
+mod fetch;
+
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +27,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use self::fetch::Flight;
+pub(crate) use self::fetch::{Neighbour, Source};
+
+/// What the file of weights that are only partly here is called, before their name.
+const PART: &str = "part-";
+/// What the mark of weights that anybody may have is called, before their name.
+const PUBLIC: &str = "public-";
 /// Files that are kept.
 const FILES_MAX: usize = 4_096;
 /// How much is read and hashed at a time.
@@ -59,6 +71,24 @@ pub(crate) enum ModelsError {
         /// Announced.
         said: WeightsId,
     },
+    /// Nothing is fetched here.
+    #[error("{0} cannot be fetched: this Container's owner has named no hub (models.hub in container.toml)")]
+    NoHub(String),
+    /// Nobody gave a token.
+    #[error("the weights are private, and no token was given for them; `muster model token give NAME` gives yours")]
+    NoToken,
+    /// They cannot be fetched.
+    #[error("{from}: {why}{kept}")]
+    Fetch {
+        /// From where.
+        from: String,
+        /// Why not.
+        why: String,
+        /// What is here already, in words.
+        kept: String,
+        /// Whether another Container, or this one later, may do better.
+        may_pass: bool,
+    },
     /// No file of a model.
     #[error("the weights are no model that can be served: {0}")]
     Form(String),
@@ -77,7 +107,7 @@ pub(crate) enum ModelsError {
 impl ModelsError {
     /// Whether the fault lies with this Container, so that another one may do better.
     pub(crate) const fn is_ours(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::NoRoom { .. })
+        matches!(self, Self::Io { .. } | Self::NoHub(_) | Self::NoRoom { .. } | Self::Fetch { may_pass: true, .. })
     }
 }
 
@@ -94,11 +124,17 @@ struct Kept {
     bytes: u64,
     used: SystemTime,
     hold: Arc<()>,
+    /// Whether anybody may have them.
+    public: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shelf {
     files: BTreeMap<WeightsId, Kept>,
+    /// What is only partly here, and nobody fetches just now.
+    parts: BTreeMap<WeightsId, u64>,
+    /// What is being fetched.
+    flights: BTreeMap<WeightsId, Arc<Flight>>,
     /// Promised to files on their way in.
     reserved: u64,
     count: u64,
@@ -132,6 +168,7 @@ impl Models {
         fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
         let dir = dir.canonicalize().map_err(failed("resolve", &dir))?;
         let mut shelf = Shelf::default();
+        let mut public = Vec::new();
         for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
             let entry = entry.map_err(failed("read", &dir))?;
             let name = entry.file_name();
@@ -140,10 +177,20 @@ impl Models {
             match known {
                 Some(id) if meta.is_file() => {
                     let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    shelf.files.insert(id, Kept { bytes: meta.len(), used, hold: Arc::default() });
+                    shelf.files.insert(id, Kept { bytes: meta.len(), used, hold: Arc::default(), public: false });
                 }
                 _ if name.to_str().is_some_and(|name| name.starts_with("new-")) => remove(&entry.path()),
+                _ if part_of(&name).is_some() && meta.is_file() => {
+                    shelf.parts.extend(part_of(&name).map(|id| (id, meta.len())));
+                }
+                _ if mark_of(&name).is_some() => public.extend(mark_of(&name)),
                 _ => warn!(path = %entry.path().display(), "a file among the weights that is none of ours stays"),
+            }
+        }
+        for id in public {
+            match shelf.files.get_mut(&id) {
+                Some(kept) => kept.public = true,
+                None => remove(&dir.join(format!("{PUBLIC}{id}"))),
             }
         }
         let inner = Inner { dir, most, shelf: Mutex::new(shelf), warm: watch::Sender::new(Vec::new()) };
@@ -159,6 +206,25 @@ impl Models {
     /// Whether these weights are there.
     pub(crate) fn has(&self, id: WeightsId) -> bool {
         self.inner.lock().files.contains_key(&id)
+    }
+
+    /// From now on anybody may have these weights.
+    pub(crate) fn publish(&self, id: WeightsId) -> Result<(), ModelsError> {
+        let mark = self.inner.dir.join(format!("{PUBLIC}{id}"));
+        let mut shelf = self.inner.lock();
+        if let Some(kept) = shelf.files.get_mut(&id)
+            && !kept.public
+        {
+            File::create(&mark).map_err(failed("make", &mark))?;
+            kept.public = true;
+        }
+        Ok(())
+    }
+
+    /// The weights, if they are there, have this length, and anybody may have them.
+    pub(crate) fn hold_public(&self, id: WeightsId, bytes: Bytes) -> Option<Held> {
+        let open = self.inner.lock().files.get(&id).is_some_and(|kept| kept.public && kept.bytes == bytes.0);
+        if open { self.hold(id) } else { None }
     }
 
     /// The weights, if they are there.
@@ -206,24 +272,29 @@ impl Models {
             return Err(error);
         }
         drop(room);
-        info!(weights = %id, %bytes, "weights are here");
-        let mut shelf = self.inner.lock();
-        let kept = Kept { bytes: bytes.0, used: SystemTime::now(), hold: Arc::default() };
-        let held = Held { path: self.inner.path(id), _hold: Arc::clone(&kept.hold) };
-        shelf.files.insert(id, kept);
-        self.inner.show(&shelf);
-        Ok(held)
+        Ok(self.inner.keep(id, bytes))
     }
 }
 
+/// The weights whose mark has this name.
+fn mark_of(name: &OsStr) -> Option<WeightsId> {
+    name.to_str()?.strip_prefix(PUBLIC)?.parse().ok()
+}
+
+/// The weights whose part has this name.
+fn part_of(name: &OsStr) -> Option<WeightsId> {
+    name.to_str()?.strip_prefix(PART)?.parse().ok()
+}
+
 /// Room for a file on its way in; given back when it is dropped.
-struct Room<'a> {
-    inner: &'a Inner,
+#[derive(Debug)]
+struct Room {
+    inner: Arc<Inner>,
     bytes: u64,
     number: u64,
 }
 
-impl Drop for Room<'_> {
+impl Drop for Room {
     fn drop(&mut self) {
         let mut shelf = self.inner.lock();
         shelf.reserved = shelf.reserved.saturating_sub(self.bytes);
@@ -240,6 +311,10 @@ impl Inner {
         self.dir.join(id.to_string())
     }
 
+    fn part(&self, id: WeightsId) -> PathBuf {
+        self.dir.join(format!("{PART}{id}"))
+    }
+
     fn show(&self, shelf: &Shelf) {
         let mut by_use: Vec<(&SystemTime, &WeightsId)> =
             shelf.files.iter().map(|(id, kept)| (&kept.used, id)).collect();
@@ -247,8 +322,19 @@ impl Inner {
         self.warm.send_replace(by_use.into_iter().take(WARM_MAX).map(|(_, id)| id.warm_id()).collect());
     }
 
-    /// Makes room for so many bytes: the longest unused files go.
-    fn reserve(&self, bytes: Bytes) -> Result<Room<'_>, ModelsError> {
+    /// A whole file has its name: it is there from now on.
+    fn keep(&self, id: WeightsId, bytes: Bytes) -> Held {
+        info!(weights = %id, %bytes, "weights are here");
+        let mut shelf = self.lock();
+        let kept = Kept { bytes: bytes.0, used: SystemTime::now(), hold: Arc::default(), public: false };
+        let held = Held { path: self.path(id), _hold: Arc::clone(&kept.hold) };
+        shelf.files.insert(id, kept);
+        self.show(&shelf);
+        held
+    }
+
+    /// Makes room for so many bytes: parts that nobody fetches go first, then the longest unused files.
+    fn reserve(self: &Arc<Self>, bytes: Bytes) -> Result<Room, ModelsError> {
         let mut shelf = self.lock();
         let used = |shelf: &Shelf| -> u64 {
             let held = |kept: &&Kept| Arc::strong_count(&kept.hold) > 1;
@@ -259,20 +345,27 @@ impl Inner {
             return Err(ModelsError::NoRoom { need: bytes, offered: self.most, used: Bytes(in_use) });
         }
         loop {
-            let all: u64 = shelf.files.values().map(|kept| kept.bytes).sum::<u64>().saturating_add(shelf.reserved);
+            let parts: u64 = shelf.parts.values().sum();
+            let files: u64 = shelf.files.values().map(|kept| kept.bytes).sum();
+            let all = files.saturating_add(parts).saturating_add(shelf.reserved);
             if all.saturating_add(bytes.0) <= self.most.0 {
                 break;
+            }
+            if let Some((id, _)) = shelf.parts.pop_first() {
+                remove(&self.part(id));
+                continue;
             }
             let unused = shelf.files.iter().filter(|(_, kept)| Arc::strong_count(&kept.hold) == 1);
             let Some(oldest) = unused.min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id) else { break };
             shelf.files.remove(&oldest);
             info!(weights = %oldest, "weights that were not used for the longest make room");
             remove(&self.path(oldest));
+            remove(&self.dir.join(format!("{PUBLIC}{oldest}")));
         }
         shelf.reserved = shelf.reserved.saturating_add(bytes.0);
         shelf.count = shelf.count.wrapping_add(1);
         self.show(&shelf);
-        Ok(Room { inner: self, bytes: bytes.0, number: shelf.count })
+        Ok(Room { inner: Arc::clone(self), bytes: bytes.0, number: shelf.count })
     }
 }
 

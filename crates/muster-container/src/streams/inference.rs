@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_core::ids::LeaseId;
-use muster_core::inference::{InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, TokenCounts};
+use muster_core::inference::{
+    InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, TOKEN_CONTEXT, TokenCounts,
+};
 use muster_engine::Answer;
+use muster_engine::hub::Token;
 use muster_net::{FrameReader, FrameWriter, NetError, Stream};
 use muster_wire::BoundedVec;
 use muster_wire::message::inference::{EVENTS_MAX, FromInference, InferenceOpen, ToInference};
@@ -25,8 +28,10 @@ impl House {
     pub(super) async fn inference(self: &Arc<Self>, guest: &Guest, stream: Stream) -> Result<(), NetError> {
         let (mut reader, mut writer) = stream.framed().split();
         let open: InferenceOpen = reader.recv_within(PROOF_WITHIN).await?;
-        let (InferenceOpen::Ask { lease, .. } | InferenceOpen::Has { lease, .. } | InferenceOpen::Watch { lease }) =
-            open;
+        let (InferenceOpen::Ask { lease, .. }
+        | InferenceOpen::Has { lease, .. }
+        | InferenceOpen::Watch { lease }
+        | InferenceOpen::Token { lease, .. }) = open;
         if !guest.has_proven(lease).await {
             guest.refuse_proof();
             return Ok(());
@@ -37,6 +42,10 @@ impl House {
                 writer.send_within(&FromInference::Has(has), SEND_WITHIN).await?;
             }
             InferenceOpen::Watch { lease } => self.watch_model(lease, &mut writer).await?,
+            InferenceOpen::Token { lease, sealed } => {
+                let why_not = self.take_token(lease, &sealed).err().map(|why| Sentence::truncated(&why));
+                writer.send_within(&FromInference::TokenTaken { why_not }, SEND_WITHIN).await?;
+            }
             InferenceOpen::Ask { lease, request } => {
                 let Some(place) = self.jobs.get(lease) else {
                     let error = InferenceError::new(InferenceErrorKind::Unavailable, "the lease of this model is over");
@@ -53,6 +62,17 @@ impl House {
         writer.finish().await
     }
 
+    /// Opens a token for a lease's model, and hands it to who waits for it. It is never written down.
+    fn take_token(&self, lease: LeaseId, sealed: &[u8]) -> Result<(), String> {
+        let place = self.jobs.get(lease).ok_or("the lease of this model is over")?;
+        let file = place.model().token_wanted().ok_or("this model waits for no token")?;
+        let bound = file.repo.token_bound(lease);
+        let text = self.secret.open(TOKEN_CONTEXT, &bound, sealed).map_err(|error| error.to_string())?;
+        let text = String::from_utf8(text).map_err(|_| "the token is no text")?;
+        let token = Token::new(&text).map_err(|error| error.to_string())?;
+        Ok(place.model().give_token(token)?)
+    }
+
     /// Tells how far a model is until it is over.
     async fn watch_model(&self, lease: LeaseId, writer: &mut FrameWriter) -> Result<(), NetError> {
         let over = |why: &str| FromInference::Over { why: Sentence::truncated(why) };
@@ -64,6 +84,7 @@ impl House {
             let message = match &*standing.borrow_and_update() {
                 Standing::Preparing(None) => None,
                 Standing::Preparing(Some(what)) => Some(FromInference::Preparing { what: what.clone() }),
+                Standing::TokenWanted(_, what) => Some(FromInference::TokenWanted { what: what.clone() }),
                 Standing::Ready(ready, _) => Some(FromInference::Ready(ready.clone())),
                 Standing::Over(why) => Some(FromInference::Over { why: why.clone() }),
             };

@@ -7,6 +7,7 @@ mod job;
 mod lease;
 mod offer;
 mod session;
+mod weights;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,11 +17,12 @@ use std::time::Duration;
 use muster_core::epoch::EpochParams;
 use muster_core::ids::{LeaseId, NodeId};
 use muster_net::{Connection, NetError, NodeSecret, Peer, Stream, StreamKind};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+pub(crate) use self::weights::GIVEN_MAX;
 use crate::audit::{Gate, Provers};
 use crate::board::Board;
 use crate::brain::BrainHandle;
@@ -57,6 +59,8 @@ pub(crate) struct House {
     pub(crate) provers: Arc<dyn Provers>,
     pub(crate) epochs: EpochParams,
     pub(crate) clock: Clock,
+    /// Turns at giving weights to other Containers.
+    pub(crate) giving: Arc<Semaphore>,
     /// Every task of a stream, so that the end can wait for them.
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -69,6 +73,7 @@ struct Guest {
     proven: watch::Sender<HashSet<LeaseId>>,
     false_proofs: AtomicU32,
     checker: AtomicBool,
+    neighbour: AtomicBool,
 }
 
 impl Guest {
@@ -81,12 +86,18 @@ impl Guest {
     }
 
     fn has_proven_anything(&self) -> bool {
-        self.checker.load(Ordering::Relaxed) || !self.proven.borrow().is_empty()
+        let known = self.checker.load(Ordering::Relaxed) || self.neighbour.load(Ordering::Relaxed);
+        known || !self.proven.borrow().is_empty()
     }
 
     /// It is a Checker in good standing: it needs no lease.
     fn is_checker(&self) {
         self.checker.store(true, Ordering::Relaxed);
+    }
+
+    /// It is given weights, which needs no lease.
+    fn is_neighbour(&self) {
+        self.neighbour.store(true, Ordering::Relaxed);
     }
 
     fn prove(&self, lease: LeaseId) {
@@ -122,8 +133,13 @@ impl House {
 
     /// Takes the streams of one connection until it is lost.
     pub(crate) async fn serve(self: Arc<Self>, connection: Connection) {
-        let (false_proofs, checker) = (AtomicU32::new(0), AtomicBool::new(false));
-        let guest = Arc::new(Guest { connection, proven: watch::Sender::default(), false_proofs, checker });
+        let guest = Arc::new(Guest {
+            connection,
+            proven: watch::Sender::default(),
+            false_proofs: AtomicU32::new(0),
+            checker: AtomicBool::new(false),
+            neighbour: AtomicBool::new(false),
+        });
         let known = self.indexers.contains(&guest.connection.remote_id());
         let nobody = tokio::time::sleep(NOBODY_FOR);
         tokio::pin!(nobody);
@@ -169,6 +185,7 @@ impl House {
             StreamKind::Files => self.files(&guest, stream).await,
             StreamKind::Session => self.session(&guest, stream).await,
             StreamKind::Inference => self.inference(&guest, stream).await,
+            StreamKind::Weights => self.weights(&guest, stream).await,
             StreamKind::Audit => self.audit(&guest, stream).await,
             StreamKind::Liveness => self.liveness(&guest, stream).await,
             StreamKind::Echo => echo(stream).await,

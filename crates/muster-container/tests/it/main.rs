@@ -3,12 +3,14 @@
 
 mod audits;
 mod display;
+mod endpoints;
 mod escape;
 mod escape_files;
 mod escape_limits;
 mod escape_network;
 mod gamepads;
 mod harness;
+mod hub;
 mod leases;
 mod live;
 mod models;

@@ -34,7 +34,7 @@ const WEIGHTS: &[u8] = b"GGUF, as far as this engine looks";
 struct Parrot;
 
 #[derive(Debug)]
-struct Parrots;
+pub(crate) struct Parrots;
 
 impl Engines for Parrots {
     fn program(&self) -> PathBuf {
@@ -97,7 +97,7 @@ impl Engine for Parrot {
     }
 }
 
-fn spec() -> ModelSpec {
+pub(crate) fn spec() -> ModelSpec {
     ModelSpec {
         name: "parrot".to_owned(),
         kind: ModelKind::Chat,
@@ -106,24 +106,25 @@ fn spec() -> ModelSpec {
         sources: Vec::new(),
         context: 512,
         parallel: 4,
+        endpoint: None,
     }
 }
 
-fn rates(world: &World) -> TokenRates {
-    let ask = ModelsOffer::default().ask.for_weights(spec().bytes);
+fn rates(world: &World, bytes: Bytes) -> TokenRates {
+    let ask = ModelsOffer::default().ask.for_weights(bytes);
     TokenRates::freeze(&ask, &Exchange { token_price: world.params.token_price }).unwrap()
 }
 
 /// Prices high enough to be told apart: `for_weights` of a few bytes asks for next to nothing.
-fn model_terms(world: &World, terms: &mut LeaseTerms) {
-    let asked = rates(world);
+pub(crate) fn model_terms(world: &World, terms: &mut LeaseTerms, bytes: Bytes) {
+    let asked = rates(world, bytes);
     let rates = TokenRates {
         input: TokenAmount(asked.input.0 + 1_000_000),
         cached: TokenAmount(asked.cached.0),
         output: TokenAmount(asked.output.0 + 3_000_000),
     };
     let credit = rates.cost(TokenCounts { input: 5_000, cached: 0, output: 5_000 });
-    terms.tokens = Some(TokenTerms { weights: spec().bytes, rates, credit });
+    terms.tokens = Some(TokenTerms { weights: bytes, rates, credit });
     terms.rate_per_second = TokenAmount::ZERO;
     terms.deposit = TokenAmount(credit.0 * 4);
 }
@@ -139,15 +140,15 @@ async fn served() -> Option<(World, Running)> {
 }
 
 async fn opened(world: &World, container: &Running) -> Renter {
-    Renter::open_with(world, container, |terms| model_terms(world, terms)).await
+    Renter::open_with(world, container, |terms| model_terms(world, terms, spec().bytes)).await
 }
 
-fn job(spec: ModelSpec) -> ToContainer {
+pub(crate) fn job(spec: ModelSpec) -> ToContainer {
     let (command, env) = (Vec::new(), Vec::new());
     ToContainer::Go(JobSpec { command, env, stdin: false, session: None, model: Some(spec) })
 }
 
-async fn inference(renter: &Renter, open: &InferenceOpen) -> (FrameReader, FrameWriter) {
+pub(crate) async fn inference(renter: &Renter, open: &InferenceOpen) -> (FrameReader, FrameWriter) {
     let (reader, mut writer) = renter.connection.open_bi(StreamKind::Inference).await.unwrap().framed().split();
     writer.send(open).await.unwrap();
     (reader, writer)
@@ -159,7 +160,7 @@ async fn has(renter: &Renter) -> bool {
     from.recv_within::<FromInference>(PATIENCE).await.unwrap() == FromInference::Has(true)
 }
 
-async fn ask(renter: &Renter, text: &str) -> (FrameReader, FrameWriter) {
+pub(crate) async fn ask(renter: &Renter, text: &str) -> (FrameReader, FrameWriter) {
     let content = Content::Text(text.to_owned());
     let message = Message { role: Role::User, content, tool_calls: Vec::new(), tool_call_id: None, name: None };
     let chat = Chat { messages: vec![message], ..Chat::default() };
@@ -168,7 +169,7 @@ async fn ask(renter: &Renter, text: &str) -> (FrameReader, FrameWriter) {
 }
 
 /// All events until the last.
-async fn all(from: &mut FrameReader) -> Vec<InferenceEvent> {
+pub(crate) async fn all(from: &mut FrameReader) -> Vec<InferenceEvent> {
     let mut heard = Vec::new();
     loop {
         match from.recv_within::<FromInference>(PATIENCE).await.unwrap() {
@@ -331,7 +332,7 @@ async fn what_cannot_be_served_is_said_in_words_and_costs_nothing() {
     // Whoever asks less than is asked gets no slot.
     let session = Wallet::random();
     let mut cheap = world.terms(container.id, &session);
-    model_terms(&world, &mut cheap);
+    model_terms(&world, &mut cheap, spec().bytes);
     if let Some(tokens) = &mut cheap.tokens {
         tokens.rates = TokenRates::default();
         tokens.credit = TokenAmount::ZERO;

@@ -4,6 +4,7 @@
 //! by offering to the chosen Containers one after the other, and remembers how leases ended so that
 //! the same bad node is not picked again.
 
+mod near;
 mod wishes;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,7 @@ use crate::protocol::{
     MatchRequest, Matched, NodeAddr, NodeSignature, OfferAnswer,
 };
 use crate::units::{TimeMs, TokenAmount};
+use near::endpoint;
 use wishes::Wishes;
 
 /// Requests that may wait for Containers' answers at once.
@@ -399,7 +401,12 @@ impl Indexer {
         }
         self.wishes.note(&request.demand.packages, now);
         let seed = self.draw();
-        let found = self.view.match_one(&request.demand, seed, now);
+        let Some(demand) = self.narrowed(&request.demand) else {
+            let why = "no Container serves a model of this name with an engine of its own just now; write the name as its provider does";
+            out.push(failed(reply, MatchFailure::NothingFits, why.to_owned(), 0, Vec::new()));
+            return;
+        };
+        let found = self.view.match_one(&demand, seed, now);
         let considered = found.report.considered;
         let turned_down = reasons(&found.report);
         if found.choices.is_empty() {
@@ -424,6 +431,7 @@ impl Indexer {
             return Vec::new();
         }
         let seed = self.draw();
+        let Some(anywhere) = self.narrowed(&anywhere) else { return Vec::new() };
         let found = self.view.candidates(&anywhere, CANDIDATES_MAX, seed, now);
         found.iter().filter_map(|node| Some(self.known.get(node)?.beat.as_ref()?.0.addr.clone())).collect()
     }
@@ -496,8 +504,14 @@ impl Indexer {
     /// What a model's tokens cost on this Container; the reason, where that is more than was asked for.
     fn token_terms(&self, model: &ModelDemand, node: NodeId) -> Result<TokenTerms, String> {
         let beat = self.known.get(&node).and_then(|known| known.beat.as_ref());
-        let ask = beat.and_then(|(beat, _)| beat.models).ok_or_else(|| "it serves no models".to_owned())?;
-        let ask = ask.for_weights(model.bytes);
+        let (ask, bytes) = if model.endpoint {
+            let offer = beat.and_then(|(beat, _)| endpoint(beat, model.weights.warm_id()));
+            offer.map(|offer| (offer.ask, offer.bytes)).ok_or_else(|| "it has no such endpoint".to_owned())?
+        } else {
+            let ask = beat.and_then(|(beat, _)| beat.models).ok_or_else(|| "it serves no models".to_owned())?;
+            (ask, model.bytes)
+        };
+        let ask = ask.for_weights(bytes);
         if let Some(most) = &model.price_max
             && !ask.is_within(most)
         {
@@ -507,7 +521,7 @@ impl Indexer {
             ));
         }
         let rates = TokenRates::freeze(&ask, &exchange(&self.params)).map_err(|why| why.to_string())?;
-        Ok(TokenTerms { weights: model.bytes, rates, credit: model.credit(&rates) })
+        Ok(TokenTerms { weights: bytes, rates, credit: model.credit(&rates) })
     }
 
     fn on_answer(&mut self, call: u64, answer: OfferAnswer, now: TimeMs, out: &mut Vec<Effect>) {
@@ -542,6 +556,7 @@ impl Indexer {
             .get(&container)
             .and_then(|k| k.beat.as_ref())
             .map_or(NodeAddr { id: container, direct: Vec::new(), relay: None }, |(b, _)| b.addr.clone());
+        let holders = self.holders(&pending.request.demand, container);
         self.view.note_chosen(&container, now);
         self.payers.insert(terms.lease, terms.session_key);
         let record = Record {
@@ -561,6 +576,7 @@ impl Indexer {
             container: addr,
             considered: pending.considered,
             turned_down: pending.turned_down,
+            holders,
         }));
         self.answered.insert(id, answer.clone());
         self.answered_order.push_back(id);
@@ -705,6 +721,9 @@ const fn kinds(beat: &Heartbeat) -> WorkloadKinds {
     }
     if beat.models.is_some() {
         kinds = kinds.with(WorkloadKind::Model);
+    }
+    if !beat.endpoints.is_empty() {
+        kinds = kinds.with(WorkloadKind::Endpoint);
     }
     kinds
 }

@@ -7,6 +7,7 @@
 mod answer;
 mod count;
 pub mod fleet;
+mod hub;
 mod request;
 mod route;
 mod spec;
@@ -16,6 +17,10 @@ pub use self::answer::{
     ToolCallPiece,
 };
 pub use self::count::{TOKEN_PRICE_MAX, TokenAsk, TokenCounts, TokenRates};
+pub use self::hub::{
+    HUB_FILE_LEN_MAX, HUB_NAME_LEN_MAX, HUB_PREFIX, HUB_REVISION_LEN_MAX, HubFile, HubRef, HubRefError, HubRepo,
+    ModelSource, PUBLIC_HUB, TOKEN_CONTEXT, choose,
+};
 pub use self::request::{
     BIASES_MAX, Chat, Completion, Content, ContentPart, Embedding, INPUTS_MAX, InferenceRequest, InferenceTask,
     MESSAGES_MAX, Message, N_MAX, Prompt, RequestError, ResponseFormat, Role, STOP_LEN_MAX, STOPS_MAX, Sampling,
@@ -24,5 +29,5 @@ pub use self::request::{
 pub use self::route::{FIRST_TOKEN_US, Replica, route};
 pub use self::spec::{
     CONTEXT_MAX, DEPOSIT_TOKENS_MAX, MODEL_NAME_LEN_MAX, ModelDemand, ModelError, ModelKind, ModelSpec, PARALLEL_MAX,
-    SOURCE_LEN_MAX, SOURCES_MAX, WEIGHTS_MAX, WeightsId, check_model_name,
+    SOURCES_MAX, WEIGHTS_MAX, WeightsId, check_model_name,
 };

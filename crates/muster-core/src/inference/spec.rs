@@ -8,14 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::packages::PackageSetId;
 use crate::units::Bytes;
 
-use super::{TokenAsk, TokenCounts, TokenRates};
+use super::{HubFile, ModelSource, TokenAsk, TokenCounts, TokenRates};
 
 /// The longest name of a model, in bytes.
 pub const MODEL_NAME_LEN_MAX: usize = 128;
 /// Places where weights can be had, at most.
 pub const SOURCES_MAX: usize = 8;
-/// The longest of them, in bytes.
-pub const SOURCE_LEN_MAX: usize = 2_048;
 /// The longest context, in tokens.
 pub const CONTEXT_MAX: u32 = 1 << 20;
 /// The most requests that one replica answers side by side.
@@ -30,6 +28,12 @@ pub const DEPOSIT_TOKENS_MAX: u64 = 1 << 40;
 pub struct WeightsId(pub [u8; 32]);
 
 impl WeightsId {
+    /// What stands for the weights of a model that owners' own engines serve: they are known by its name alone.
+    #[must_use]
+    pub fn of_endpoint(name: &str) -> Self {
+        Self(blake3::derive_key("muster endpoint v1", name.as_bytes()))
+    }
+
     /// By what Containers say that they have it, among the other things that they have warm.
     #[must_use]
     pub fn warm_id(&self) -> PackageSetId {
@@ -75,8 +79,8 @@ pub enum ModelError {
     /// No hash.
     #[error("{0:?} is no SHA-256; write its 64 hex digits")]
     Hash(String),
-    /// Too many or too long sources.
-    #[error("a model's weights may come from {SOURCES_MAX} places of {SOURCE_LEN_MAX} bytes each")]
+    /// Too many sources.
+    #[error("a model's weights may come from {SOURCES_MAX} places; name fewer")]
     Sources,
 }
 
@@ -125,8 +129,11 @@ impl fmt::Display for ModelKind {
 pub struct ModelDemand {
     /// Its weights: who has them comes first.
     pub weights: WeightsId,
-    /// How large they are: prices go by it.
+    /// How large they are: prices go by it. Of an endpoint its owner says it, and this counts for nothing.
     pub bytes: Bytes,
+    /// Whether owners' own engines are asked for, which are known by name: who has none cannot serve it.
+    #[serde(default)]
+    pub endpoint: bool,
     /// The most that a million tokens may cost.
     pub price_max: Option<TokenAsk>,
     /// For so many tokens, of prompts and of answers each, the deposit shall pay at least.
@@ -176,11 +183,14 @@ pub struct ModelSpec {
     /// How large they are.
     pub bytes: Bytes,
     /// Where they can be had, the best first; none where the consumer brings them.
-    pub sources: Vec<String>,
+    pub sources: Vec<ModelSource>,
     /// Tokens that prompt and answer may have together.
     pub context: u32,
     /// Requests that are answered side by side.
     pub parallel: u16,
+    /// The name under which owners' own engines serve it; `weights` is then [`WeightsId::of_endpoint`] of it.
+    #[serde(default)]
+    pub endpoint: Option<String>,
 }
 
 impl ModelSpec {
@@ -193,10 +203,25 @@ impl ModelSpec {
         within("size in bytes", self.bytes.0, 1, WEIGHTS_MAX.0)?;
         within("context", u64::from(self.context), 64, u64::from(CONTEXT_MAX))?;
         within("parallel", u64::from(self.parallel), 1, u64::from(PARALLEL_MAX))?;
-        if self.sources.len() > SOURCES_MAX || self.sources.iter().any(|source| source.len() > SOURCE_LEN_MAX) {
+        if self.sources.len() > SOURCES_MAX {
             return Err(ModelError::Sources);
         }
+        if let Some(endpoint) = &self.endpoint {
+            check_model_name(endpoint)?;
+            if self.weights != WeightsId::of_endpoint(endpoint) {
+                return Err(ModelError::Hash(self.weights.to_string()));
+            }
+        }
         Ok(())
+    }
+
+    /// The file on a hub that it can be had from, and whether that wants a token.
+    #[must_use]
+    pub fn hub(&self) -> Option<(&HubFile, bool)> {
+        self.sources.iter().find_map(|source| match source {
+            ModelSource::Hub { file, private } => Some((file, *private)),
+            ModelSource::Container(_) => None,
+        })
     }
 }
 
@@ -241,6 +266,7 @@ mod tests {
         let demand = ModelDemand {
             weights: WeightsId([1; 32]),
             bytes: Bytes(1),
+            endpoint: false,
             price_max: None,
             deposit_tokens: 1_000_000,
             credit_tokens: 500_000,

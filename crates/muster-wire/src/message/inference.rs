@@ -2,7 +2,8 @@
 //!
 //! A stream opens with [`InferenceOpen`]. For a request, the Container answers with frames of events, of which `Done` or
 //! `Failed` is the last; the consumer may say [`ToInference::Cancel`]. A stream that breaks cancels the request as well;
-//! what it counted is then known from the lease. Who watches is told how far the model is, until it is ready or over.
+//! what it counted is then known from the lease. Who watches is told how far the model is, until it is ready or over; a
+//! token for the hub is given on a stream of its own.
 
 use muster_core::ids::LeaseId;
 use muster_core::inference::{InferenceEvent, InferenceRequest, TEXT_LEN_MAX, TokenLogprob, WeightsId};
@@ -13,6 +14,8 @@ use crate::{BoundedVec, WireError, WireMessage};
 
 /// Events of one frame.
 pub const EVENTS_MAX: usize = 256;
+/// Bytes of a sealed token.
+pub const SEALED_LEN_MAX: usize = 1_024;
 /// Bytes of a frame of events; the longest embedding fits.
 pub const EVENTS_LEN_MAX: usize = 1024 * 1024;
 
@@ -37,6 +40,13 @@ pub enum InferenceOpen {
     Watch {
         /// Of which lease.
         lease: LeaseId,
+    },
+    /// To give the token that the model's weights need, sealed to the Container by whoever has it.
+    Token {
+        /// Of which lease.
+        lease: LeaseId,
+        /// The token, as nobody but the Container reads it.
+        sealed: BoundedVec<u8, SEALED_LEN_MAX>,
     },
 }
 
@@ -65,6 +75,16 @@ pub enum FromInference {
     Over {
         /// Why.
         why: Sentence,
+    },
+    /// The weights need a token, and nobody has given one yet: [`InferenceOpen::Token`].
+    TokenWanted {
+        /// For what.
+        what: Sentence,
+    },
+    /// Whether a token could be opened and is used.
+    TokenTaken {
+        /// Why it is not.
+        why_not: Option<Sentence>,
     },
 }
 
@@ -101,7 +121,7 @@ impl WireMessage for InferenceOpen {
             Self::Ask { request, .. } => {
                 request.check().map_err(|_| WireError::field("request", "no request that any engine can answer"))
             }
-            Self::Has { .. } | Self::Watch { .. } => Ok(()),
+            Self::Has { .. } | Self::Watch { .. } | Self::Token { .. } => Ok(()),
         }
     }
 }
@@ -126,7 +146,13 @@ impl WireMessage for FromInference {
             Self::Events(events) if !events.iter().all(finite) => {
                 Err(WireError::field("events", "a figure is no number"))
             }
-            Self::Events(_) | Self::Has(_) | Self::Preparing { .. } | Self::Ready(_) | Self::Over { .. } => Ok(()),
+            Self::Events(_)
+            | Self::Has(_)
+            | Self::Preparing { .. }
+            | Self::Ready(_)
+            | Self::Over { .. }
+            | Self::TokenWanted { .. }
+            | Self::TokenTaken { .. } => Ok(()),
         }
     }
 }

@@ -38,6 +38,7 @@ mod proof;
 mod protocol;
 pub mod session;
 pub mod stdio;
+pub mod weights;
 
 pub use protocol::{
     ARGS_LEN_MAX, ARGS_MAX, ENV_MAX, SENTENCE_LEN_MAX, attach_bytes, check_job, clip_sentence, delivery_bytes,

@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 
 use muster_core::delivery::Receipts;
 use muster_core::ids::{LeaseId, NodeId};
-use muster_core::inference::WEIGHTS_MAX;
+use muster_core::inference::{ModelSource, WEIGHTS_MAX};
 use muster_core::lease::{End, LeaseTerms, TokenTerms};
 use muster_core::packages::WARM_MAX;
 use muster_core::protocol::{
-    CANDIDATES_MAX, Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, Heartbeat, JobSpec,
-    LeaseReport, MatchFailed, MatchReply, MatchRequest, Matched, NodeAddr, NodeSignature, Offer, OfferAnswer,
-    OfferRejected, ToConsumer, ToContainer,
+    CANDIDATES_MAX, Candidates, CandidatesRequest, ContainerReport, DeliveryNoted, DeliveryReport, ENDPOINTS_MAX,
+    HOLDERS_MAX, Heartbeat, JobSpec, LeaseReport, MatchFailed, MatchReply, MatchRequest, Matched, NodeAddr,
+    NodeSignature, Offer, OfferAnswer, OfferRejected, ToConsumer, ToContainer,
 };
+use muster_core::units::Bytes;
 
 use crate::{BoundedString, Signature64, WireError, WireMessage};
 
@@ -176,6 +177,10 @@ impl WireMessage for MatchReply {
 fn check_matched(m: &Matched) -> Result<(), WireError> {
     check_terms(&m.terms)?;
     check_addr(&m.container)?;
+    if m.holders.len() > HOLDERS_MAX {
+        return Err(WireError::field("holders", format!("more than {HOLDERS_MAX}")));
+    }
+    m.holders.iter().try_for_each(check_addr)?;
     check_reasons(&m.turned_down)
 }
 
@@ -200,6 +205,15 @@ fn check_heartbeat(beat: &Heartbeat) -> Result<(), WireError> {
     beat.ask.check().map_err(|why| WireError::field("ask", why.to_string()))?;
     if let Some(ask) = &beat.models {
         ask.check().map_err(|why| WireError::field("models", why.to_string()))?;
+    }
+    if beat.endpoints.len() > ENDPOINTS_MAX {
+        return Err(WireError::field("endpoints", format!("more than {ENDPOINTS_MAX}")));
+    }
+    for offer in &beat.endpoints {
+        offer.ask.check().map_err(|why| WireError::field("endpoints", why.to_string()))?;
+        if offer.bytes == Bytes(0) || offer.bytes > WEIGHTS_MAX {
+            return Err(WireError::field("endpoints", format!("one of {}", offer.bytes)));
+        }
     }
     if beat.warm.len() > WARM_MAX {
         return Err(WireError::field("warm", format!("more than {WARM_MAX} sets of packages")));
@@ -266,6 +280,11 @@ pub fn check_job(job: &JobSpec) -> Result<(), WireError> {
             return Err(WireError::field("model", "a model has neither a command nor a display nor an input"));
         }
         model.check().map_err(|why| WireError::field("model", why.to_string()))?;
+        let addr = |source: &ModelSource| match source {
+            ModelSource::Container(addr) => check_addr(addr),
+            ModelSource::Hub { .. } => Ok(()),
+        };
+        model.sources.iter().try_for_each(addr)?;
     } else if job.command.is_empty() || job.command.iter().take(1).any(String::is_empty) {
         return Err(WireError::field("command", "there is none"));
     }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use muster_core::demand::{Place, Region};
 use muster_core::hardware::Cores;
 use muster_core::inference::fleet::Scale;
+use muster_core::inference::{ModelKind, PUBLIC_HUB};
 use muster_core::units::Bytes;
 
 use super::AtGateway;
@@ -16,7 +17,7 @@ use super::AtGateway;
 pub(crate) enum ModelCommand {
     /// List the models that can be deployed by name.
     Catalog,
-    /// Deploy a model: by its name in the catalogue, or `file:PATH`.
+    /// Deploy a model: by its name in the catalogue, from a hub (`hf:OWNER/NAME`), or from a file (`file:PATH`).
     Deploy(ModelDeployArgs),
     /// List deployments.
     #[command(visible_alias = "list")]
@@ -53,6 +54,9 @@ pub(crate) enum ModelCommand {
         #[command(flatten)]
         at: AtGateway,
     },
+    /// Keep the token that opens private models on a hub, or give it to a replica that waits for it.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// End a deployment; what its answers counted is paid.
     Rm {
         /// Its name.
@@ -80,15 +84,35 @@ pub(crate) enum ModelCommand {
     },
 }
 
+/// `muster model token`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    /// Keep a token, read from standard input or asked for; it leaves this folder only sealed to a Container.
+    Set,
+    /// Throw the token away.
+    Rm,
+    /// Give the token to replicas that wait for it: those that began while nobody was there.
+    Give {
+        /// The deployment's name.
+        name: String,
+        #[command(flatten)]
+        at: AtGateway,
+    },
+}
+
 /// Arguments of `muster model deploy`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ModelDeployArgs {
-    /// A name of the catalogue, or `file:PATH` of a GGUF file.
+    /// A name of the catalogue, `hf:OWNER/NAME[@REVISION][:FILE or quantisation]`, `file:PATH` of a GGUF file, or
+    /// `endpoint:NAME` of a model that providers serve with engines of their own.
     pub(crate) model: String,
+    /// The hub that is asked which file is meant; Containers fetch it from the hub that their owners name.
+    #[arg(long, env = "MUSTER_HUB", value_name = "URL", default_value = PUBLIC_HUB)]
+    pub(crate) hub: String,
     /// What requests call it [default: its name in the catalogue, or the file's].
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// What it is for [default: as the catalogue says; chat for a file].
+    /// What it is for [default: as the catalogue says; chat for others].
     #[arg(long, value_enum)]
     pub(crate) kind: Option<Kind>,
     /// Tokens that prompt and answer may have together.
@@ -163,6 +187,7 @@ impl ModelDeployArgs {
             shared: false,
             offered: false,
             no_wait: false,
+            hub: PUBLIC_HUB.to_owned(),
             at: AtGateway { gateway: None, key_file: None },
         }
     }
@@ -225,6 +250,35 @@ pub(crate) struct BenchModelArgs {
     pub(crate) llama_bench: Option<PathBuf>,
 }
 
+/// An engine that a provider runs already.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct EndpointArgs {
+    /// An engine that runs already and speaks the OpenAI API, to be offered: its address up to `/v1`.
+    #[arg(long, value_name = "URL", requires_all = ["endpoint_model", "endpoint_weights"])]
+    pub(crate) endpoint: Option<String>,
+    /// The model's name there.
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub(crate) endpoint_model: Option<String>,
+    /// How large that model is: prices go by it.
+    #[arg(long, value_name = "SIZE", requires = "endpoint")]
+    pub(crate) endpoint_weights: Option<Bytes>,
+    /// The name under which consumers ask for it [default: the model's name there].
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    pub(crate) endpoint_name: Option<String>,
+    /// Tokens that prompt and answer may have together there.
+    #[arg(long, value_name = "TOKENS", requires = "endpoint", default_value = "8192")]
+    pub(crate) endpoint_context: u32,
+    /// Requests that it answers side by side.
+    #[arg(long, value_name = "N", requires = "endpoint", default_value = "8")]
+    pub(crate) endpoint_parallel: u16,
+    /// A file with its key, where it wants one.
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub(crate) endpoint_key_file: Option<PathBuf>,
+    /// What it does.
+    #[arg(long, value_enum, value_name = "KIND", requires = "endpoint", default_value = "chat")]
+    pub(crate) endpoint_kind: Kind,
+}
+
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
@@ -234,6 +288,16 @@ pub(crate) enum Kind {
     Completion,
     /// Places in the space of meanings.
     Embedding,
+}
+
+impl From<Kind> for ModelKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Chat => Self::Chat,
+            Kind::Completion => Self::Completion,
+            Kind::Embedding => Self::Embedding,
+        }
+    }
 }
 
 impl Kind {

@@ -1,13 +1,15 @@
 //! `muster model`: deploy open models, look after them, talk to them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use muster_core::inference::ModelKind;
+use muster_core::inference::{HUB_PREFIX, HubRef, ModelKind};
 use muster_core::units::Bytes;
+use muster_engine::hub::Found;
 use muster_gateway::WEIGHTS_PART_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -19,6 +21,7 @@ use crate::failure::{Because, Code, Failure};
 use crate::output::table;
 
 mod catalog;
+mod hub;
 mod wallet;
 
 /// For as long as something changes, a deployment is waited for; without any change so long.
@@ -49,6 +52,7 @@ pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failu
             let value = customer.call(Method::POST, &path(&name, "/scale"), Some(&body)).await?;
             cx.output.result(&value, || format!("{name}: from {min} to {max} replicas"));
         }
+        ModelCommand::Token(command) => return hub::token(cx, command).await,
         ModelCommand::Rm { name, at } => {
             Customer::find(cx, &at).await?.call(Method::DELETE, &path(&name, ""), None).await?;
             cx.output.result(&json!({ "removed": name }), || {
@@ -110,18 +114,31 @@ fn price_text(one: &Value) -> String {
     }
 }
 
+/// How a model that providers serve with engines of their own is named.
+const ENDPOINT_PREFIX: &str = "endpoint:";
+
 /// What is to be deployed, before it is anywhere.
 struct Plan {
     name: String,
     kind: &'static str,
-    file: PathBuf,
+    weights: Weights,
     context: Option<u32>,
     parallel: Option<u16>,
     cpu_millis: Option<u32>,
 }
 
+/// Where its weights are.
+enum Weights {
+    /// Here: they are sent to the Gateway.
+    File(PathBuf),
+    /// On a hub: Containers fetch them.
+    Hub(Found),
+    /// With providers, who serve it under this name by engines of their own.
+    Endpoint(String),
+}
+
 async fn deploy(cx: &Context, args: ModelDeployArgs) -> Result<u8, Failure> {
-    let plan = plan(cx, &args)?;
+    let plan = plan(cx, &args).await?;
     let customer = Customer::find(cx, &args.at).await?;
     let begun = Instant::now();
     let mut value = place(cx, &customer, &plan, &args).await?;
@@ -144,9 +161,23 @@ async fn deploy(cx: &Context, args: ModelDeployArgs) -> Result<u8, Failure> {
 
 /// Sends what the Gateway lacks, and tells it what to deploy.
 async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeployArgs) -> Result<Value, Failure> {
-    let (sha256, bytes) = send_weights(cx, customer, &plan.file).await?;
+    let weights = match &plan.weights {
+        Weights::File(file) => {
+            let (sha256, bytes) = send_weights(cx, customer, file).await?;
+            json!({ "sha256": sha256, "bytes": bytes })
+        }
+        Weights::Hub(found) => json!({
+            "sha256": found.weights.to_string(), "bytes": found.bytes.0,
+            "hub": found.file.to_string(), "private": found.private,
+        }),
+        Weights::Endpoint(_) => Value::Null,
+    };
+    let endpoint = match &plan.weights {
+        Weights::Endpoint(name) => Some(name),
+        Weights::File(_) | Weights::Hub(_) => None,
+    };
     let body = json!({
-        "name": plan.name, "kind": plan.kind, "weights": { "sha256": sha256, "bytes": bytes },
+        "name": plan.name, "kind": plan.kind, "weights": weights, "endpoint": endpoint,
         "context": plan.context, "parallel": plan.parallel,
         "replicas": { "min": args.replicas.min, "max": args.replicas.max },
         "cpu_millis": plan.cpu_millis, "memory_bytes": args.memory.map(|memory| memory.0),
@@ -197,7 +228,7 @@ pub(super) async fn first(cx: &Context, deploys: bool) -> Result<String, Failure
 
 async fn first_one(cx: &Context, customer: &Customer, name: &str) -> Result<(), Failure> {
     let args = ModelDeployArgs::usual(name);
-    let plan = plan(cx, &args)?;
+    let plan = plan(cx, &args).await?;
     cx.output.note(&format!("deploying the model {name} …"));
     let placed = place(cx, customer, &plan, &args).await?;
     until_ready(cx, customer, name, &text(&placed, "/version")).await?;
@@ -210,7 +241,7 @@ async fn first_one(cx: &Context, customer: &Customer, name: &str) -> Result<(), 
 pub(super) async fn deploy_once(cx: &Context, name: &str) -> Result<Duration, Failure> {
     let args = ModelDeployArgs { name: Some(name.to_owned()), ..ModelDeployArgs::usual(FIRST_CHAT) };
     let customer = Customer::find(cx, &args.at).await?;
-    let plan = plan(cx, &args)?;
+    let plan = plan(cx, &args).await?;
     let begun = Instant::now();
     let placed = place(cx, &customer, &plan, &args).await?;
     until_ready(cx, &customer, name, &text(&placed, "/version")).await?;
@@ -279,23 +310,44 @@ fn millis(seconds: f64) -> f64 {
     (seconds * 1e3).round()
 }
 
-fn plan(cx: &Context, args: &ModelDeployArgs) -> Result<Plan, Failure> {
+async fn plan(cx: &Context, args: &ModelDeployArgs) -> Result<Plan, Failure> {
     let kind = |usual| args.kind.map_or(usual, crate::cli::model::Kind::word);
     let (cpu_millis, parallel) = (args.cpus.map(|cpus| cpus.0), args.parallel);
     if let Some(file) = file_of(&args.model) {
         let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = args.name.clone().unwrap_or(stem);
-        return Ok(Plan { name, kind: kind("chat"), file, context: args.context, parallel, cpu_millis });
+        let weights = Weights::File(file);
+        return Ok(Plan { name, kind: kind("chat"), weights, context: args.context, parallel, cpu_millis });
+    }
+    if args.model.starts_with(HUB_PREFIX) {
+        let wanted: HubRef = args.model.parse().code(Code::Config)?;
+        let found = hub::look(cx, &args.hub, &wanted).await?;
+        let name = args.name.clone().unwrap_or_else(|| own_name(wanted.repo.name()));
+        let weights = Weights::Hub(found);
+        return Ok(Plan { name, kind: kind("chat"), weights, context: args.context, parallel, cpu_millis });
+    }
+    if let Some(endpoint) = args.model.strip_prefix(ENDPOINT_PREFIX) {
+        let name = args.name.clone().unwrap_or_else(|| endpoint.to_owned());
+        let weights = Weights::Endpoint(endpoint.to_owned());
+        return Ok(Plan { name, kind: kind("chat"), weights, context: args.context, parallel, cpu_millis });
     }
     let entry = catalog::find(&args.model)?;
-    let file = catalog::weights(cx, &entry)?;
+    let weights = match catalog::on_hub(&entry)? {
+        Some(catalog::OnHub::Known(found)) => Weights::Hub(found),
+        Some(catalog::OnHub::Ask(wanted, said)) => {
+            let found = hub::look(cx, &args.hub, &wanted).await?;
+            catalog::same(&entry, &found, said)?;
+            Weights::Hub(found)
+        }
+        None => Weights::File(catalog::weights(cx, &entry)?),
+    };
     Ok(Plan {
         name: args.name.clone().unwrap_or_else(|| entry.name.clone()),
         kind: kind(kind_word(entry.kind)),
-        file,
+        weights,
         context: args.context.or(entry.context),
         parallel,
-        cpu_millis: cpu_millis.or(entry.recipe.cpu_millis),
+        cpu_millis: cpu_millis.or(entry.cpu_millis()),
     })
 }
 
@@ -305,6 +357,12 @@ const fn kind_word(kind: ModelKind) -> &'static str {
         ModelKind::Completion => "completion",
         ModelKind::Embedding => "embedding",
     }
+}
+
+/// What requests call a repository: its name in small letters, without what says that it is GGUF.
+fn own_name(repository: &str) -> String {
+    let name = repository.to_ascii_lowercase();
+    name.strip_suffix("-gguf").or_else(|| name.strip_suffix("_gguf")).unwrap_or(&name).to_owned()
 }
 
 /// Sends what the Gateway lacks of a file; gives its hash and length.
@@ -340,10 +398,12 @@ async fn send_weights(cx: &Context, customer: &Customer, file: &Path) -> Result<
 /// Shows each step until a replica of this version answers.
 async fn until_ready(cx: &Context, customer: &Customer, name: &str, version: &str) -> Result<Value, Failure> {
     let mut told = String::new();
-    let mut all_told = std::collections::BTreeSet::new();
+    let mut all_told = BTreeSet::new();
+    let mut given = BTreeSet::new();
     let mut until = Instant::now() + CHANGES_WITHIN;
     loop {
         let value = customer.call(Method::GET, &path(name, ""), None).await?;
+        hub::hand(cx, customer, &value, &mut given).await?;
         let running = value.pointer("/running").and_then(Value::as_array).cloned().unwrap_or_default();
         let updated = value.pointer("/updated").and_then(Value::as_u64).unwrap_or(0);
         if text(&value, "/version") == version && updated > 0 {
@@ -508,6 +568,7 @@ mod tests {
 
     #[test]
     fn names_are_one_part_of_an_address() {
+        assert_eq!(own_name("Qwen3-0.6B-GGUF"), "qwen3-0.6b");
         assert_eq!(path("tiny", ""), "/api/v1/models/tiny");
         assert_eq!(path("Qwen/Qwen3 0.6B", "/scale"), "/api/v1/models/Qwen%2FQwen3%200.6B/scale");
     }

@@ -464,6 +464,7 @@ fn the_description_is_whole(api: &Api<'_>) {
         ("get", "/api/v1/catalog"),
         ("get", "/api/v1/account"),
         ("post", "/api/v1/account/credits"),
+        ("post", "/api/v1/models/{id}/token"),
         ("get", "/api/v1/weights/{sha256}"),
         ("put", "/api/v1/weights/{sha256}/{total}/{at}"),
         ("get", "/v1/models"),

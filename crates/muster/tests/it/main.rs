@@ -8,6 +8,7 @@ mod commands;
 mod damage;
 mod described;
 mod gpu;
+mod hub;
 mod join;
 mod kills;
 mod live;

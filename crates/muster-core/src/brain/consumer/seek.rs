@@ -179,7 +179,7 @@ fn check_token_terms(model: &ModelDemand, terms: &LeaseTerms, exchange: &Exchang
     let Some(tokens) = &terms.tokens else {
         return Err("the Indexer proposed a price per second for a model".to_owned());
     };
-    if terms.rate_per_second != TokenAmount::ZERO || tokens.weights != model.bytes {
+    if terms.rate_per_second != TokenAmount::ZERO || (tokens.weights != model.bytes && !model.endpoint) {
         return Err("the Indexer proposed terms with another price than asked for".to_owned());
     }
     if let Some(price_max) = &model.price_max {

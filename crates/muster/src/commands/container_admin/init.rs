@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use muster_client::Network;
 use muster_container::sandbox::{Sandbox, SandboxConfig};
-use muster_container::{AppsOffer, ContainerConfig, GpuOffer, JobBounds, ModelsOffer, OfferConfig, SessionsOffer};
+use muster_container::{
+    AppsOffer, ContainerConfig, EndpointConfig, GpuOffer, JobBounds, ModelsOffer, OfferConfig, SessionsOffer,
+};
 use muster_core::calibration::Table;
 use muster_core::hardware::{Cores, Gpu, GpuModel};
 use muster_core::ids::{Address, NodeId};
@@ -16,6 +18,7 @@ use serde::Serialize;
 
 use crate::calibration;
 use crate::cli::ContainerInitArgs;
+use crate::cli::model::EndpointArgs;
 use crate::commands::Context;
 use crate::commands::setup::default_ask;
 use crate::dirs::{make_private, write_private};
@@ -159,10 +162,31 @@ fn configure(
         job: JobBounds::default(),
         sessions: SessionsOffer::default(),
         apps: AppsOffer { disk: args.apps_disk, ..AppsOffer::default() },
-        models: ModelsOffer { disk: args.models_disk, ..ModelsOffer::default() },
+        models: ModelsOffer {
+            disk: args.models_disk,
+            endpoint: endpoint(&args.endpoint).into_iter().collect(),
+            ..ModelsOffer::default()
+        },
     };
     config.check().code(Code::Config)?;
     Ok(config)
+}
+
+/// The engine that is offered, where one is named.
+fn endpoint(args: &EndpointArgs) -> Option<EndpointConfig> {
+    Some(EndpointConfig {
+        url: args.endpoint.clone()?,
+        model: args.endpoint_model.clone()?,
+        name: args.endpoint_name.clone(),
+        // Read again at every start, from wherever that is.
+        key_file: args.endpoint_key_file.as_ref().and_then(|path| std::path::absolute(path).ok()),
+        weights: args.endpoint_weights?,
+        context: args.endpoint_context,
+        parallel: args.endpoint_parallel,
+        kinds: vec![args.endpoint_kind.into()],
+        tools: false,
+        dimensions: 0,
+    })
 }
 
 /// The host's name, as far as it is a good name for status and logs.

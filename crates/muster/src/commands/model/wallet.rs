@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Context, agent, run, stop_on_signals};
-use super::{Plan, plan};
+use super::{Plan, Weights, plan};
 use crate::cli::model::{ModelChatArgs, ModelDeployArgs, Prices};
 use crate::dirs::make_private;
 use crate::failure::{Because, Code, Failure};
@@ -45,7 +45,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(20);
 
 /// The conversation, from the choice of a Container to what it cost.
 pub(super) async fn chat(cx: &Context, args: &ModelChatArgs) -> Result<u8, Failure> {
-    let plan = plan(cx, &ModelDeployArgs::usual(&args.name))?;
+    let plan = plan(cx, &ModelDeployArgs::usual(&args.name)).await?;
     if plan.kind == "embedding" {
         let why = format!("{} gives embeddings and holds no conversations; choose another model", plan.name);
         return Err(Failure::new(Code::Config, why));
@@ -90,7 +90,11 @@ pub(super) async fn chat(cx: &Context, args: &ModelChatArgs) -> Result<u8, Failu
 
 /// What is rented, and the folder of what is sent.
 async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobRequest, TempDir), Failure> {
-    let Plan { name, file, context, cpu_millis, .. } = plan;
+    let Plan { name, weights, context, cpu_millis, .. } = plan;
+    let Weights::File(file) = weights else {
+        let why = format!("{name} is not on this machine, and a conversation from a wallet sends its weights; fetch the file and name it with file:PATH, or deploy {name} and chat through a Gateway");
+        return Err(Failure::new(Code::Config, why));
+    };
     let shown = file.display().to_string();
     cx.output.note(&format!("hashing {shown} …"));
     let place = file.clone();
@@ -106,6 +110,7 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobR
         sources: Vec::new(),
         context,
         parallel: 1,
+        endpoint: None,
     };
     model.check().code(Code::Config)?;
     let mut demand = model_needs(&model, true, CREDIT_TOKENS, 0);
