@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+/// The Gateway that has the model in its process.
+pub(super) const PLAYED: &str = "gateway_played";
+
 /// One round of one way.
 #[derive(Clone, Debug)]
 pub struct Round {
@@ -11,6 +14,8 @@ pub struct Round {
     pub through_ms: (f64, f64),
     /// Whole answers.
     pub requests_per_second: f64,
+    /// What the Gateway's process spent on a core for each of them, where it is one of ours.
+    pub cpu_us_per_request: Option<f64>,
     /// `None` for a way that is too slow to be asked.
     pub streamed_tokens_per_second: Option<f64>,
 }
@@ -36,11 +41,12 @@ pub struct Figures {
 type Of = fn(&Round) -> Option<f64>;
 
 /// Figures of a round, and to how many places they are told.
-const FIGURES: [(&str, Of, i32); 6] = [
+const FIGURES: [(&str, Of, i32); 7] = [
     ("requests_per_second", |round| Some(round.requests_per_second), 0),
     ("streamed_tokens_per_second", |round| round.streamed_tokens_per_second, 0),
     ("added_ms_p50", |round| Some(round.through_ms.0 - round.straight_ms.0), 3),
     ("added_ms_p99", |round| Some(round.through_ms.1 - round.straight_ms.1), 3),
+    ("cpu_us_per_request", |round| round.cpu_us_per_request, 1),
     ("request_ms_p50", |round| Some(round.through_ms.0), 3),
     ("request_ms_p99", |round| Some(round.through_ms.1), 3),
 ];
@@ -63,6 +69,10 @@ impl Way {
         let mut row = Map::new();
         row.insert("way".to_owned(), json!(self.name));
         for (name, of, places) in FIGURES {
+            // The model is in its process: there is nothing that it adds to.
+            if self.name == PLAYED && name.starts_with("added_") {
+                continue;
+            }
             let spread = self.spread(of);
             row.extend(spread.map(|spread| (name.to_owned(), json!(spread.map(|figure| rounded(figure, places))))));
         }
@@ -83,8 +93,9 @@ impl Figures {
     pub fn json(&self) -> Value {
         let mut all = Map::new();
         let way = |name: &str| self.ways.iter().find(|way| way.name == name);
-        let told = ["added_ms_p50", "added_ms_p99", "requests_per_second", "streamed_tokens_per_second"];
-        for (of, prefix) in [("gateway", ""), ("gateway_played", "played_")] {
+        let added = ["added_ms_p50", "added_ms_p99", "requests_per_second", "streamed_tokens_per_second"];
+        let whole = ["request_ms_p50", "request_ms_p99", "requests_per_second", "streamed_tokens_per_second"];
+        for (of, prefix, told) in [("gateway", "", added), (PLAYED, "played_", whole)] {
             let Some(way) = way(of) else { continue };
             for name in told {
                 let places = FIGURES.iter().find(|(known, _, _)| *known == name).map_or(0, |(_, _, places)| *places);
@@ -93,9 +104,7 @@ impl Figures {
             all.extend(way.peak_rss_bytes.map(|peak| (format!("{prefix}peak_rss_bytes"), json!(peak))));
         }
         if let Some(gateway) = way("gateway") {
-            for peer in
-                self.ways.iter().filter(|way| !["upstream", "gateway", "gateway_played"].contains(&way.name.as_str()))
-            {
+            for peer in self.ways.iter().filter(|way| !["upstream", "gateway", PLAYED].contains(&way.name.as_str())) {
                 for name in ["requests_per_second", "added_ms_p50", "added_ms_p99", "streamed_tokens_per_second"] {
                     let (Some(own), Some(other)) = (gateway.median(name), peer.median(name)) else { continue };
                     all.insert(format!("{name}_over_{}", peer.name), json!(rounded(own / other, 3)));
@@ -117,6 +126,7 @@ mod tests {
             straight_ms: (0.1, 0.2),
             through_ms: (through, through + 1.0),
             requests_per_second: rate,
+            cpu_us_per_request: None,
             streamed_tokens_per_second: None,
         };
         let way = |name: &str, rates: [f64; 3], through| Way {

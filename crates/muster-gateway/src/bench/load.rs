@@ -71,6 +71,12 @@ impl Came {
         per_second(self.requests, self.ran)
     }
 
+    /// Of what was spent on all requests.
+    #[allow(clippy::cast_precision_loss, reason = "counts of a measurement are far below 2^53")]
+    pub(super) fn us_per_request(&self, spent: Duration) -> f64 {
+        spent.as_secs_f64() * 1e6 / self.all_requests.max(1) as f64
+    }
+
     pub(super) fn tokens_per_second(&self) -> f64 {
         per_second(self.tokens, self.ran)
     }

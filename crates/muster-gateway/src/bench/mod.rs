@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use self::figures::PLAYED;
 pub use self::figures::{Figures, Round, Way};
 use self::load::{Load, aside, at_once, in_turn};
 pub use self::server::serve;
@@ -175,7 +176,7 @@ impl Target {
     }
 
     /// One round.
-    async fn measure(&mut self, plan: &Plan, upstream: &Target) -> Result<(), BenchError> {
+    async fn measure(&mut self, plan: &Plan, upstream: &Target, server: Option<&Server>) -> Result<(), BenchError> {
         let whole = Load::chats(self.at, &self.keys, 1, false);
         let straight = Load::chats(upstream.at, &upstream.keys, 1, false);
         let (ran, connections) = (plan.ran, plan.connections);
@@ -184,12 +185,16 @@ impl Target {
             aside(move || in_turn(&straight, &whole, WARM_REQUESTS, ran)).await?
         };
         self.add(times.all, times.all);
+        let before = server.map(Server::cpu).transpose()?;
         let came = aside(move || at_once(&whole, connections, WARM, ran)).await?;
+        let after = server.map(Server::cpu).transpose()?;
+        let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
         self.add(came.all_requests, came.all_tokens);
         let mut round = Round {
             straight_ms: (times.straight_ms(50), times.straight_ms(99)),
             through_ms: (times.through_ms(50), times.through_ms(99)),
             requests_per_second: came.requests_per_second(),
+            cpu_us_per_request: spent.map(|spent| came.us_per_request(spent)),
             streamed_tokens_per_second: None,
         };
         if round.requests_per_second >= STREAMS_FROM {
@@ -233,7 +238,7 @@ pub async fn run(
     let servers =
         [Server::start(command(over, Some(base_url.as_str()))).await?, Server::start(command(played, None)).await?];
     let mut straight = Target::new("upstream", upstream.at, nobody());
-    let mut targets: Vec<Target> = ["gateway", "gateway_played"]
+    let mut targets: Vec<Target> = ["gateway", PLAYED]
         .into_iter()
         .zip(&servers)
         .map(|(name, server)| Target::new(name, server.at, server.keys.clone()))
@@ -246,10 +251,10 @@ pub async fn run(
     for round in 1..=plan.rounds {
         let itself = Target::new("upstream", upstream.at, nobody());
         note(&format!("round {round} of {}: the played model itself …", plan.rounds));
-        straight.measure(plan, &itself).await?;
-        for target in &mut targets {
+        straight.measure(plan, &itself, None).await?;
+        for (nth, target) in targets.iter_mut().enumerate() {
             note(&format!("round {round} of {}: {} …", plan.rounds, target.name));
-            target.measure(plan, &itself).await?;
+            target.measure(plan, &itself, servers.get(nth)).await?;
         }
     }
     let mut ways = vec![straight.way(None)];
@@ -269,7 +274,7 @@ pub async fn run(
 
 #[cfg(test)]
 mod tests {
-    use super::server::peak_rss;
+    use super::server::{cpu, peak_rss};
     use super::*;
 
     #[test]
@@ -296,8 +301,12 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_of_a_process_is_read() {
+    fn what_a_process_holds_and_spends_is_read() {
         assert!(peak_rss(std::process::id()).unwrap() > 1024 * 1024);
-        assert!(peak_rss(u32::MAX).is_err());
+        assert!(peak_rss(u32::MAX).is_err() && cpu(u32::MAX).is_err());
+        let (before, mut sum) = (cpu(std::process::id()).unwrap(), 0_u64);
+        while cpu(std::process::id()).unwrap() <= before {
+            sum = (0..100_000_u64).fold(sum, |sum, n| std::hint::black_box(sum ^ n));
+        }
     }
 }

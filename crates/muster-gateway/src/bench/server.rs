@@ -139,6 +139,11 @@ impl Server {
         peak_rss(self.child.id().unwrap_or_default())
     }
 
+    /// What it has spent on a core so far.
+    pub(super) fn cpu(&self) -> Result<Duration, BenchError> {
+        cpu(self.child.id().unwrap_or_default())
+    }
+
     /// Ends it; it writes what it has counted.
     pub(super) async fn stop(mut self) -> Result<(), BenchError> {
         drop(self.child.stdin.take());
@@ -164,6 +169,19 @@ async fn said(child: &mut Child) -> String {
     let text = String::from_utf8_lossy(&text);
     let last = text.trim().lines().last().unwrap_or("it ended without a word");
     last.to_owned()
+}
+
+/// Time on a core, of a process and in the kernel for it.
+pub(super) fn cpu(pid: u32) -> Result<Duration, BenchError> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| BenchError::Io { what: format!("cannot read {path}"), source })?;
+    // The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
+    let fields = text.rsplit_once(')').map(|(_, after)| after.split_ascii_whitespace().skip(11));
+    let ticks: Option<u64> = fields.and_then(|fields| fields.take(2).map(|ticks| ticks.parse::<u64>().ok()).sum());
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let spent = ticks.map(|ticks| Duration::from_millis(ticks.saturating_mul(1_000) / per_second));
+    spent.ok_or_else(|| BenchError::Gateway(format!("{path} does not tell what it has spent")))
 }
 
 /// `VmHWM` of a process.
