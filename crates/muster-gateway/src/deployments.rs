@@ -463,7 +463,7 @@ impl Task {
     /// Writes down what has changed of the replicas.
     fn tell_changes(&mut self) {
         for replica in &mut self.replicas {
-            let state = shown(replica);
+            let state = shown(replica, None);
             let now = (state.state, state.why);
             if now == replica.told {
                 continue;

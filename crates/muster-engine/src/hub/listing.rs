@@ -67,7 +67,7 @@ pub(super) fn found(body: &[u8], wanted: &HubRef, with_token: bool) -> Result<Fo
     said.siblings.truncate(FILES_MAX);
     let gated = match &said.gated {
         Gated::No(gated) => *gated,
-        Gated::How(_) => true,
+        Gated::How(how) => !how.is_empty(),
     };
     let private = said.private || gated;
     if private && !with_token {
