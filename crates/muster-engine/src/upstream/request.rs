@@ -57,6 +57,9 @@ pub(super) fn body(model: &str, request: &InferenceRequest) -> Result<(&'static 
             }
             "embeddings"
         }
+        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => {
+            return Err("an engine behind an OpenAI API commits to nothing and replays nothing".to_owned());
+        }
     };
     if !matches!(request.task, InferenceTask::Embedding(_)) {
         // Always in pieces: what was answered until a request is cancelled is then known.
