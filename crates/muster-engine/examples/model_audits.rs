@@ -85,7 +85,10 @@ fn twisted(number: u64, to: &Replayable, twist: Twist) -> Replayable {
     match twist {
         Twist::None | Twist::Again | Twist::MadeUp => {}
         Twist::OtherSeed => sampling(&mut other, &|sampling| sampling.seed = Some(number)),
-        Twist::OtherPrompt => other = question(!number, chat),
+        Twist::OtherPrompt => {
+            other = question(!number, chat);
+            sampling(&mut other, &|sampling| *sampling = to.sampling().clone());
+        }
         Twist::Truncated => match &mut other {
             Replayable::Chat(chat) => {
                 for message in &mut chat.messages {
@@ -330,7 +333,7 @@ async fn main() -> Result<(), Failure> {
             let cheats = cheaper.iter().map(|file| ("a harsher quantisation", PathBuf::from(file))).collect();
             (PathBuf::from(file), cheats, Names { model: model.clone(), quantisation: quantisation.clone() })
         }
-        [_] => return Err("a model's file needs its name and quantisation after it".into()),
+        _ => return Err("a model's file needs its name and quantisation after it".into()),
     };
     let (checks, info, _stop) = engine(config(&file, 4, 2)).await?;
     let mut outcomes = Vec::new();

@@ -106,7 +106,8 @@ impl Pending {
         &self.to
     }
 
-    /// What was committed to with the first answer. It must have the seed of the request, and as many tokens as counted.
+    /// What was committed to with the first answer. It must have the seed of the request, no more tokens
+    /// than that allows, and as many as were counted.
     ///
     /// # Errors
     /// It is not told, or is something else.
@@ -115,7 +116,8 @@ impl Pending {
         let tokens = u64::try_from(transcript.tokens.len()).unwrap_or(u64::MAX);
         let paid = self.counts.output == tokens && self.counts.input == u64::from(transcript.prompt_tokens);
         let sampling = self.to.sampling();
-        if sampling.seed == Some(transcript.seed) && (sampling.n > 1 || paid) {
+        let allowed = sampling.max_tokens.is_none_or(|max| tokens <= max.into());
+        if sampling.seed == Some(transcript.seed) && allowed && (sampling.n > 1 || paid) {
             Ok(transcript)
         } else {
             Err(AuditError::Untrue)

@@ -337,8 +337,12 @@ fn replay(loaded: &Loaded<'_>, answer: &mut Answer, logits: &[f32]) -> Result<Op
     let row = match held {
         Some(sampler) => {
             let row = drawer.replay(logits, &loaded.ends, Some(&mut |all| allow(sampler, all)), claimed)?;
-            if sampler.try_accept(token(claimed)).is_err() {
-                // What breaks the form has no place in it: what follows is looked at without.
+            // llama.cpp ends the process where it is given a token that breaks the form, so it is asked first. Such a token
+            // has no place in it: what follows is looked at without.
+            let mut one = vec![(claimed, 0.0)];
+            allow(sampler, &mut one);
+            let fits = one.first().is_some_and(|(_, logit)| logit.is_finite());
+            if !(fits && sampler.try_accept(token(claimed)).is_ok()) {
                 *grammar = None;
             }
             row

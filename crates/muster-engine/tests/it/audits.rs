@@ -18,8 +18,8 @@ use muster_engine::tiny::{self, Numbers, Shape};
 use crate::asked::{ask, chat, sampling};
 use crate::llama::{config, with_file};
 
-/// As sure of its next token as language models are, and with more layers than one.
-const SHAPE: Shape = Shape { seed: 11, width: 128, layers: 4, left_out: 0, peak: 0.8, numbers: Numbers::F16 };
+/// As sure of its next token as language models are, and with layers that can be left out.
+const SHAPE: Shape = Shape { seed: 11, width: 64, layers: 3, left_out: 0, peak: 0.8, numbers: Numbers::F32 };
 
 fn completion(prompt: &str, sampling: Sampling) -> Replayable {
     let (prompts, format) = (vec![Prompt::Text(prompt.to_owned())], ResponseFormat::Text);
@@ -100,7 +100,7 @@ async fn what_ends_is_part_of_it_and_forms_are_held_in_replays() {
         let again = replayed(&checks, &to, &transcript).await.unwrap();
         assert_eq!(compare(&transcript, &again).unwrap(), Compared { tokens: 1, ..Compared::default() });
         let grammar = ResponseFormat::Grammar("root ::= (\"yes\" | \"no\" | \"never\") \"!\"".to_owned());
-        let (prompts, sampling) = (vec![Prompt::Text("Well? ".to_owned())], hot(30));
+        let (prompts, sampling) = (vec![Prompt::Text("Well? ".to_owned())], Sampling { ignore_eos: false, ..hot(30) });
         let held = Completion { prompts, echo: true, suffix: None, format: grammar, sampling };
         let held = Replayable::Completion(Box::new(held));
         let transcript = answered(&served, &held).await.unwrap();
@@ -166,7 +166,11 @@ async fn audit(served: &Embedded, checks: &Embedded, number: u64, twist: Twist) 
             }
         }
         (Replayable::Chat(chat), Twist::OtherSeed) => chat.sampling.seed = Some(number),
-        (asked, _) => *asked = question(!number, true),
+        (Replayable::Chat(chat), Twist::OtherPrompt) => {
+            let Replayable::Chat(other) = question(!number, true) else { panic!("a chat") };
+            **chat = Chat { sampling: to.sampling().clone(), ..*other };
+        }
+        (Replayable::Completion(_), _) => panic!("only chats are asked"),
     }
     let mut claimed = answered(served, &asked).await.unwrap();
     let replayed = replayed(checks, &to, &claimed).await.unwrap();
@@ -176,13 +180,14 @@ async fn audit(served: &Embedded, checks: &Embedded, number: u64, twist: Twist) 
 
 async fn audits(config: ChildConfig, checks: &Embedded, first: u64, count: u64, twist: Twist) -> Vec<Compared> {
     let mut all = Vec::new();
-    with_file(config, |served| async {
+    let answers = &mut all;
+    with_file(config, |served| async move {
         let at_once = usize::try_from(served.ready().await.unwrap().parallel).unwrap();
         let audits = (first..first + count).map(|number| {
             let served = served.clone();
             async move { audit(&served, checks, number << 20, twist).await }
         });
-        all = futures::stream::iter(audits).buffered(at_once).collect().await;
+        *answers = futures::stream::iter(audits).buffered(at_once).collect().await;
     })
     .await;
     all
