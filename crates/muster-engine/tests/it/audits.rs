@@ -209,14 +209,13 @@ async fn cheats_are_told_from_honest_containers() {
     let make = |name: &str, shape: Shape| ChildConfig {
         context: 1_536,
         parallel: 4,
-        threads: 2,
         ..config(&file(folder.path(), name, shape))
     };
     let own = make("model.gguf", SHAPE);
-    with_file(ChildConfig { parallel: 3, threads: 1, ..own.clone() }, |checks| async move {
-        let alone = audits(ChildConfig { parallel: 1, threads: 1, ..own.clone() }, &checks, 0, 20, Twist::None).await;
-        let many = audits(ChildConfig { parallel: 8, ..own.clone() }, &checks, 100, 40, Twist::None).await;
-        let (first, second) = many.split_at(20);
+    with_file(ChildConfig { parallel: 3, ..own.clone() }, |checks| async move {
+        let alone = audits(ChildConfig { parallel: 1, ..own.clone() }, &checks, 0, 15, Twist::None).await;
+        let many = audits(ChildConfig { parallel: 8, threads: 2, ..own.clone() }, &checks, 100, 30, Twist::None).await;
+        let (first, second) = many.split_at(15);
         let honest: Vec<Compared> = alone.iter().chain(first).copied().collect();
         let limits = calibrate(&honest).unwrap();
         for honest in [&alone[..], first, second] {
@@ -231,7 +230,7 @@ async fn cheats_are_told_from_honest_containers() {
             ("a cached answer, to another prompt", own.clone(), Twist::OtherPrompt),
         ];
         for (what, config, twist) in cheats {
-            let answers = audits(config, &checks, 200, 16, twist).await;
+            let answers = audits(config, &checks, 200, 14, twist).await;
             assert!(answers.iter().map(|answer| answer.tokens).sum::<u64>() <= 2_000);
             let standing = standing(&answers, &limits);
             let Standing::Deviates(deviation) = standing else { panic!("{what}: {standing:?} {answers:?}") };
