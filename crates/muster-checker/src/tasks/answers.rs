@@ -192,9 +192,9 @@ async fn look(
 ) -> Result<Option<(Honest, String)>, String> {
     let (subject, weights) = (job.subject, model.spec.weights);
     let mut account = house.accounts.get(subject, weights);
-    let (others, more) = witnesses(&account, job);
+    let (itself, (others, more)) = ([subject], witnesses(&account, job));
     let (one, other, third) =
-        tokio::join!(rent(config, model, &[subject]), rent(config, model, &others), rent(config, model, &more));
+        tokio::join!(rent(config, model, &itself), rent(config, model, &others), rent(config, model, &more));
     let (one, other) = (one?, other?);
     // A second witness is as good as a second visit, and can be done without.
     let others: Vec<Rented> = [other].into_iter().chain(third.ok()).collect();
@@ -318,7 +318,7 @@ async fn visit(
     chat: bool,
 ) -> Visit {
     let (mut visit, mut pending) = (Visit::default(), Vec::new());
-    let mut hides = |error: &AuditError, visit: &mut Visit, account: &mut Account| {
+    let hides = |error: &AuditError, visit: &mut Visit, account: &mut Account| {
         tracing::debug!(%error, "an answer cannot be audited");
         if error.hides() {
             visit.hidden += 1;

@@ -364,9 +364,10 @@ mod tests {
             for _ in 0..200 {
                 let drawn = one.draw(&logits, &[], None).unwrap();
                 let row = two.replay(&elsewhere(&logits, 1e-4), &[], None, drawn.token).unwrap();
-                assert!(row.own == drawn.token || row.margin <= 1 || s.top_p < 1.0, "{row:?}");
+                // Whoever was the last to be looked at may be the first who is not, elsewhere.
+                let cut = s.top_p < 1.0 || s.top_k > 0;
+                assert!(row.own == drawn.token || row.margin <= 1 || cut, "{row:?}");
                 assert_eq!(row.likely[0].id, drawn.likely[0].id);
-                // Whoever was the last within a share of the odds may be the first beyond it elsewhere.
                 same += usize::from(row.own == drawn.token);
                 of_another += usize::from(three.replay(&logits, &[], None, drawn.token).unwrap().own == drawn.token);
             }
