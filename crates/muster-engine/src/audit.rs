@@ -2,7 +2,8 @@
 //!
 //! Works over any [`Engine`]: the one may be a Container's, the other another's.
 
-use muster_core::inference::audit::{Commitment, Replay, Replayable, Replayed, Transcript};
+use muster_core::ids::NodeId;
+use muster_core::inference::audit::{Account, Commitment, Replay, Replayable, Replayed, Transcript, compare, question};
 use muster_core::inference::{InferenceError, InferenceEvent, InferenceRequest, InferenceTask, TokenCounts};
 
 use crate::Engine;
@@ -143,3 +144,63 @@ pub async fn replayed(engine: &dyn Engine, to: &Replayable, claimed: &Transcript
     let request = InferenceRequest { task: InferenceTask::Replay(Box::new(replay)), stream: false };
     hear(engine, request).await.map_err(AuditError::Failed)?.replayed.ok_or(AuditError::NotReplayed)
 }
+
+/// What a visit came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visit {
+    /// Answers that came.
+    pub answered: u32,
+    /// Replays that were held against them.
+    pub compared: u32,
+    /// Answers whose transcript did not come.
+    pub hidden: u32,
+}
+
+/// Asks the questions of these numbers, then for what was committed to with the answers, and has each replayed by all
+/// witnesses. What that comes to is added to the account.
+pub async fn visit(
+    subject: &dyn Engine,
+    witnesses: &[(NodeId, &dyn Engine)],
+    account: &mut Account,
+    numbers: &[u64],
+    chat: bool,
+) -> Visit {
+    let (mut visit, mut pending) = (Visit::default(), Vec::new());
+    let hides = |error: &AuditError, visit: &mut Visit, account: &mut Account| {
+        tracing::debug!(%error, "an answer cannot be audited");
+        if error.hides() {
+            visit.hidden += 1;
+            account.unrevealed();
+        }
+    };
+    for number in numbers {
+        match asked(subject, question(*number, chat)).await {
+            Ok(answer) => pending.push(answer),
+            Err(error) => hides(&error, &mut visit, account),
+        }
+    }
+    for answer in pending {
+        visit.answered += 1;
+        let claimed = match answer.reveal(subject).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                hides(&error, &mut visit, account);
+                continue;
+            }
+        };
+        for (witness, other) in witnesses {
+            let again = replayed(*other, answer.to(), &claimed).await.map_err(|error| error.to_string());
+            match again.and_then(|again| compare(&claimed, &again).map_err(|error| error.to_string())) {
+                Ok(compared) => {
+                    visit.compared += 1;
+                    account.compared(*witness, compared);
+                }
+                Err(why) => tracing::debug!(why, witness = %witness.short(), "an answer was not replayed"),
+            }
+        }
+    }
+    visit
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,10 +15,10 @@ use muster_client::job::{JobControl, JobRequest};
 use muster_client::model::{self, ModelLine};
 use muster_core::demand::{Demand, Reach};
 use muster_core::ids::NodeId;
-use muster_core::inference::audit::{Account, LimitsTable, Standing, compare, question};
+use muster_core::inference::audit::{Account, LimitsTable, Standing};
 use muster_core::inference::{ModelDemand, ModelError, ModelKind, ModelSpec, TokenAsk, WeightsId};
 use muster_core::units::Bytes;
-use muster_engine::audit::{AuditError, asked, replayed};
+use muster_engine::audit::visit;
 use muster_engine::{Engine, EngineInfo};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -150,14 +150,6 @@ impl Drop for Rented {
     fn drop(&mut self) {
         self.control.stop();
     }
-}
-
-/// What a visit came to.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Visit {
-    answered: u32,
-    compared: u32,
-    hidden: u32,
 }
 
 /// Asks, if chance wants it and there is time. `None`: nothing can be said.
@@ -309,51 +301,43 @@ impl Drop for Stopping {
     }
 }
 
-/// Asks all questions, then for what was committed to with the answers, and has it replayed.
-async fn visit(
-    subject: &dyn Engine,
-    witnesses: &[(NodeId, &dyn Engine)],
-    account: &mut Account,
-    numbers: &[u64],
-    chat: bool,
-) -> Visit {
-    let (mut visit, mut pending) = (Visit::default(), Vec::new());
-    let hides = |error: &AuditError, visit: &mut Visit, account: &mut Account| {
-        tracing::debug!(%error, "an answer cannot be audited");
-        if error.hides() {
-            visit.hidden += 1;
-            account.unrevealed();
-        }
-    };
-    for number in numbers {
-        match asked(subject, question(*number, chat)).await {
-            Ok(answer) => pending.push(answer),
-            Err(error) => hides(&error, &mut visit, account),
-        }
-    }
-    for answer in pending {
-        visit.answered += 1;
-        let claimed = match answer.reveal(subject).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                hides(&error, &mut visit, account);
-                continue;
-            }
-        };
-        for (witness, other) in witnesses {
-            let again = replayed(*other, answer.to(), &claimed).await.map_err(|error| error.to_string());
-            match again.and_then(|again| compare(&claimed, &again).map_err(|error| error.to_string())) {
-                Ok(compared) => {
-                    visit.compared += 1;
-                    account.compared(*witness, compared);
-                }
-                Err(why) => tracing::debug!(why, witness = %witness.short(), "an answer was not replayed"),
-            }
-        }
-    }
-    visit
-}
-
 #[cfg(test)]
-#[path = "answers/tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use muster_core::inference::audit::{Compared, Limits, UNREVEALED_MAX};
+
+    #[test]
+    fn an_operator_s_model_is_known_by_its_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let (name, quantisation) = ("m".to_owned(), "F16".to_owned());
+        let file = AuditedFile { name, quantisation, path: path.clone(), context: 512 };
+        assert!(file.open().unwrap_err().to_string().contains("m.gguf"));
+        std::fs::write(&path, "abc").unwrap();
+        let model = file.open().unwrap();
+        assert_eq!(model.spec.bytes, Bytes(3));
+        assert!(model.spec.weights.to_string().starts_with("ba7816bf8f01cfea"), "{}", model.spec.weights);
+        assert!(matches!(AuditedFile { context: 1, ..file }.open(), Err(AuditedError::Spec { .. })));
+    }
+
+    #[test]
+    fn what_an_account_says_is_said_with_a_sentence() {
+        let limits = Limits { differing_ppm: 10_000, margin_micronats: 1_000, distance_micronats: 5_000 };
+        let mut account = Account::default();
+        let said = |account: &Account| found(account, account.standing(&limits));
+        assert_eq!(said(&account).0, Honest::Unknown);
+        for differing in [0, 30] {
+            for _ in 0..10 {
+                for node in [1, 2] {
+                    let answer = Compared { tokens: 100, differing, ..Compared::default() };
+                    account.compared(NodeId([node; 32]), answer);
+                }
+            }
+            let (honest, why) = said(&account);
+            assert_eq!(honest, if differing == 0 { Honest::Yes } else { Honest::No }, "{why}");
+        }
+        assert!(said(&account).1.contains("30.00 %"), "{}", said(&account).1);
+        (0..UNREVEALED_MAX).for_each(|_| account.unrevealed());
+        assert!(said(&account).1.contains("does not tell"));
+    }
+}

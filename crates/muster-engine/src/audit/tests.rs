@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use muster_core::inference::audit::{
-    Claimed, Commitment, Limits, PromptHash, Replay, Replayable, Replayed, Row, Transcript,
-};
+use muster_core::inference::audit::{Claimed, Limits, PromptHash, Row, Standing};
 use muster_core::inference::{
     InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, InferenceTask, TokenCounts,
 };
-use muster_engine::scheduler::Drawer;
-use muster_engine::{Answer, Later, Load, NotReady, answer};
 
 use super::*;
+use crate::scheduler::Drawer;
+use crate::{Answer, EngineInfo, Later, Load, NotReady, answer};
 
 const LIMITS: Limits = Limits { differing_ppm: 10_000, margin_micronats: 2_000, distance_micronats: 8_000 };
 const VOCABULARY: u32 = 50;
+const QUESTIONS: u32 = 8;
 
 /// A model of its own: what comes next follows from what was before, by `weights`; its figures are off by `noise`.
 #[derive(Default)]
@@ -112,19 +111,6 @@ impl Engine for Played {
     }
 }
 
-#[test]
-fn an_operator_s_model_is_known_by_its_hash() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("m.gguf");
-    let file = AuditedFile { name: "m".to_owned(), quantisation: "F16".to_owned(), path: path.clone(), context: 512 };
-    assert!(file.open().unwrap_err().to_string().contains("m.gguf"));
-    std::fs::write(&path, "abc").unwrap();
-    let model = file.open().unwrap();
-    assert_eq!(model.spec.bytes, Bytes(3));
-    assert!(model.spec.weights.to_string().starts_with("ba7816bf8f01cfea"), "{}", model.spec.weights);
-    assert!(matches!(AuditedFile { context: 1, ..file }.open(), Err(AuditedError::Spec { .. })));
-}
-
 /// Two visits with two witnesses: two thousand tokens at most.
 async fn visits(subject: &Played, witness: &Played) -> Account {
     let mut account = Account::default();
@@ -142,13 +128,10 @@ async fn the_honest_are_faithful_and_others_are_found_out() {
     let witness = Played { weights: 5, noise: 1e-4, ..Played::default() };
     let honest = visits(&Played { weights: 5, ..Played::default() }, &witness).await;
     assert_eq!(honest.standing(&LIMITS), Standing::Faithful);
-    assert_eq!(found(&honest, Standing::Faithful), (Honest::Yes, "its answers are the model's own".to_owned()));
     for cheat in [Played { weights: 6, ..Played::default() }, Played { weights: 5, noise: 0.2, ..Played::default() }] {
         let account = visits(&cheat, &witness).await;
         let standing = account.standing(&LIMITS);
         assert!(matches!(standing, Standing::Deviates(_)), "{standing:?}");
-        let (honest, why) = found(&account, standing);
-        assert!(honest == Honest::No && why.starts_with("its answers are not the model's: of 1"), "{why}");
     }
 }
 
@@ -157,8 +140,6 @@ async fn who_does_not_reveal_is_told_from_who_does_not_answer() {
     let witness = Played { weights: 5, ..Played::default() };
     let mute = visits(&Played { weights: 5, mute: true, ..Played::default() }, &witness).await;
     assert!(mute.hides() && mute.standing(&LIMITS) == Standing::Unknown);
-    let (honest, why) = found(&mute, Standing::Unknown);
-    assert!(honest == Honest::No && why.contains("does not tell"), "{why}");
     // Questions of another kind are refused by this engine: that is no fault of its answers.
     let mut account = Account::default();
     let subject = Played::default();
