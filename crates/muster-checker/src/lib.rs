@@ -13,6 +13,7 @@
 //! | `brain` | one thread: events in, durable records, effects out |
 //! | `store` | the brain's records in redb |
 //! | [`evidence`] | bytes by their hash, in files, within a limit |
+//! | `accounts` | what Containers' answers came to, in one file |
 //! | `tasks` | liveness, proofs of capacity, quality, rechecks |
 //! | [`archive`] | any epoch again, by anybody: its draw, its transcripts, its outcome |
 //! | [`examine`] | running again what another Checker shows |
@@ -26,6 +27,7 @@
 //! time left of a phase (on the public network: commitments last 90 seconds) gets no receipts, and its status says so.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
+mod accounts;
 pub mod archive;
 pub mod beacon;
 mod brain;
@@ -44,6 +46,7 @@ mod store;
 mod tasks;
 pub mod view;
 
+pub use accounts::AccountsError;
 pub use archive::{Archive, ArchiveError, Verification};
 pub use beacon::{Beacon, BeaconError};
 pub use chain_ledger::{ChainLedger, DrandBeacon};
@@ -53,4 +56,4 @@ pub use muster_net::evidence::{FetchError, fetch};
 pub use node::{CheckerConfig, CheckerError, CheckerNode};
 pub use status::{CheckerStatus, Counted, TaskStatus};
 pub use store::StoreError;
-pub use tasks::PlayConfig;
+pub use tasks::{AnswersConfig, AuditedError, AuditedFile, AuditedModel, PlayConfig};

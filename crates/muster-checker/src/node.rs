@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::accounts::{Accounts, AccountsError};
 use crate::archive::Archive;
 use crate::beacon::Beacon;
 use crate::brain;
@@ -31,7 +32,7 @@ use crate::ledger::{Ledger, LedgerError, Snapshot};
 use crate::serve;
 use crate::status::{Board, CheckerStatus};
 use crate::store::{Store, StoreError};
-use crate::tasks::PlayConfig;
+use crate::tasks::{AnswersConfig, PlayConfig};
 use crate::view;
 
 /// Events that may wait for the brain.
@@ -72,6 +73,8 @@ pub struct CheckerConfig {
     pub evidence: EvidenceLimits,
     /// How it plays live sessions itself; not at all where there is no wallet for it.
     pub player: Option<PlayConfig>,
+    /// How it audits answers of models; not at all where it has no wallet and no model for it.
+    pub answers: Option<AnswersConfig>,
 }
 
 /// Why a Checker could not begin or go on.
@@ -91,6 +94,9 @@ pub enum CheckerError {
     /// Its evidence.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// What it knows of answers.
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
     /// Its address.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -144,6 +150,8 @@ pub(crate) struct House {
     pub(crate) player: Option<PlayConfig>,
     /// Sessions are played one after the other.
     pub(crate) playing: Semaphore,
+    pub(crate) answers: Option<AnswersConfig>,
+    pub(crate) accounts: Accounts,
     nodes: RwLock<BTreeMap<NodeId, Known>>,
     /// The Checker of an account, of several the one that can be drawn.
     signers: RwLock<BTreeMap<Address, NodeId>>,
@@ -377,6 +385,7 @@ impl CheckerNode {
         let id = config.secret.id();
         let store = Store::open(&dir.join("checker.redb"), id)?;
         let evidence = EvidenceStore::open(&dir.join("evidence"), config.evidence)?;
+        let accounts = Accounts::open(&dir.join("answers.bin"))?;
         let peer = Peer::bind(PeerConfig {
             relay: config.relay,
             limits: Limits::control(),
@@ -414,6 +423,8 @@ impl CheckerNode {
             core: Semaphore::new(1),
             player: config.player,
             playing: Semaphore::new(1),
+            answers: config.answers,
+            accounts,
             nodes: RwLock::default(),
             signers: RwLock::default(),
             first_committee: first_committee.clone(),

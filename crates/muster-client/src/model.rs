@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use muster_core::inference::audit::Commitment;
 use muster_core::inference::{
     InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, InferenceTask, Prompt, TokenCounts,
 };
+use muster_engine::audit;
 use muster_engine::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotReady, answer};
 use muster_net::{NetError, StreamKind};
 use muster_wire::message::inference::{FromInference, InferenceOpen, ModelReady, SEALED_LEN_MAX, ToInference};
@@ -22,6 +24,8 @@ use crate::live::{Complaints, LiveState, drive, over};
 use crate::rental::LeaseLine;
 use crate::renter::Renter;
 
+/// Of so many answers one is held against what was committed to with it, by chance.
+const REVEAL_EVERY: u32 = 64;
 /// A Container that takes no request for so long is as good as gone.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// An answer of which nothing comes for so long is given up: a long prompt takes its time.
@@ -127,6 +131,14 @@ impl ModelLine {
     pub fn standing(&self) -> watch::Receiver<ModelStanding> {
         self.shared.standing.clone()
     }
+
+    /// Asks for what was committed to. Nobody waits for it; what is wrong stands in the log.
+    async fn hold_against(&self, commitment: Commitment) {
+        if let Err(error) = audit::reveal(self, commitment).await {
+            let lease = self.shared.line.borrow().as_ref().map(|line| line.lease.short());
+            tracing::warn!(lease, %error, "a model's Container does not stand by an answer");
+        }
+    }
 }
 
 impl ModelLine {
@@ -169,12 +181,22 @@ impl Engine for ModelLine {
         })
     }
 
+    /// Each request gets a seed, so that its answer can be replayed; now and then an answer is held against its
+    /// commitment, which also hides those that Checkers ask for.
     fn submit(&self, request: InferenceRequest) -> Answer {
         let (answering, answer) = answer();
         let busy = Busy::begin(&self.shared);
+        // Servers behind an OpenAI API take no seed that needs a sign.
+        let request = request.seeded(rand::random::<u64>() >> 1);
+        let line = self.clone();
         tokio::spawn(async move {
-            ask(&busy.0, request, answering).await;
+            let committed = ask(&busy.0, request, answering).await;
             drop(busy);
+            if let Some(commitment) = committed
+                && rand::random_range(0..REVEAL_EVERY) == 0
+            {
+                line.hold_against(commitment).await;
+            }
         });
         answer
     }
@@ -205,7 +227,8 @@ impl Drop for Busy {
     }
 }
 
-async fn ask(shared: &Shared, request: InferenceRequest, answering: Answering) {
+/// Carries a request; what was committed to with its first answer.
+async fn ask(shared: &Shared, request: InferenceRequest, answering: Answering) -> Option<Commitment> {
     let line = shared.line.borrow().clone();
     let Some(line) = line else {
         let why = match &*shared.standing.borrow() {
@@ -216,12 +239,12 @@ async fn ask(shared: &Shared, request: InferenceRequest, answering: Answering) {
             ModelStanding::Ready(_) => "the line to the model's Container is down; it is dialled again".to_owned(),
         };
         answering.fail(InferenceError::new(InferenceErrorKind::Unavailable, why), TokenCounts::ZERO).await;
-        return;
+        return None;
     };
     let most = most(&request, shared.context);
-    let mut asked = Asked { line: &line, began: None, answering, sent: false };
+    let mut asked = Asked { line: &line, began: None, committed: None, answering, sent: false };
     match asked.carry(request).await {
-        Ok(()) => {}
+        Ok(()) => asked.committed,
         Err(error) => {
             // Of a request that was sent, what it counted is not known any more.
             let counts = asked.began.unwrap_or_default();
@@ -231,6 +254,7 @@ async fn ask(shared: &Shared, request: InferenceRequest, answering: Answering) {
             let why = format!("the line to the model's Container broke: {error}");
             let error = InferenceError::new(InferenceErrorKind::Unavailable, why);
             asked.answering.fail(error, counts).await;
+            None
         }
     }
 }
@@ -239,6 +263,7 @@ async fn ask(shared: &Shared, request: InferenceRequest, answering: Answering) {
 struct Asked<'a> {
     line: &'a LeaseLine,
     began: Option<TokenCounts>,
+    committed: Option<Commitment>,
     answering: Answering,
     sent: bool,
 }
@@ -270,6 +295,7 @@ impl Asked<'_> {
             for event in &events {
                 match event {
                     InferenceEvent::Began { counts } => self.began = Some(*counts),
+                    InferenceEvent::Committed { choice: 0, commitment } => self.committed = Some(*commitment),
                     InferenceEvent::Done { counts } | InferenceEvent::Failed { counts, .. } => {
                         self.line.tally.answered(*counts);
                         last = true;
@@ -297,12 +323,17 @@ fn most(request: &InferenceRequest, context: u32) -> TokenCounts {
         InferenceTask::Chat(chat) => (context, Some(&chat.sampling)),
         InferenceTask::Completion(completion) => (prompts(&completion.prompts), Some(&completion.sampling)),
         InferenceTask::Embedding(embedding) => (prompts(&embedding.inputs), None),
+        InferenceTask::Replay(_) => (context, None),
+        InferenceTask::Reveal(_) => (0, None),
     };
     let output = sampling.map_or(0, |sampling| {
         let each = sampling.max_tokens.map_or(context, u64::from).min(context);
         let prompts = match &request.task {
             InferenceTask::Completion(completion) => completion.prompts.len(),
-            InferenceTask::Chat(_) | InferenceTask::Embedding(_) => 1,
+            InferenceTask::Chat(_)
+            | InferenceTask::Embedding(_)
+            | InferenceTask::Reveal(_)
+            | InferenceTask::Replay(_) => 1,
         };
         each.saturating_mul(u64::from(sampling.n)).saturating_mul(u64::try_from(prompts).unwrap_or(u64::MAX))
     });

@@ -8,6 +8,8 @@
 
 #[cfg(feature = "engines")]
 mod answer;
+#[cfg(feature = "engines")]
+pub mod audit;
 pub mod bert;
 #[cfg(feature = "llama")]
 pub mod child;

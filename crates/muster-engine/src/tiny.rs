@@ -12,25 +12,48 @@ pub const CONTEXT: u32 = 2_048;
 /// The token that ends an answer.
 pub const END: u32 = 4;
 
-/// How large a model is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shape {
-    /// Numbers of a token's place; a multiple of the heads.
-    pub width: u32,
-    /// Numbers between the two halves of a layer.
-    pub inner: u32,
-    /// Heads of attention.
-    pub heads: u32,
-    /// Layers.
-    pub layers: u32,
-    /// How far weights lie from 0 at most.
-    pub scale: f32,
+const HEADS: u32 = 4;
+
+/// In what numbers a model's matrices are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numbers {
+    /// 32 bits each.
+    #[default]
+    F32,
+    /// 16 bits each.
+    F16,
+    /// 8 bits each, in blocks of 32.
+    Q8_0,
+    /// 4 bits each, in blocks of 32.
+    Q4_0,
 }
 
-/// The tiny model.
-pub const TINY: Shape = Shape { width: 64, inner: 128, heads: 4, layers: 2, scale: 0.3 };
-/// One of 26 million parameters, whose weights do not fit into a processor's caches: for measuring.
-pub const MEASURED: Shape = Shape { width: 512, inner: 1_408, heads: 8, layers: 8, scale: 0.1 };
+/// What a generated model is like. Two that differ in `numbers` or `left_out` alone have the same weights otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// What its weights are drawn from.
+    pub seed: u64,
+    /// Numbers of a token; a multiple of 32.
+    pub width: u32,
+    /// Layers.
+    pub layers: u32,
+    /// How many of them, the last ones, are left out.
+    pub left_out: u32,
+    /// How great the weights are that give the odds of tokens: the greater, the more often one of them is likely.
+    pub peak: f32,
+    /// In what numbers its matrices are written.
+    pub numbers: Numbers,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { seed: 5, width: 64, layers: 2, left_out: 0, peak: 0.3, numbers: Numbers::F32 }
+    }
+}
+
+/// One of 21 million parameters, whose weights do not fit into a processor's caches: for measuring.
+pub const MEASURED: Shape =
+    Shape { seed: 5, width: 512, layers: 8, left_out: 0, peak: 0.1, numbers: Numbers::F32 };
 
 const TEMPLATE: &str = "{%- if tools %}<|im_start|>system
 You may call tools.
@@ -85,27 +108,28 @@ fn vocabulary() -> Vec<(Vec<u8>, i32)> {
     tokens
 }
 
-/// The tiny model's file, the same bytes each time.
+/// The file's bytes, the same each time.
 ///
 /// # Errors
 /// None that is known; the writer checks shapes.
 pub fn bytes() -> Result<Vec<u8>, GgufError> {
-    shaped(&TINY)
+    shaped(&Shape::default())
 }
 
-/// A file of a model of this shape, the same bytes each time.
+/// The bytes of a file of this shape.
 ///
 /// # Errors
-/// The shape is none.
+/// The width is no multiple of 32.
 pub fn shaped(shape: &Shape) -> Result<Vec<u8>, GgufError> {
-    let Shape { width, inner, heads, layers, scale } = *shape;
+    let (width, inner) = (shape.width, shape.width * 2);
+    let layers = shape.layers.saturating_sub(shape.left_out);
     let vocabulary = vocabulary();
     let count = u32::try_from(vocabulary.len()).unwrap_or(0);
     let mut file = Builder::new("llama");
     file.text("general.name", "muster-tiny").u32("general.file_type", 0);
     file.u32("llama.context_length", CONTEXT).u32("llama.embedding_length", width).u32("llama.block_count", layers);
-    file.u32("llama.feed_forward_length", inner).u32("llama.attention.head_count", heads);
-    file.u32("llama.attention.head_count_kv", heads).u32("llama.rope.dimension_count", width / heads);
+    file.u32("llama.feed_forward_length", inner).u32("llama.attention.head_count", HEADS);
+    file.u32("llama.attention.head_count_kv", HEADS).u32("llama.rope.dimension_count", width / HEADS);
     file.f32("llama.attention.layer_norm_rms_epsilon", 1e-5).u32("llama.vocab_size", count);
     file.text("tokenizer.ggml.model", "llama");
     file.texts("tokenizer.ggml.tokens", vocabulary.iter().map(|(text, _)| text.as_slice()));
@@ -118,26 +142,37 @@ pub fn shaped(shape: &Shape) -> Result<Vec<u8>, GgufError> {
     file.u32("tokenizer.ggml.unknown_token_id", 0).bool("tokenizer.ggml.add_bos_token", true);
     file.bool("tokenizer.ggml.add_eos_token", false).bool("tokenizer.ggml.add_space_prefix", false);
     file.text("tokenizer.chat_template", TEMPLATE);
-    let mut weights = Weights(5);
+    let mut weights = Weights(shape.seed);
     let mut matrix = |file: &mut Builder, name: &str, row: u32, rows: u32, scale: f32| {
         let numbers = weights.take(row * rows, scale);
-        file.tensor(Tensor::f32(name, &[row.into(), rows.into()], &numbers));
+        let write = match shape.numbers {
+            Numbers::F32 => Tensor::f32,
+            Numbers::F16 => Tensor::f16,
+            Numbers::Q8_0 => Tensor::q8_0,
+            Numbers::Q4_0 => Tensor::q4_0,
+        };
+        file.tensor(write(name, &[row.into(), rows.into()], &numbers));
     };
     let ones = vec![1.0; usize::try_from(width).unwrap_or(0)];
+    // Wider models have smaller weights, so that what comes out of a layer is as great.
+    let each = 0.3 * (64.0 / f32::from(u16::try_from(width).unwrap_or(u16::MAX))).sqrt();
     matrix(&mut file, "token_embd.weight", width, count, 1.0);
-    for layer in 0..layers {
+    for layer in 0..shape.layers {
+        // What is left out is drawn all the same: the rest has the same weights then.
+        let mut aside = Builder::new("none");
+        let file = if layer < layers { &mut file } else { &mut aside };
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         file.tensor(Tensor::f32(&name("attn_norm"), &[width.into()], &ones));
         for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
-            matrix(&mut file, &name(part), width, width, scale);
+            matrix(file, &name(part), width, width, each);
         }
         file.tensor(Tensor::f32(&name("ffn_norm"), &[width.into()], &ones));
-        matrix(&mut file, &name("ffn_gate"), width, inner, scale);
-        matrix(&mut file, &name("ffn_up"), width, inner, scale);
-        matrix(&mut file, &name("ffn_down"), inner, width, scale);
+        matrix(file, &name("ffn_gate"), width, inner, each);
+        matrix(file, &name("ffn_up"), width, inner, each);
+        matrix(file, &name("ffn_down"), inner, width, each);
     }
     file.tensor(Tensor::f32("output_norm.weight", &[width.into()], &ones));
-    matrix(&mut file, "output.weight", width, count, scale);
+    matrix(&mut file, "output.weight", width, count, shape.peak);
     file.finish()
 }
 
@@ -146,7 +181,15 @@ pub fn shaped(shape: &Shape) -> Result<Vec<u8>, GgufError> {
 /// # Errors
 /// It cannot be written.
 pub fn write(path: &Path) -> std::io::Result<()> {
-    let bytes = bytes().map_err(std::io::Error::other)?;
+    write_shaped(path, &Shape::default())
+}
+
+/// Writes a file of this shape.
+///
+/// # Errors
+/// It cannot be written, or the width is no multiple of 32.
+pub fn write_shaped(path: &Path, shape: &Shape) -> std::io::Result<()> {
+    let bytes = shaped(shape).map_err(std::io::Error::other)?;
     std::fs::File::create(path)?.write_all(&bytes)
 }
 
@@ -162,5 +205,9 @@ mod tests {
         assert!(bytes.len() < 1_000_000 && summary.template.is_some());
         let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
         assert_eq!(format!("{sum:016x}"), "0178b748dfa47538");
+        let len = |numbers, left_out| shaped(&Shape { numbers, left_out, ..Shape::default() }).unwrap().len();
+        assert!(len(Numbers::F16, 0) < bytes.len() && len(Numbers::Q4_0, 0) < len(Numbers::Q8_0, 0));
+        assert!(len(Numbers::F32, 1) < bytes.len());
+        assert!(shaped(&Shape { width: 65, numbers: Numbers::Q8_0, ..Shape::default() }).is_err());
     }
 }

@@ -153,6 +153,7 @@ impl Upstream {
             InferenceTask::Chat(_) => (can.chat, "holds no conversations", "model"),
             InferenceTask::Completion(_) => (can.completion, "goes on with no texts", "model"),
             InferenceTask::Embedding(_) => (can.embedding, "gives no embeddings", "model"),
+            InferenceTask::Reveal(_) | InferenceTask::Replay(_) => (false, "commits to nothing", "model"),
         };
         if able {
             return Ok(());

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test"))]
 
 pub mod addr;
+pub mod audits;
 pub mod beacon;
 pub mod bounded;
 pub mod calibration;

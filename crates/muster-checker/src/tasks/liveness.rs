@@ -13,6 +13,7 @@ use muster_core::units::TimeMs;
 use muster_net::{NetError, StreamKind};
 use muster_wire::message::audit::{Alive, Question};
 
+use super::answers::{Honest, answers};
 use super::play::play;
 use super::{Found, Job, unknown};
 use crate::ledger::LedgerError;
@@ -76,12 +77,18 @@ enum Look {
     Nothing(String),
 }
 
-/// Looks at the work until the tests are over, and may play meanwhile: what a player sees counts before what is told.
+/// Looks at the work until the tests are over, and may play or ask meanwhile: what a player sees, and what answers come to,
+/// counts before what is told, and what is poor before what is good.
 pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
-    let (looked, played) = tokio::join!(looks(house, job), play(house, job));
-    match (looked, played) {
-        ((Finding::Good | Finding::Unknown, _), Some((Delivered::Poor(_), why))) => (Finding::Poor, Some(why)),
-        ((Finding::Good | Finding::Unknown, _), Some((Delivered::Good, why))) => (Finding::Good, Some(why)),
+    let (looked, played, asked) = tokio::join!(looks(house, job), play(house, job), answers(house, job));
+    let seen = match (played, asked) {
+        (Some((Delivered::Poor(_), why)), _) => Some((Finding::Poor, why)),
+        (_, Some((Honest::No, why))) => Some((Finding::Poor, why)),
+        (Some((Delivered::Good, why)), _) | (_, Some((Honest::Yes, why))) => Some((Finding::Good, why)),
+        _ => None,
+    };
+    match (looked, seen) {
+        ((Finding::Good | Finding::Unknown, _), Some((finding, why))) => (finding, Some(why)),
         (looked, _) => looked,
     }
 }

@@ -1,5 +1,6 @@
 //! The tasks of an epoch, each in a task of its own; every one ends before commitments begin.
 
+mod answers;
 mod capacity;
 mod liveness;
 mod play;
@@ -16,6 +17,7 @@ use muster_core::reward::Finding;
 use muster_core::units::TimeMs;
 use tracing::{debug, info};
 
+pub use answers::{AnswersConfig, AuditedError, AuditedFile, AuditedModel};
 pub use play::PlayConfig;
 pub(crate) use recheck::set_proof;
 

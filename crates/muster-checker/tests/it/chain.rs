@@ -212,6 +212,7 @@ impl Trio {
                 first_committee: self.members.clone(),
                 evidence: EvidenceLimits::default(),
                 player: None,
+                answers: None,
             })
             .await
             .unwrap();

@@ -164,6 +164,7 @@ impl World {
             first_committee: self.members.clone(),
             evidence: EvidenceLimits::default(),
             player: None,
+            answers: None,
         })
         .await
         .unwrap();

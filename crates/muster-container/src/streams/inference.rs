@@ -249,6 +249,11 @@ fn rough_len(event: &InferenceEvent) -> usize {
         InferenceEvent::Embedding { vector, .. } => vector.len().saturating_mul(4).saturating_add(16),
         InferenceEvent::ToolCall { piece, .. } => piece.arguments.len().saturating_add(256),
         InferenceEvent::Failed { error, .. } => error.why.len().saturating_add(128),
-        InferenceEvent::Began { .. } | InferenceEvent::Finished { .. } | InferenceEvent::Done { .. } => 64,
+        InferenceEvent::Transcript(transcript) => transcript.tokens.len().saturating_mul(48).saturating_add(64),
+        InferenceEvent::Replayed(replayed) => replayed.rows.len().saturating_mul(48).saturating_add(64),
+        InferenceEvent::Began { .. }
+        | InferenceEvent::Finished { .. }
+        | InferenceEvent::Done { .. }
+        | InferenceEvent::Committed { .. } => 64,
     }
 }

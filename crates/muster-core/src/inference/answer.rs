@@ -5,6 +5,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::TokenCounts;
+use super::audit::{Commitment, Replayed, Transcript};
 
 /// Of how many of the likeliest tokens log-probabilities are told.
 pub const TOP_LOGPROBS_MAX: u8 = 20;
@@ -65,6 +66,17 @@ pub enum InferenceEvent {
         /// What was done before, by the engine's own count.
         counts: TokenCounts,
     },
+    /// Comes before an answer's `Finished`, where the engine commits to what it draws.
+    Committed {
+        /// Which answer.
+        choice: Choice,
+        /// Names its transcript, which can be asked for.
+        commitment: Commitment,
+    },
+    /// What was committed to.
+    Transcript(Box<Transcript>),
+    /// What a replay came to.
+    Replayed(Box<Replayed>),
 }
 
 /// What a text is, in an answer.

@@ -5,6 +5,7 @@
 //! [`InferenceRequest`] in one place, and an engine, ours or somebody else's, is whatever turns one into events.
 
 mod answer;
+pub mod audit;
 mod count;
 pub mod fleet;
 mod hub;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::audit::{Commitment, Replay};
+
 /// Bytes of all the text of one request.
 pub const TEXT_LEN_MAX: usize = 2 * 1024 * 1024;
 /// Messages of one chat.
@@ -39,6 +41,10 @@ pub enum InferenceTask {
     Completion(Box<Completion>),
     /// Where texts lie in the space of meanings.
     Embedding(Embedding),
+    /// What was committed to with an answer, for as long as it is kept. Counts nothing.
+    Reveal(Commitment),
+    /// An answer of somebody else's, drawn again.
+    Replay(Box<Replay>),
 }
 
 /// A conversation.
@@ -419,6 +425,17 @@ impl Chat {
     }
 }
 
+impl Completion {
+    /// Refuses what cannot be gone on with.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn check(&self) -> Result<(), RequestError> {
+        check_prompts("prompt", &self.prompts)?;
+        self.sampling.check()
+    }
+}
+
 impl InferenceRequest {
     /// Refuses what no engine can answer, whatever its model.
     ///
@@ -427,16 +444,15 @@ impl InferenceRequest {
     pub fn check(&self) -> Result<(), RequestError> {
         match &self.task {
             InferenceTask::Chat(chat) => chat.check(),
-            InferenceTask::Completion(completion) => {
-                check_prompts("prompt", &completion.prompts)?;
-                completion.sampling.check()
-            }
+            InferenceTask::Completion(completion) => completion.check(),
             InferenceTask::Embedding(embedding) => {
                 if embedding.dimensions == Some(0) {
                     return Err(RequestError::new("dimensions", "dimensions is 0; ask for one at least"));
                 }
                 check_prompts("input", &embedding.inputs)
             }
+            InferenceTask::Reveal(_) => Ok(()),
+            InferenceTask::Replay(replay) => replay.check(),
         }
     }
 
@@ -446,7 +462,19 @@ impl InferenceRequest {
         match &self.task {
             InferenceTask::Chat(chat) => Some(&chat.sampling),
             InferenceTask::Completion(completion) => Some(&completion.sampling),
-            InferenceTask::Embedding(_) => None,
+            InferenceTask::Embedding(_) | InferenceTask::Reveal(_) | InferenceTask::Replay(_) => None,
         }
+    }
+
+    /// The same with a seed where it has none: it shall not be the Container that chooses.
+    #[must_use]
+    pub fn seeded(mut self, random: u64) -> Self {
+        let sampling = match &mut self.task {
+            InferenceTask::Chat(chat) => &mut chat.sampling,
+            InferenceTask::Completion(completion) => &mut completion.sampling,
+            InferenceTask::Embedding(_) | InferenceTask::Reveal(_) | InferenceTask::Replay(_) => return self,
+        };
+        sampling.seed.get_or_insert(random);
+        self
     }
 }

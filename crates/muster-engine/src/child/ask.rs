@@ -4,6 +4,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use llama_cpp_2::json_schema_to_grammar;
 use llama_cpp_2::sampling::LlamaSampler;
+use muster_core::inference::audit::{PromptHash, Replay, Replayable, Row, Transcript};
 use muster_core::inference::{
     Chat, Completion, InferenceError, InferenceErrorKind, InferenceRequest, InferenceTask, Prompt, ResponseFormat,
     Sampling, ToolChoice,
@@ -26,6 +27,41 @@ pub(super) struct Answer {
     pub(super) drawer: Drawer,
     pub(super) writer: Writer,
     pub(super) grammar: Option<LlamaSampler>,
+    /// What is committed to.
+    pub(super) transcript: Transcript,
+    /// Where it is somebody else's, drawn again.
+    pub(super) replay: Option<Replaying>,
+}
+
+/// An answer that is drawn again.
+pub(super) struct Replaying {
+    /// It.
+    tokens: Vec<u32>,
+    rows: Vec<Row>,
+}
+
+impl Replaying {
+    /// The token that is to be drawn next.
+    pub(super) fn next(&self) -> Option<u32> {
+        self.tokens.get(self.rows.len()).copied()
+    }
+
+    pub(super) fn push(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    /// All of it, once it is there.
+    pub(super) fn whole(&mut self) -> Option<Vec<Row>> {
+        (self.rows.len() == self.tokens.len()).then(|| std::mem::take(&mut self.rows))
+    }
+}
+
+impl Answer {
+    /// Where in its prompt something is drawn first.
+    pub(super) fn draws_from(&self) -> usize {
+        let prompt = usize::try_from(self.transcript.prompt_tokens).unwrap_or(usize::MAX);
+        prompt.saturating_sub(1)
+    }
 }
 
 type Refused = InferenceError;
@@ -62,7 +98,31 @@ pub(super) fn answers(loaded: &Loaded<'_>, request: &InferenceRequest) -> Result
         InferenceTask::Embedding(_) => {
             Err(unsupported("model", "this model writes; ask one for embeddings that was deployed for them"))
         }
+        InferenceTask::Replay(replay) => of_replay(loaded, replay).map(|answer| vec![answer]),
+        InferenceTask::Reveal(_) => Err(unsupported("model", "this model keeps no transcripts")),
     }
+}
+
+/// An answer that is read together with its prompt, instead of being drawn.
+fn of_replay(loaded: &Loaded<'_>, replay: &Replay) -> Result<Answer, Refused> {
+    let all = match &replay.to {
+        Replayable::Chat(chat) => of_chat(loaded, chat)?,
+        Replayable::Completion(completion) => of_completion(loaded, completion)?,
+    };
+    known(loaded, "tokens", replay.tokens.iter())?;
+    let which = usize::try_from(replay.choice).unwrap_or(usize::MAX);
+    let mut answer = all.into_iter().nth(which).ok_or_else(|| bad("choice", "the request has no such answer"))?;
+    let (got, max) = (replay.tokens.len(), answer.writer.tokens_max());
+    if got > max {
+        let why = format!("the answer has {got} tokens, and its request and this model's context allow {max}");
+        return Err(bad("tokens", why));
+    }
+    // After the last token nothing is drawn.
+    answer.prompt.extend(replay.tokens.iter().take(got.saturating_sub(1)));
+    answer.counts_prompt = true;
+    answer.echo = None;
+    answer.replay = Some(Replaying { tokens: replay.tokens.clone(), rows: Vec::with_capacity(got) });
+    Ok(answer)
 }
 
 fn of_chat(loaded: &Loaded<'_>, chat: &Chat) -> Result<Vec<Answer>, Refused> {
@@ -221,13 +281,23 @@ impl Terms<'_> {
                 tools: self.tools.clone(),
                 one_call: self.one_call,
             };
+            let drawer = Drawer::new(self.sampling, choice, self.random, prompt);
+            let transcript = Transcript {
+                seed: drawer.seed(),
+                choice,
+                prompt: PromptHash::of(prompt),
+                prompt_tokens: u32::try_from(have).unwrap_or(u32::MAX),
+                tokens: Vec::new(),
+            };
             out.push(Answer {
                 prompt: prompt.to_vec(),
                 echo: self.echo.clone(),
                 counts_prompt: nth == 0,
-                drawer: Drawer::new(self.sampling, choice, self.random, prompt),
+                drawer,
                 writer: Writer::new(config),
                 grammar: grammar.transpose()?,
+                transcript,
+                replay: None,
             });
         }
         Ok(())

@@ -8,15 +8,17 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use muster_core::inference::audit::{Claimed, Commitment, Replayed, Row, TRANSCRIPT_TOKENS_MAX, Transcript};
 use muster_core::inference::{
-    Finish, InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, TokenCounts, TokenLogprob,
+    Finish, InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, InferenceTask, TokenCounts,
+    TokenLogprob,
 };
 
 use super::ask::{Answer, answers};
 use super::model::{BATCH, Loaded, number, token};
 use super::{Gone, Mouth};
 use crate::protocol::{FromEngine, ToEngine};
-use crate::scheduler::{Ask, Candidate, Entry, Piece, Placement, Slots};
+use crate::scheduler::{Ask, Candidate, Entry, Kept, NoToken, Piece, Placement, Slots};
 
 /// A request that is being answered.
 #[derive(Default)]
@@ -45,6 +47,7 @@ pub(super) struct Drawing<'m> {
     remembered: Vec<usize>,
     answers: BTreeMap<Key, Answer>,
     requests: BTreeMap<u64, Open>,
+    kept: Kept,
 }
 
 impl<'m> Drawing<'m> {
@@ -60,6 +63,7 @@ impl<'m> Drawing<'m> {
             remembered: vec![0; count],
             answers: BTreeMap::new(),
             requests: BTreeMap::new(),
+            kept: Kept::default(),
         })
     }
 
@@ -84,11 +88,18 @@ impl<'m> Drawing<'m> {
 
     fn ask(&mut self, id: u64, request: &InferenceRequest) {
         let mut open = Open { stream: request.stream, ..Open::default() };
+        if let InferenceTask::Reveal(commitment) = &request.task {
+            open.events = self.reveal(commitment);
+            open.over = true;
+            self.requests.insert(id, open);
+            return;
+        }
         match answers(self.loaded, request) {
             Ok(all) => {
                 open.left = all.len();
                 for (choice, answer) in (0u32..).zip(all) {
-                    self.slots.wait(Ask { request: id, choice, prompt: answer.prompt.clone() });
+                    let (prompt, draws_from) = (answer.prompt.clone(), answer.draws_from());
+                    self.slots.wait(Ask { request: id, choice, prompt, draws_from });
                     self.answers.insert((id, choice), answer);
                 }
             }
@@ -98,6 +109,20 @@ impl<'m> Drawing<'m> {
             }
         }
         self.requests.insert(id, open);
+    }
+
+    fn reveal(&self, commitment: &Commitment) -> Vec<InferenceEvent> {
+        let counts = TokenCounts::ZERO;
+        match self.kept.get(commitment) {
+            Some(transcript) => {
+                vec![InferenceEvent::Transcript(Box::new(transcript.clone())), InferenceEvent::Done { counts }]
+            }
+            None => {
+                let why = "no transcript of this name is kept; ask sooner after the answer";
+                let error = InferenceError::new(InferenceErrorKind::BadRequest, why).of("commitment");
+                vec![InferenceEvent::Failed { error, counts }]
+            }
+        }
     }
 
     fn cancel(&mut self, id: u64) {
@@ -199,7 +224,7 @@ impl<'m> Drawing<'m> {
     fn draw(&mut self, at: i32, entry: &Entry) {
         let Some(key) = self.placed.get(entry.slot).copied().flatten() else { return };
         let (Some(answer), Some(open)) = (self.answers.get_mut(&key), self.requests.get_mut(&key.0)) else { return };
-        if entry.position + 1 == answer.prompt.len() {
+        if entry.position == answer.draws_from() {
             if answer.counts_prompt {
                 let cached = self.remembered.get(entry.slot).copied().unwrap_or(0);
                 let count = |tokens: usize| u64::try_from(tokens).unwrap_or(u64::MAX);
@@ -215,12 +240,16 @@ impl<'m> Drawing<'m> {
             }
         }
         let logits = self.context.get_logits_ith(at);
+        if answer.replay.is_some() {
+            let rows = replay(self.loaded, answer, logits);
+            return self.replayed(key, entry.slot, rows);
+        }
         let held = answer.grammar.as_mut().filter(|_| !answer.writer.is_thinking());
         let drawn = match held {
             Some(grammar) => {
                 let drawn = answer.drawer.draw(logits, &self.loaded.ends, Some(&mut |all| allow(grammar, all)));
                 drawn.and_then(|drawn| {
-                    grammar.try_accept(token(drawn.token)).map_err(|_| crate::scheduler::NoToken)?;
+                    grammar.try_accept(token(drawn.token)).map_err(|_| NoToken)?;
                     Ok(drawn)
                 })
             }
@@ -229,12 +258,14 @@ impl<'m> Drawing<'m> {
         let drawn = match drawn {
             Ok(drawn) => drawn,
             Err(error) => {
-                let error =
-                    InferenceError::new(InferenceErrorKind::BadRequest, error.to_string()).of("response_format");
-                return self.fail(key.0, error);
+                return self.fail(key.0, no_token(&error));
             }
         };
+        if answer.transcript.tokens.len() < TRANSCRIPT_TOKENS_MAX {
+            answer.transcript.tokens.push(Claimed { id: drawn.token, likely: drawn.likely });
+        }
         open.counts.output += 1;
+        let before = open.events.len();
         let finished = if self.loaded.ends.binary_search(&drawn.token).is_ok() {
             open.events.extend(answer.writer.end(Finish::Stop));
             true
@@ -252,17 +283,76 @@ impl<'m> Drawing<'m> {
         if !finished {
             return self.slots.drew(entry.slot, drawn.token);
         }
-        open.left -= 1;
-        if open.left == 0 {
-            open.events.push(InferenceEvent::Done { counts: open.counts });
-            open.over = true;
+        // A commitment comes before the end that it is to.
+        let finish = open.events.iter().skip(before).position(|event| matches!(event, InferenceEvent::Finished { .. }));
+        if let (Some(finish), Some(answer)) = (finish, self.answers.remove(&key)) {
+            let commitment = self.kept.keep(answer.transcript);
+            open.events.insert(before + finish, InferenceEvent::Committed { choice: key.1, commitment });
+        }
+        self.complete(key, entry.slot);
+    }
+
+    /// An answer is at its end.
+    fn complete(&mut self, key: Key, slot: usize) {
+        if let Some(open) = self.requests.get_mut(&key.0) {
+            open.left -= 1;
+            if open.left == 0 {
+                open.events.push(InferenceEvent::Done { counts: open.counts });
+                open.over = true;
+            }
         }
         self.answers.remove(&key);
-        self.slots.free(entry.slot);
-        if let Some(place) = self.placed.get_mut(entry.slot) {
+        self.slots.free(slot);
+        if let Some(place) = self.placed.get_mut(slot) {
             *place = None;
         }
     }
+
+    /// A token was drawn again; with the last one all is told.
+    fn replayed(&mut self, key: Key, slot: usize, rows: Result<Option<Vec<Row>>, NoToken>) {
+        match rows {
+            Ok(None) => {}
+            Ok(Some(rows)) => {
+                if let (Some(answer), Some(open)) = (self.answers.get(&key), self.requests.get_mut(&key.0)) {
+                    let Transcript { prompt, prompt_tokens, .. } = answer.transcript;
+                    let replayed = Replayed { prompt, prompt_tokens, rows };
+                    open.events.push(InferenceEvent::Replayed(Box::new(replayed)));
+                }
+                self.complete(key, slot);
+            }
+            Err(error) => self.fail(key.0, no_token(&error)),
+        }
+    }
+}
+
+fn no_token(error: &NoToken) -> InferenceError {
+    InferenceError::new(InferenceErrorKind::BadRequest, error.to_string()).of("response_format")
+}
+
+/// Draws the next token of an answer that is replayed; all rows with the last one.
+fn replay(loaded: &Loaded<'_>, answer: &mut Answer, logits: &[f32]) -> Result<Option<Vec<Row>>, NoToken> {
+    let Answer { drawer, writer, grammar, replay: Some(replaying), .. } = answer else { return Ok(None) };
+    let Some(claimed) = replaying.next() else { return Ok(None) };
+    let held = grammar.as_mut().filter(|_| !writer.is_thinking());
+    let row = match held {
+        Some(sampler) => {
+            let row = drawer.replay(logits, &loaded.ends, Some(&mut |all| allow(sampler, all)), claimed)?;
+            // llama.cpp ends the process where it is given a token that breaks the form, so it is asked first. Such a token
+            // has no place in it: what follows is looked at without.
+            let mut one = vec![(claimed, 0.0)];
+            allow(sampler, &mut one);
+            let fits = one.first().is_some_and(|(_, logit)| logit.is_finite());
+            if !(fits && sampler.try_accept(token(claimed)).is_ok()) {
+                *grammar = None;
+            }
+            row
+        }
+        None => drawer.replay(logits, &loaded.ends, None, claimed)?,
+    };
+    // Only whether it thinks is asked of the writer.
+    writer.push(Piece { bytes: loaded.says(claimed), logprob: None });
+    replaying.push(row);
+    Ok(replaying.whole())
 }
 
 /// Asks a grammar about tokens.

@@ -22,6 +22,34 @@ impl Tensor {
         Self { name: name.to_owned(), shape: shape.to_vec(), kind: 0, data }
     }
 
+    /// Of 16-bit numbers.
+    #[must_use]
+    pub fn f16(name: &str, shape: &[u64], numbers: &[f32]) -> Self {
+        let data = numbers.iter().flat_map(|number| f16(*number).to_le_bytes()).collect();
+        Self { name: name.to_owned(), shape: shape.to_vec(), kind: 1, data }
+    }
+
+    /// Of 4-bit numbers in blocks of 32 with a scale (Q4_0), as llama.cpp rounds them; rows must be multiples of 32.
+    #[must_use]
+    pub fn q4_0(name: &str, shape: &[u64], numbers: &[f32]) -> Self {
+        let mut data = Vec::with_capacity(numbers.len() / 32 * 18);
+        for block in numbers.chunks(32) {
+            let most = block.iter().fold(0.0f32, |most, number| if number.abs() > most.abs() { *number } else { most });
+            let scale = most / -8.0;
+            data.extend(f16(scale).to_le_bytes());
+            let step = |number: f32| {
+                let scaled = if scale == 0.0 { 8.0 } else { (number / scale + 8.5).floor().clamp(0.0, 15.0) };
+                // Clamped and rounded on the line above.
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 15")]
+                let step = scaled as u8;
+                step
+            };
+            let (low, high) = block.split_at(block.len() / 2);
+            data.extend(low.iter().zip(high).map(|(low, high)| step(*low) | step(*high) << 4));
+        }
+        Self { name: name.to_owned(), shape: shape.to_vec(), kind: 2, data }
+    }
+
     /// Of 8-bit numbers in blocks of 32 with a scale (Q8_0); rows must be multiples of 32.
     #[must_use]
     pub fn q8_0(name: &str, shape: &[u64], numbers: &[f32]) -> Self {
@@ -184,7 +212,18 @@ impl Builder {
 
 #[cfg(test)]
 mod tests {
-    use super::f16;
+    use super::{Tensor, f16};
+
+    #[test]
+    fn numbers_in_four_bits() {
+        let mut numbers = [0.0f32; 32];
+        (numbers[0], numbers[1], numbers[16], numbers[31]) = (-8.0, 7.0, 1.0, -3.4);
+        let tensor = Tensor::q4_0("t", &[32], &numbers);
+        assert_eq!(tensor.data.len(), 18);
+        assert_eq!(tensor.data[..2], f16(1.0).to_le_bytes());
+        assert_eq!((tensor.data[2], tensor.data[3], tensor.data[17]), (0x90, 0x8f, 0x58));
+        assert_eq!(Tensor::q4_0("t", &[32], &[0.0; 32]).data[2..], [0x88; 16]);
+    }
 
     #[test]
     fn numbers_in_sixteen_bits() {

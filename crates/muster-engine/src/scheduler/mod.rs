@@ -4,11 +4,13 @@
 //! Nothing here knows llama.cpp, a clock or a pipe.
 
 mod draw;
+mod kept;
 mod slots;
 mod text;
 mod writer;
 
 pub use draw::{Allow, Candidate, Drawer, Drawn, NoToken};
+pub use kept::{KEPT_TOKENS_MAX, Kept};
 pub use slots::{Ask, Entry, Placement, Remembered, Slots};
 pub(crate) use text::overlap;
 pub use text::{Stops, Utf8};

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+/// Tokens of replays in one step, at most: each needs room for the odds of the whole vocabulary.
+const REPLAYED_MAX: usize = 64;
 /// Tokens more that another place must remember before its memory is copied.
 const COPY_MIN: usize = 32;
 
@@ -16,8 +18,10 @@ pub struct Ask {
     pub request: u64,
     /// Which answer to it.
     pub choice: u32,
-    /// Its prompt; never empty.
+    /// Its prompt; never empty. Of an answer that is replayed, the answer is part of it.
     pub prompt: Vec<u32>,
+    /// The first place in the prompt after whose token something is drawn: the last one, or where a replay begins.
+    pub draws_from: usize,
 }
 
 /// An answer got a place.
@@ -62,10 +66,18 @@ struct Slot {
     /// Tokens to come: the rest of the prompt, or the one that was drawn last.
     next: VecDeque<u32>,
     busy: Option<(u64, u32)>,
+    draws_from: usize,
     /// When it was given, by the count of placements.
     given: u64,
     /// Whether its prompt was read.
     drawing: bool,
+}
+
+impl Slot {
+    /// Whether something is drawn after more than the last token to come.
+    fn is_replay(&self) -> bool {
+        self.draws_from + 1 < self.held.len() + self.next.len()
+    }
 }
 
 /// All places, and who waits for one.
@@ -108,8 +120,9 @@ impl Slots {
         }
         let at = self.waiting.iter().position(|ask| !self.waits_for_a_sibling(ask))?;
         let ask = self.waiting.remove(at)?;
-        // The last token of a prompt is always read: what comes after it is drawn from that.
-        let common = |slot: &Slot| common(&slot.held, &ask.prompt).min(ask.prompt.len() - 1);
+        // The last token of a prompt is always read: what comes after it is drawn from that. So is all that is replayed.
+        let draws_from = ask.draws_from.min(ask.prompt.len() - 1);
+        let common = |slot: &Slot| common(&slot.held, &ask.prompt).min(draws_from);
         let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.busy.is_none());
         let (own, mut tokens) = free
             .map(|(at, slot)| (at, common(slot), slot.given))
@@ -129,6 +142,7 @@ impl Slots {
         slot.held = ask.prompt.get(..tokens)?.to_vec();
         slot.next = ask.prompt.iter().skip(tokens).copied().collect();
         slot.busy = Some((ask.request, ask.choice));
+        slot.draws_from = draws_from;
         slot.given = given;
         slot.drawing = false;
         let remembered = Remembered { tokens, from };
@@ -162,14 +176,19 @@ impl Slots {
         }
         let mut reading: Vec<(usize, &Slot)> = busy().filter(|(_, slot)| !slot.drawing).collect();
         reading.sort_by_key(|(_, slot)| slot.given);
+        let mut replayed = 0;
         for (at, slot) in reading {
-            let room = self.batch_max.saturating_sub(step.len());
-            let last = slot.next.len().saturating_sub(1);
+            let mut room = self.batch_max.saturating_sub(step.len());
+            let silent = slot.draws_from.saturating_sub(slot.held.len());
+            if slot.is_replay() {
+                room = room.min(silent + REPLAYED_MAX.saturating_sub(replayed));
+                replayed += room.min(slot.next.len()).saturating_sub(silent);
+            }
             step.extend(slot.next.iter().take(room).enumerate().map(|(nth, token)| Entry {
                 slot: at,
                 token: *token,
                 position: slot.held.len() + nth,
-                draws: nth == last,
+                draws: nth >= silent,
             }));
         }
         step
@@ -180,7 +199,7 @@ impl Slots {
         for entry in step {
             if let Some(slot) = self.slots.get_mut(entry.slot) {
                 slot.held.extend(slot.next.pop_front());
-                slot.drawing |= entry.draws;
+                slot.drawing |= slot.next.is_empty();
             }
         }
     }
@@ -234,7 +253,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn ask(request: u64, prompt: impl Into<Vec<u32>>) -> Ask {
-        Ask { request, choice: 0, prompt: prompt.into() }
+        let prompt: Vec<u32> = prompt.into();
+        Ask { request, choice: 0, draws_from: prompt.len() - 1, prompt }
     }
 
     fn run(slots: &mut Slots) -> Vec<Entry> {
@@ -282,8 +302,8 @@ mod tests {
     fn answers_to_the_same_prompt_read_it_once() {
         let mut slots = Slots::new(2, 512);
         let prompt: Vec<u32> = (0..100).collect();
-        slots.wait(Ask { request: 1, choice: 0, prompt: prompt.clone() });
-        slots.wait(Ask { request: 1, choice: 1, prompt });
+        slots.wait(ask(1, prompt.clone()));
+        slots.wait(Ask { choice: 1, ..ask(1, prompt) });
         assert_eq!(slots.place().unwrap().slot, 0);
         assert_eq!(slots.place(), None, "waits for the first");
         run(&mut slots);
@@ -291,6 +311,25 @@ mod tests {
         assert_eq!(second.remembered, Remembered { tokens: 99, from: Some(0) });
         slots.forget(second.slot);
         assert_eq!(slots.step().len(), 100, "nothing was there after all");
+    }
+
+    #[test]
+    fn a_replay_draws_after_each_of_its_tokens() {
+        let mut slots = Slots::new(2, 512);
+        slots.wait(ask(1, (0..10).collect::<Vec<_>>()));
+        slots.place();
+        run(&mut slots);
+        slots.free(0);
+        slots.wait(Ask { draws_from: 4, ..ask(2, (0..150).collect::<Vec<_>>()) });
+        assert_eq!(slots.place().unwrap().remembered.tokens, 4, "what is replayed is read");
+        slots.wait(ask(3, [7, 8]));
+        slots.place();
+        let first = run(&mut slots);
+        assert_eq!(first.iter().filter(|e| e.slot == 0 && e.draws).count(), REPLAYED_MAX);
+        assert_eq!(first.iter().filter(|e| e.slot == 1).map(|e| e.draws).collect::<Vec<_>>(), [false, true]);
+        let rest: Vec<Entry> = (0..2).flat_map(|_| run(&mut slots)).filter(|e| e.slot == 0).collect();
+        assert!(rest.iter().all(|e| e.draws) && rest.last().map(|e| e.position) == Some(149));
+        assert!(slots.step().iter().all(|e| e.slot == 1), "it is at its end");
     }
 
     proptest! {

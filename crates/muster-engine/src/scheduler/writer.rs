@@ -54,6 +54,12 @@ impl Writer {
         Self { config, utf8: Utf8::default(), stops, tokens: 0, came: 0, passed: 0, logprobs: Vec::new() }
     }
 
+    /// Tokens that the answer may have.
+    #[must_use]
+    pub const fn tokens_max(&self) -> usize {
+        self.config.tokens_max
+    }
+
     /// Whether what comes next belongs to a thought.
     #[must_use]
     pub fn is_thinking(&self) -> bool {

@@ -45,7 +45,7 @@ impl Reading {
             InferenceTask::Completion(completion) => {
                 (n.saturating_mul(u32::try_from(completion.prompts.len()).unwrap_or(u32::MAX)), false)
             }
-            InferenceTask::Embedding(_) => (0, false),
+            InferenceTask::Embedding(_) | InferenceTask::Reveal(_) | InferenceTask::Replay(_) => (0, false),
         };
         Self { choices, chat, began: false, usage: None, pieces: 0, finished: BTreeSet::new() }
     }

@@ -127,6 +127,9 @@ pub(super) fn body<'a>(model: &str, request: &'a InferenceRequest) -> Result<(&'
             }
             "embeddings"
         }
+        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => {
+            return Err("an engine behind an OpenAI API commits to nothing and replays nothing".to_owned());
+        }
     };
     if !matches!(request.task, InferenceTask::Embedding(_)) {
         // Always in pieces: what was answered until a request is cancelled is then known.

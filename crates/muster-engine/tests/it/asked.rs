@@ -1,5 +1,6 @@
 //! Requests, and what came of them.
 
+use muster_core::inference::audit::{Commitment, Replayed, Transcript};
 use muster_core::inference::{
     Chat, Completion, Content, Embedding, Finish, InferenceError, InferenceEvent, InferenceRequest, InferenceTask,
     Message, Part, Prompt, ResponseFormat, Role, Sampling, TokenCounts, TokenLogprob,
@@ -17,6 +18,9 @@ pub(crate) struct Got {
     pub(crate) finishes: Vec<Option<Finish>>,
     pub(crate) vectors: Vec<Vec<f32>>,
     pub(crate) counts: TokenCounts,
+    pub(crate) commitments: Vec<Commitment>,
+    pub(crate) transcript: Option<Transcript>,
+    pub(crate) replayed: Option<Replayed>,
     pub(crate) error: Option<InferenceError>,
     pub(crate) pieces: usize,
     pub(crate) over: bool,
@@ -59,6 +63,12 @@ impl Got {
                 assert_eq!(self.vectors.len(), place(index));
                 self.vectors.push(vector);
             }
+            InferenceEvent::Committed { choice, commitment } => {
+                assert!(self.finishes.get(place(choice)).is_none_or(Option::is_none), "it comes before the end");
+                self.commitments.push(commitment);
+            }
+            InferenceEvent::Transcript(transcript) => self.transcript = Some(*transcript),
+            InferenceEvent::Replayed(replayed) => self.replayed = Some(*replayed),
             InferenceEvent::Done { counts } => (self.counts, self.over) = (counts, true),
             InferenceEvent::Failed { error, counts } => {
                 (self.counts, self.error, self.over) = (counts, Some(error), true);

@@ -14,7 +14,7 @@ fn process() -> Process {
     Process { program: PathBuf::from(env!("CARGO_BIN_EXE_muster-engine")), arguments: Vec::new() }
 }
 
-fn config(path: &Path) -> ChildConfig {
+pub(crate) fn config(path: &Path) -> ChildConfig {
     ChildConfig {
         path: path.to_str().unwrap().to_owned(),
         context: 512,
@@ -34,7 +34,7 @@ async fn with<F: Future<Output = ()>>(test: impl FnOnce(Embedded) -> F) {
     with_file(config(&path), test).await;
 }
 
-async fn with_file<F: Future<Output = ()>>(config: ChildConfig, test: impl FnOnce(Embedded) -> F) {
+pub(crate) async fn with_file<F: Future<Output = ()>>(config: ChildConfig, test: impl FnOnce(Embedded) -> F) {
     let engine = Embedded::new(config, 8);
     let process = process();
     tokio::select! {

@@ -3,6 +3,8 @@
 
 mod asked;
 #[cfg(feature = "llama")]
+mod audits;
+#[cfg(feature = "llama")]
 mod llama;
 mod played;
 mod upstream;

@@ -125,7 +125,11 @@ impl Running {
                     live.seat.replica.answered_after(took);
                 }
             }
-            InferenceEvent::Done { .. } | InferenceEvent::Failed { .. } => {}
+            InferenceEvent::Done { .. }
+            | InferenceEvent::Failed { .. }
+            | InferenceEvent::Committed { .. }
+            | InferenceEvent::Transcript(_)
+            | InferenceEvent::Replayed(_) => {}
         }
     }
 
@@ -174,6 +178,7 @@ async fn last_count(live: &mut Live) -> Option<TokenCounts> {
                 | InferenceEvent::ToolCall { .. }
                 | InferenceEvent::Finished { .. }
                 | InferenceEvent::Embedding { .. } => live.answered = true,
+                InferenceEvent::Committed { .. } | InferenceEvent::Transcript(_) | InferenceEvent::Replayed(_) => {}
             }
         }
     }
@@ -218,7 +223,10 @@ impl Sse {
                 | InferenceEvent::Text { .. }
                 | InferenceEvent::ToolCall { .. }
                 | InferenceEvent::Finished { .. }
-                | InferenceEvent::Embedding { .. } => self.writer.event(event, &mut self.buffer),
+                | InferenceEvent::Embedding { .. }
+                | InferenceEvent::Committed { .. }
+                | InferenceEvent::Transcript(_)
+                | InferenceEvent::Replayed(_) => self.writer.event(event, &mut self.buffer),
             }
         }
     }

@@ -459,6 +459,8 @@ fn can(deployment: &Deployment, request: &InferenceRequest) -> Result<(), ApiErr
         }
         InferenceTask::Completion(_) => (abilities.completion, "go on with texts"),
         InferenceTask::Embedding(_) => (abilities.embedding, "give embeddings"),
+        // Nothing of the API becomes one: audits are between nodes.
+        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => (false, "replay answers"),
     };
     if able { Ok(()) } else { Err(ApiError::unsupported("model", format!("the model {name} does not {what}"))) }
 }
@@ -495,6 +497,7 @@ fn prompt_tokens(task: &InferenceTask) -> usize {
         }
         InferenceTask::Completion(completion) => of_prompts(&completion.prompts),
         InferenceTask::Embedding(embedding) => of_prompts(&embedding.inputs),
+        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => 0,
     }
 }
 
@@ -522,6 +525,7 @@ fn choices(request: &InferenceRequest) -> usize {
         InferenceTask::Chat(chat) => usize::from(chat.sampling.n),
         InferenceTask::Completion(completion) => completion.prompts.len() * usize::from(completion.sampling.n),
         InferenceTask::Embedding(embedding) => embedding.inputs.len(),
+        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => 1,
     }
 }
 
@@ -556,7 +560,7 @@ fn prefix(task: &InferenceTask) -> u64 {
             }),
             None => {}
         },
-        InferenceTask::Embedding(_) => return 0,
+        InferenceTask::Embedding(_) | InferenceTask::Reveal(_) | InferenceTask::Replay(_) => return 0,
     }
     hasher.finish().max(1)
 }
@@ -674,7 +678,10 @@ async fn gathered(running: &mut Running, whole: &mut Whole, until: Instant) -> R
                 | InferenceEvent::Text { .. }
                 | InferenceEvent::ToolCall { .. }
                 | InferenceEvent::Finished { .. }
-                | InferenceEvent::Embedding { .. } => whole.event(event),
+                | InferenceEvent::Embedding { .. }
+                | InferenceEvent::Committed { .. }
+                | InferenceEvent::Transcript(_)
+                | InferenceEvent::Replayed(_) => whole.event(event),
             }
         }
     }

@@ -6,6 +6,7 @@
 //! token for the hub is given on a stream of its own.
 
 use muster_core::ids::LeaseId;
+use muster_core::inference::audit::TRANSCRIPT_TOKENS_MAX;
 use muster_core::inference::{InferenceEvent, InferenceRequest, TEXT_LEN_MAX, TokenLogprob, WeightsId};
 use serde::{Deserialize, Serialize};
 
@@ -142,7 +143,15 @@ impl WireMessage for FromInference {
             InferenceEvent::Text { logprobs, .. } => logprobs.iter().all(logprob),
             _ => true,
         };
+        let long = |event: &InferenceEvent| match event {
+            InferenceEvent::Transcript(transcript) => transcript.tokens.len() > TRANSCRIPT_TOKENS_MAX,
+            InferenceEvent::Replayed(replayed) => replayed.rows.len() > TRANSCRIPT_TOKENS_MAX,
+            _ => false,
+        };
         match self {
+            Self::Events(events) if events.iter().any(long) => {
+                Err(WireError::field("events", "a transcript of more tokens than one may have"))
+            }
             Self::Events(events) if !events.iter().all(finite) => {
                 Err(WireError::field("events", "a figure is no number"))
             }
@@ -161,6 +170,9 @@ impl WireMessage for FromInference {
 mod tests {
     use super::*;
     use crate::frame;
+    use muster_core::inference::audit::{
+        Claimed, Commitment, LIKELY, Likely, PromptHash, Replay, Replayable, Replayed, Row, Transcript,
+    };
     use muster_core::inference::{
         Chat, Content, Embedding, Finish, InferenceError, InferenceErrorKind, InferenceTask, Message, Part, Prompt,
         Role, TokenCounts, ToolCallPiece,
@@ -177,10 +189,19 @@ mod tests {
     fn requests_come_back_as_they_went() {
         let embedding = Embedding { inputs: vec![Prompt::Tokens(vec![1, 2, 3])], dimensions: None };
         let embedding = InferenceRequest { task: InferenceTask::Embedding(embedding), stream: false };
-        for request in [chat("Hello."), chat(&"x".repeat(TEXT_LEN_MAX)), embedding] {
+        let reveal = InferenceRequest { task: InferenceTask::Reveal(Commitment([7; 32])), stream: false };
+        let replay = |text: &str, tokens: usize| {
+            let InferenceTask::Chat(to) = chat(text).seeded(u64::MAX).task else { panic!("a chat") };
+            let replay = Replay { to: Replayable::Chat(to), choice: 0, tokens: vec![u32::MAX; tokens] };
+            InferenceRequest { task: InferenceTask::Replay(Box::new(replay)), stream: false }
+        };
+        let longest = replay(&"x".repeat(TEXT_LEN_MAX), TRANSCRIPT_TOKENS_MAX);
+        for request in [chat("Hello."), chat(&"x".repeat(TEXT_LEN_MAX)), embedding, reveal, longest] {
             let open = InferenceOpen::Ask { lease: LeaseId([1; 32]), request: Box::new(request) };
             assert_eq!(frame::decode::<InferenceOpen>(&frame::encode(&open).unwrap()).unwrap(), open);
         }
+        let too_long = Box::new(replay("x", TRANSCRIPT_TOKENS_MAX + 1));
+        assert!(frame::encode(&InferenceOpen::Ask { lease: LeaseId([1; 32]), request: too_long }).is_err());
         let empty = Embedding { inputs: Vec::new(), dimensions: None };
         let request = InferenceRequest { task: InferenceTask::Embedding(empty), stream: false };
         assert!(frame::encode(&InferenceOpen::Ask { lease: LeaseId([1; 32]), request: Box::new(request) }).is_err());
@@ -203,9 +224,33 @@ mod tests {
             InferenceEvent::Embedding { index: 0, vector: vec![0.25, -1.0] },
             InferenceEvent::Done { counts },
             InferenceEvent::Failed { error, counts },
+            InferenceEvent::Committed { choice: 1, commitment: Commitment([9; 32]) },
         ];
         let message = FromInference::Events(events.try_into().unwrap());
         assert_eq!(frame::decode::<FromInference>(&frame::encode(&message).unwrap()).unwrap(), message);
+        // The longest of each: all numbers at their longest.
+        let likely = [Likely::NONE; LIKELY];
+        let transcript = |count| Transcript {
+            seed: u64::MAX,
+            choice: u32::MAX,
+            prompt: PromptHash([1; 32]),
+            prompt_tokens: u32::MAX,
+            tokens: vec![Claimed { id: u32::MAX, likely }; count],
+        };
+        let replayed = |count| {
+            let rows = vec![Row { own: u32::MAX, margin: u16::MAX, likely }; count];
+            Replayed { prompt: PromptHash([1; 32]), prompt_tokens: u32::MAX, rows }
+        };
+        for (count, fits) in [(TRANSCRIPT_TOKENS_MAX, true), (TRANSCRIPT_TOKENS_MAX + 1, false)] {
+            let transcript = InferenceEvent::Transcript(Box::new(transcript(count)));
+            let replayed = InferenceEvent::Replayed(Box::new(replayed(count)));
+            for event in [transcript, replayed] {
+                let message = FromInference::Events(vec![event].try_into().unwrap());
+                let frame = frame::encode(&message);
+                assert_eq!(frame.is_ok(), fits);
+                assert!(frame.is_err() || frame::decode::<FromInference>(&frame.unwrap()).unwrap() == message);
+            }
+        }
         let text = |logprob, of_another| {
             let logprobs = vec![TokenLogprob { id: 9, bytes: vec![], logprob, top: vec![(9, vec![], of_another)] }];
             InferenceEvent::Text { choice: 0, part: Part::Answer, text: String::new(), logprobs }

@@ -227,7 +227,7 @@ pub(crate) struct ModelChatArgs {
 /// Arguments of `muster bench model`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct BenchModelArgs {
-    /// A GGUF file of a model that goes on with texts [default: one of 26 million random weights].
+    /// A GGUF file of a model that goes on with texts [default: one of 21 million random weights].
     #[arg(long)]
     pub(crate) file: Option<PathBuf>,
     /// Tokens of each prompt.

@@ -196,7 +196,10 @@ fn gather(choices: &mut [Choice], event: InferenceEvent) {
         InferenceEvent::Began { .. }
         | InferenceEvent::Embedding { .. }
         | InferenceEvent::Done { .. }
-        | InferenceEvent::Failed { .. } => {}
+        | InferenceEvent::Failed { .. }
+        | InferenceEvent::Committed { .. }
+        | InferenceEvent::Transcript(_)
+        | InferenceEvent::Replayed(_) => {}
     }
 }
 

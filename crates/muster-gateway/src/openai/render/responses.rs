@@ -152,7 +152,10 @@ impl Stream {
             | InferenceEvent::Began { .. }
             | InferenceEvent::Embedding { .. }
             | InferenceEvent::Done { .. }
-            | InferenceEvent::Failed { .. } => {}
+            | InferenceEvent::Failed { .. }
+            | InferenceEvent::Committed { .. }
+            | InferenceEvent::Transcript(_)
+            | InferenceEvent::Replayed(_) => {}
         }
     }
 

@@ -54,7 +54,10 @@ impl Stream {
             | InferenceEvent::Began { .. }
             | InferenceEvent::Embedding { .. }
             | InferenceEvent::Done { .. }
-            | InferenceEvent::Failed { .. } => {}
+            | InferenceEvent::Failed { .. }
+            | InferenceEvent::Committed { .. }
+            | InferenceEvent::Transcript(_)
+            | InferenceEvent::Replayed(_) => {}
         }
     }
 

@@ -72,7 +72,7 @@ async fn measure(cx: &Context, choice: &Choice, folder: &Path) -> Result<(Figure
             let bytes = tiny::shaped(&tiny::MEASURED).because(Code::Internal, "the model cannot be made")?;
             let file = folder.join("measured.gguf");
             std::fs::write(&file, bytes).because(Code::Io, format!("cannot write {}", file.display()))?;
-            (file, "26 million random weights, F32".to_owned())
+            (file, "21 million random weights, F32".to_owned())
         }
     };
     cx.output.note("measuring the engine …");

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use muster_checker::EvidenceLimits;
+use muster_checker::{AuditedFile, EvidenceLimits};
 use muster_core::ids::{Address, NodeId};
 use muster_core::units::{Bytes, TokenAmount};
 use muster_net::NodeSecret;
@@ -51,6 +51,19 @@ pub(crate) struct CheckerFile {
     /// The most that an hour of playing may cost, in millionths of a dollar.
     #[serde(default = "play_usd_micro_per_hour")]
     pub(crate) play_usd_micro_per_hour: u64,
+    /// One in so many looks at a Container's work asks a model that it is to serve, from the same wallet; 0: none.
+    #[serde(default = "play_every")]
+    pub(crate) answers_every: u32,
+    /// The most that a million tokens of any kind may cost, in millionths of a dollar.
+    #[serde(default = "answers_usd_micro_per_million")]
+    pub(crate) answers_usd_micro_per_million: u64,
+    /// Models whose answers are audited.
+    #[serde(default)]
+    pub(crate) answers: Vec<AuditedFile>,
+}
+
+const fn answers_usd_micro_per_million() -> u64 {
+    20_000_000
 }
 
 const fn play_every() -> u32 {
@@ -80,6 +93,9 @@ impl CheckerFile {
             evidence_days: evidence_days(),
             play_every: play_every(),
             play_usd_micro_per_hour: play_usd_micro_per_hour(),
+            answers_every: play_every(),
+            answers_usd_micro_per_million: answers_usd_micro_per_million(),
+            answers: Vec::new(),
         }
     }
 

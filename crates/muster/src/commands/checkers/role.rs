@@ -8,11 +8,13 @@ use std::time::Duration;
 use muster_chain::epochs::EpochSettlement;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, NodeKind, NodeStatus, Registration, SenderConfig, Settlement, TxSender};
-use muster_checker::{ChainLedger, CheckerConfig, CheckerError, CheckerNode, PlayConfig};
+use muster_checker::{AnswersConfig, AuditedFile, ChainLedger, CheckerConfig, CheckerError, CheckerNode, PlayConfig};
 use muster_client::chain::ChainLedger as RenterLedger;
 use muster_client::{ClientDir, Network, Renter};
 use muster_core::ids::NodeId;
+use muster_core::inference::TokenAsk;
 use muster_core::pricing::UsdPerHour;
+use muster_core::units::UsdMicro;
 use muster_net::{NodeSecret, PeerAddr, RelayConfig};
 use muster_wire::endpoint::Endpoint;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +57,8 @@ pub(super) async fn run(cx: &Context, args: RoleArgs) -> Result<u8, Failure> {
     let sending = Sending::begin(&dir, wallet.clone(), chain).await?;
     let player = player(cx, &network, &dir, &file, &begun).await?;
     let renter = player.as_ref().map(|player| player.renter.clone());
-    let own = Own { dir: &dir, secret, player };
+    let answers = answers(&file, player.as_ref())?;
+    let own = Own { dir: &dir, secret, player, answers };
     let node = Box::pin(node(&network, &file, own, &epochs, (&sending, wallet), table.clone())).await?;
     registered(&network, &file, &node.addr(), &sending.settlement).await?;
     let archive = epochs.archive(&network, table).await?;
@@ -76,6 +79,7 @@ struct Own<'a> {
     dir: &'a Path,
     secret: NodeSecret,
     player: Option<PlayConfig>,
+    answers: Option<AnswersConfig>,
 }
 
 /// How it plays, where it has a wallet for that. Sessions of an earlier life are stopped and settled.
@@ -100,6 +104,19 @@ async fn player(
     Ok(Some(PlayConfig { renter, every, price_max: UsdPerHour(file.play_usd_micro_per_hour) }))
 }
 
+/// How it audits answers, where its operator names models and it has a wallet to rent from.
+fn answers(file: &CheckerFile, player: Option<&PlayConfig>) -> Result<Option<AnswersConfig>, Failure> {
+    let Some((player, every)) = player.zip(NonZeroU32::new(file.answers_every)) else { return Ok(None) };
+    if file.answers.is_empty() {
+        return Ok(None);
+    }
+    let models = file.answers.iter().map(AuditedFile::open).collect::<Result<Vec<_>, _>>().code(Code::Config)?;
+    let each = UsdMicro(file.answers_usd_micro_per_million);
+    let price_max = TokenAsk { input: each, cached: each, output: each };
+    let limits = muster_wire::audits::built_in().code(Code::Internal)?;
+    Ok(Some(AnswersConfig { renter: player.renter.clone(), every, price_max, models, limits }))
+}
+
 async fn node(
     network: &Network,
     file: &CheckerFile,
@@ -117,6 +134,7 @@ async fn node(
         dir: own.dir.to_owned(),
         secret: own.secret,
         player: own.player,
+        answers: own.answers,
         listen: file.listen,
         relay: (!urls.is_empty()).then_some(RelayConfig { urls }),
         params,

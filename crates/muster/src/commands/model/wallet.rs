@@ -166,7 +166,7 @@ async fn up(cx: &Context, replica: &Replica, stop: &CancellationToken) -> Up {
                 (format!("Container {} answers, by {}", container(&now), info.engine), Some(Up::Ready))
             }
             ModelStanding::Over(why) => (why.clone(), Some(Up::Never)),
-            ModelStanding::Preparing(what) => (now.why.clone().unwrap_or_else(|| what.clone()), None),
+            ModelStanding::Preparing(what) | ModelStanding::TokenWanted(what) => (now.why.clone().unwrap_or_else(|| what.clone()), None),
         };
         if words != told {
             cx.output.note(&format!("{words} …"));
