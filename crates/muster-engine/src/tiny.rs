@@ -52,8 +52,7 @@ impl Default for Shape {
 }
 
 /// One of 21 million parameters, whose weights do not fit into a processor's caches: for measuring.
-pub const MEASURED: Shape =
-    Shape { seed: 5, width: 512, layers: 8, left_out: 0, peak: 0.1, numbers: Numbers::F32 };
+pub const MEASURED: Shape = Shape { seed: 5, width: 512, layers: 8, left_out: 0, peak: 0.1, numbers: Numbers::F32 };
 
 const TEMPLATE: &str = "{%- if tools %}<|im_start|>system
 You may call tools.

@@ -200,9 +200,13 @@ mod tests {
             let hash = entry.sha256.as_ref().map(|hash| hash.parse::<WeightsId>());
             assert!(!matches!(hash, Some(Err(_))), "{}", entry.name);
             let size = |vram: &String| vram.parse::<muster_core::units::Bytes>().is_ok();
-            assert!(!entry.recipe.is_empty() && entry.recipe.iter().all(|r| r.vram.as_ref().is_none_or(size)), "{entry:?}");
+            assert!(
+                !entry.recipe.is_empty() && entry.recipe.iter().all(|r| r.vram.as_ref().is_none_or(size)),
+                "{entry:?}"
+            );
         }
-        let of_hubs = entries.iter().filter(|entry| matches!(entry.source, CatalogSource::Hub(_)) && entry.known().is_some());
+        let of_hubs =
+            entries.iter().filter(|entry| matches!(entry.source, CatalogSource::Hub(_)) && entry.known().is_some());
         assert!(of_hubs.count() >= 14, "models of hubs are known by hash and length");
         let mut image = in_catalog("qwen3-0.6b").unwrap();
         assert_eq!(image.needs_image(), None);

@@ -45,7 +45,14 @@ pub(crate) fn demand(rng: &mut Rng, demand: Demand) -> Demand {
     let credit_tokens = 3 * TOKENS_MAX + rng.below(10_000);
     // Some deposits do not last for what is asked.
     let deposit_tokens = credit_tokens.max(if rng.chance(300_000) { 8_000 } else { 200_000 });
-    let model = ModelDemand { weights: WEIGHTS, bytes: WEIGHTS_LEN, endpoint: false, price_max: None, deposit_tokens, credit_tokens };
+    let model = ModelDemand {
+        weights: WEIGHTS,
+        bytes: WEIGHTS_LEN,
+        endpoint: false,
+        price_max: None,
+        deposit_tokens,
+        credit_tokens,
+    };
     Demand { kind: WorkloadKind::Model, model: Some(model), ..demand }
 }
 

@@ -1,8 +1,8 @@
 //! The command line, as clap sees it. `run.rs`, `lease.rs` … turn these low-level arguments into
 //! high-level ones once.
 
-mod bench;
 mod account;
+mod bench;
 mod checkers;
 mod live;
 pub(crate) mod model;
@@ -10,8 +10,8 @@ pub(crate) mod model;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-pub(crate) use bench::GatewayBenchArgs;
 pub(crate) use account::AccountCommand;
+pub(crate) use bench::GatewayBenchArgs;
 pub(crate) use checkers::{CheckerCommand, CheckerInitArgs, EpochChoice, EpochCommand, LicenceCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use live::{

@@ -110,6 +110,7 @@ impl AuditedFile {
             bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
         }
         let spec = ModelSpec {
+            endpoint: None,
             name: self.name.clone(),
             kind: ModelKind::Chat,
             weights: WeightsId(hasher.finalize().into()),
@@ -256,6 +257,7 @@ async fn rent(config: &AnswersConfig, model: &AuditedModel, of: &[NodeId]) -> Re
         time_limit_s: LIMIT_S,
         only: of.iter().map(|node| Reach { node: *node, round_trip_us: None }).collect(),
         model: Some(ModelDemand {
+            endpoint: false,
             weights: spec.weights,
             bytes: spec.bytes,
             price_max: Some(config.price_max),
@@ -269,7 +271,7 @@ async fn rent(config: &AnswersConfig, model: &AuditedModel, of: &[NodeId]) -> Re
     request.deposit_seconds = Some(1);
     request.keep_logs = false;
     request.busy_patience = Duration::ZERO;
-    let replica = model::start(config.renter.clone(), request).map_err(|error| error.to_string())?;
+    let replica = model::start(config.renter.clone(), request, None).map_err(|error| error.to_string())?;
     let (line, control, state) = (replica.line(), replica.control(), replica.state());
     let stopping = Stopping(Some(control));
     // Settled on its own, when this look is long over.

@@ -140,7 +140,7 @@ pub(super) fn bound(request: &mut InferenceRequest) {
     let sampling: Option<&mut Sampling> = match &mut request.task {
         InferenceTask::Chat(chat) => Some(&mut chat.sampling),
         InferenceTask::Completion(completion) => Some(&mut completion.sampling),
-        InferenceTask::Embedding(_) => None,
+        InferenceTask::Embedding(_) | InferenceTask::Reveal(_) | InferenceTask::Replay(_) => None,
     };
     if let Some(sampling) = sampling {
         sampling.max_tokens.get_or_insert(ANSWER_TOKENS);

@@ -92,7 +92,9 @@ pub(super) async fn chat(cx: &Context, args: &ModelChatArgs) -> Result<u8, Failu
 async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobRequest, TempDir), Failure> {
     let Plan { name, weights, context, cpu_millis, .. } = plan;
     let Weights::File(file) = weights else {
-        let why = format!("{name} is not on this machine, and a conversation from a wallet sends its weights; fetch the file and name it with file:PATH, or deploy {name} and chat through a Gateway");
+        let why = format!(
+            "{name} is not on this machine, and a conversation from a wallet sends its weights; fetch the file and name it with file:PATH, or deploy {name} and chat through a Gateway"
+        );
         return Err(Failure::new(Code::Config, why));
     };
     let shown = file.display().to_string();
@@ -166,7 +168,9 @@ async fn up(cx: &Context, replica: &Replica, stop: &CancellationToken) -> Up {
                 (format!("Container {} answers, by {}", container(&now), info.engine), Some(Up::Ready))
             }
             ModelStanding::Over(why) => (why.clone(), Some(Up::Never)),
-            ModelStanding::Preparing(what) | ModelStanding::TokenWanted(what) => (now.why.clone().unwrap_or_else(|| what.clone()), None),
+            ModelStanding::Preparing(what) | ModelStanding::TokenWanted(what) => {
+                (now.why.clone().unwrap_or_else(|| what.clone()), None)
+            }
         };
         if words != told {
             cx.output.note(&format!("{words} …"));
