@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "engines")]
 pub(crate) use answer::turned;
 #[cfg(feature = "engines")]
-pub use answer::{Answer, Answering, EVENTS_WAITING_MAX, answer};
+pub use answer::{Answer, Answering, EVENTS_WAITING_MAX, answer, driven};
 
 /// What an engine says of its model, once it is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +97,8 @@ pub trait Engine: Send + Sync {
     /// Every caller is told the same; one that broke since is ready again once it was started anew.
     fn ready(&self) -> Later<'_, Result<EngineInfo, NotReady>>;
 
-    /// Takes a request; its events come through the answer, refusals too. Never blocks.
+    /// Takes a request; its events come through the answer, refusals too. Never blocks. Some engines work only while their
+    /// answer is waited for.
     fn submit(&self, request: InferenceRequest) -> Answer;
 
     /// How busy it is.

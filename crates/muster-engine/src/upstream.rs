@@ -4,7 +4,9 @@
 //! that tell the usage with every piece (`continuous_usage_stats`) are believed up to the last piece, and where nothing was
 //! told, each piece counts as one token: that is a lower bound.
 
+mod loose;
 mod pieces;
+mod plain;
 mod request;
 mod sse;
 
@@ -15,16 +17,21 @@ use std::time::Duration;
 use muster_core::inference::{InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, InferenceTask};
 use serde_json::Value;
 
+use self::loose::Piece;
 use self::pieces::Reading;
 use self::sse::Lines;
-use crate::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotReady, answer, turned};
+use crate::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotReady, driven, turned};
 
 /// Bytes of an answer that does not come in pieces: embeddings.
 const BODY_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of an error that are read.
 const ERROR_MAX: usize = 64 * 1024;
+/// Events that one reading of a short answer gives, with its end.
+const EVENTS_USUAL: usize = 6;
 /// How long a server may say nothing before it is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// How long the end of an answer may take after its last event.
+const END_WITHIN: Duration = Duration::from_secs(1);
 /// How long it may take to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -67,9 +74,23 @@ pub struct Upstream(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: UpstreamConfig,
-    http: reqwest::Client,
+    client: Client,
     open: AtomicU32,
     busy: AtomicU32,
+}
+
+/// What asks it.
+#[derive(Debug)]
+enum Client {
+    Plain(plain::Server),
+    /// With TLS, or a name and password in the address.
+    Other(reqwest::Client),
+}
+
+/// What it answers.
+enum Response {
+    Plain(plain::Response),
+    Other(reqwest::Response),
 }
 
 /// Why there can be no such engine.
@@ -81,6 +102,9 @@ pub enum UpstreamError {
         /// What was given.
         url: String,
     },
+    /// The key cannot be sent.
+    #[error("the server's key has characters that no key has; write it again, without spaces or line breaks")]
+    Key,
     /// The HTTP client does not come up.
     #[error("the HTTP client does not start")]
     Client(#[source] reqwest::Error),
@@ -94,22 +118,17 @@ impl Upstream {
     pub fn new(mut config: UpstreamConfig) -> Result<Self, UpstreamError> {
         config.base_url = config.base_url.trim_end_matches('/').to_owned();
         let url = reqwest::Url::parse(&config.base_url).ok();
-        if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
+        let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
             return Err(UpstreamError::Address { url: config.base_url });
+        };
+        if config.key.as_ref().is_some_and(|key| !key.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(UpstreamError::Key);
         }
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Another thread may have been faster; then one is there.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        // The server is the owner's own: no proxy stands between, and it sends nobody elsewhere.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_MAX)
-            .read_timeout(SILENCE_MAX)
-            .build()
-            .map_err(UpstreamError::Client)?;
-        Ok(Self(Arc::new(Inner { config, http, open: AtomicU32::new(0), busy: AtomicU32::new(0) })))
+        let client = match plain::Server::new(&url, config.key.as_deref()) {
+            Some(server) => Client::Plain(server),
+            None => Client::Other(other()?),
+        };
+        Ok(Self(Arc::new(Inner { config, client, open: AtomicU32::new(0), busy: AtomicU32::new(0) })))
     }
 
     fn info(&self) -> EngineInfo {
@@ -141,6 +160,22 @@ impl Upstream {
         Err(InferenceError::new(InferenceErrorKind::Unsupported, format!("this model {what}; ask another one"))
             .of(param))
     }
+}
+
+/// A client of servers with TLS.
+fn other() -> Result<reqwest::Client, UpstreamError> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Another thread may have been faster; then one is there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    // The server is the owner's own: no proxy stands between, and it sends nobody elsewhere.
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_MAX)
+        .read_timeout(SILENCE_MAX)
+        .build()
+        .map_err(UpstreamError::Client)
 }
 
 impl Engine for Upstream {
@@ -175,10 +210,8 @@ impl Engine for Upstream {
             );
             return Answer::failed(InferenceError::new(InferenceErrorKind::QueueFull { retry_after_ms: 1_000 }, why));
         }
-        let (answering, answer) = answer();
         let engine = Counted(self.clone());
-        tokio::spawn(async move { engine.0.answer(request, answering).await });
-        answer
+        driven(|answering| async move { engine.0.answer(request, answering).await })
     }
 
     fn load(&self) -> Load {
@@ -223,84 +256,138 @@ impl Upstream {
             done = self.exchange(&request, &mut reading, &answering) => done,
             () = turned(&mut word) => {
                 // Leaving the exchange closes its connection, by which the server knows.
-                Ok(())
+                Ok(Vec::new())
             }
         };
         match done {
-            Ok(()) => {
-                let _ = answering.send(vec![InferenceEvent::Done { counts: reading.counts() }]).await;
+            Ok(mut events) => {
+                events.push(InferenceEvent::Done { counts: reading.counts() });
+                answering.send(events).await;
             }
             Err(error) => answering.fail(error, reading.counts()).await,
         }
     }
 
+    /// Asks; gives the last events.
     async fn exchange(
         &self,
         request: &InferenceRequest,
         reading: &mut Reading,
         answering: &Answering,
-    ) -> Result<(), InferenceError> {
+    ) -> Result<Vec<InferenceEvent>, InferenceError> {
         let config = &self.0.config;
         let (path, body) = request::body(&config.model, request)
             .map_err(|why| InferenceError::new(InferenceErrorKind::BadRequest, why))?;
-        let mut post = self.0.http.post(format!("{}/{path}", config.base_url)).json(&body);
-        if let Some(key) = &config.key {
-            post = post.bearer_auth(key);
-        }
-        let sent = post.send().await;
-        let mut response = sent.map_err(|error| lost(format!("the server cannot be reached: {}", plain(&error))))?;
-        let status = response.status().as_u16();
+        let body = body.json().map_err(|error| lost(format!("the request cannot be written: {error}")))?;
+        let sent = self.0.client.post(config, path, body).await;
+        let mut response = sent.map_err(|why| lost(format!("the server cannot be reached: {why}")))?;
+        let status = response.status();
         if status != 200 {
-            let retry =
-                response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+            let retry = response.retry_after();
             let body = all(&mut response, ERROR_MAX).await.unwrap_or_default();
             return Err(refusal(status, retry, &body));
         }
         let _busy = Busy::new(&self.0.busy);
         if matches!(request.task, InferenceTask::Embedding(_)) {
             let body = all(&mut response, BODY_MAX).await?;
-            let events = reading
-                .embeddings(&serde_json::from_slice(&body).map_err(|_| lost("the server's answer is no JSON"))?)?;
-            answering.send(events).await;
-            return Ok(());
+            let value = serde_json::from_slice(&body).map_err(|_| lost("the server's answer is no JSON"))?;
+            return reading.embeddings(&value);
         }
-        let mut lines = Lines::default();
+        let (mut lines, mut piece) = (Lines::default(), Vec::new());
         loop {
-            let piece =
-                response.chunk().await.map_err(|error| lost(format!("the server broke off: {}", plain(&error))))?;
-            let Some(piece) = piece else {
+            if !response.piece(&mut piece).await.map_err(broke_off)? {
                 return if reading.is_complete() {
-                    Ok(())
+                    Ok(Vec::new())
                 } else {
                     Err(lost("the server ended in the middle of its answer"))
                 };
-            };
-            let mut events = Vec::new();
-            for data in lines.push(&piece).map_err(lost)? {
+            }
+            let (mut events, mut done) = (Vec::with_capacity(EVENTS_USUAL), false);
+            lines.push(&piece, |data| {
                 if data == "[DONE]" {
-                    answering.send(events).await;
-                    return Ok(());
+                    done = true;
+                    return Ok(false);
                 }
-                let value: Value =
-                    serde_json::from_str(&data).map_err(|_| lost("a piece of the server's answer is no JSON"))?;
-                if let Some(error) = value.get("error") {
+                let piece = Piece::read(data).ok_or_else(|| lost("a piece of the server's answer is no JSON"))?;
+                if let Some(error) = &piece.error {
                     return Err(refusal(500, None, error.to_string().as_bytes()));
                 }
-                events.extend(reading.piece(&value));
+                reading.piece(&piece, &mut events);
+                Ok(true)
+            })?;
+            if done {
+                response.end();
+                return Ok(events);
             }
             if !events.is_empty() && !answering.send(events).await {
                 // Nobody reads: the connection closes.
-                return Ok(());
+                return Ok(Vec::new());
             }
         }
     }
 }
 
-async fn all(response: &mut reqwest::Response, max: usize) -> Result<Vec<u8>, InferenceError> {
-    let mut body = Vec::new();
-    while let Some(piece) =
-        response.chunk().await.map_err(|error| lost(format!("the server broke off: {}", plain(&error))))?
-    {
+impl Client {
+    async fn post(&self, config: &UpstreamConfig, path: &str, body: Vec<u8>) -> Result<Response, &'static str> {
+        match self {
+            Self::Plain(server) => server.post(path, &body).await.map(Response::Plain),
+            Self::Other(client) => {
+                let post = client.post(format!("{}/{path}", config.base_url));
+                let post = post.header("content-type", "application/json").body(body);
+                let post = if let Some(key) = &config.key { post.bearer_auth(key) } else { post };
+                post.send().await.map(Response::Other).map_err(|error| why(&error))
+            }
+        }
+    }
+}
+
+impl Response {
+    fn status(&self) -> u16 {
+        match self {
+            Self::Plain(response) => response.status,
+            Self::Other(response) => response.status().as_u16(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Plain(response) => response.retry_after,
+            Self::Other(response) => response.headers().get("retry-after")?.to_str().ok()?.parse().ok(),
+        }
+    }
+
+    /// The next bytes of the body, whatever was in `to` before; `false` at its end.
+    async fn piece(&mut self, to: &mut Vec<u8>) -> Result<bool, &'static str> {
+        match self {
+            Self::Plain(response) => response.piece(to).await,
+            Self::Other(response) => {
+                to.clear();
+                let piece = response.chunk().await.map_err(|error| why(&error))?;
+                to.extend_from_slice(piece.as_deref().unwrap_or_default());
+                Ok(piece.is_some())
+            }
+        }
+    }
+
+    /// Nothing more is wanted: a connection whose answer comes to its end can be used again.
+    fn end(mut self) {
+        if matches!(&self, Self::Plain(response) if response.is_over()) {
+            return;
+        }
+        tokio::spawn(async move {
+            let rest = async {
+                let mut piece = Vec::new();
+                while let Ok(true) = self.piece(&mut piece).await {}
+            };
+            // A server that goes on for longer is left.
+            let _ = tokio::time::timeout(END_WITHIN, rest).await;
+        });
+    }
+}
+
+async fn all(response: &mut Response, max: usize) -> Result<Vec<u8>, InferenceError> {
+    let (mut body, mut piece) = (Vec::new(), Vec::new());
+    while response.piece(&mut piece).await.map_err(broke_off)? {
         if body.len() + piece.len() > max {
             return Err(lost(format!("the server's answer is longer than {max} bytes")));
         }
@@ -309,14 +396,18 @@ async fn all(response: &mut reqwest::Response, max: usize) -> Result<Vec<u8>, In
     Ok(body)
 }
 
+fn broke_off(why: &str) -> InferenceError {
+    lost(format!("the server broke off: {why}"))
+}
+
 /// What happened, without the address, which is the owner's.
-fn plain(error: &reqwest::Error) -> &'static str {
+fn why(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
-        "it took too long"
+        plain::SLOW
     } else if error.is_connect() {
-        "nobody answers there"
+        plain::NOBODY
     } else {
-        "the connection failed"
+        plain::FAILED
     }
 }
 

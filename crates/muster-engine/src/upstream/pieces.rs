@@ -1,13 +1,16 @@
 //! What a server answers, as events.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use muster_core::inference::{
     Finish, InferenceError, InferenceEvent, InferenceRequest, InferenceTask, Part, TOP_LOGPROBS_MAX, TokenCounts,
     TokenLogprob, ToolCallPiece,
 };
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::loose::{Choice, Piece, Usage};
 use super::lost;
 
 /// Reads one answer.
@@ -27,11 +30,11 @@ fn number(value: &Value, path: &str) -> Option<u64> {
 }
 
 /// What the server counted, where it says so.
-fn usage(value: &Value) -> Option<TokenCounts> {
-    let usage = value.get("usage").filter(|usage| usage.is_object())?;
-    let input = number(usage, "/prompt_tokens")?;
-    let cached = number(usage, "/prompt_tokens_details/cached_tokens").unwrap_or(0).min(input);
-    Some(TokenCounts { input, cached, output: number(usage, "/completion_tokens").unwrap_or(0) })
+fn usage(usage: &Usage) -> Option<TokenCounts> {
+    let input = usage.prompt_tokens.0?;
+    let details = usage.prompt_tokens_details.0.as_ref();
+    let cached = details.and_then(|details| details.cached_tokens.0).unwrap_or(0).min(input);
+    Some(TokenCounts { input, cached, output: usage.completion_tokens.0.unwrap_or(0) })
 }
 
 impl Reading {
@@ -58,35 +61,36 @@ impl Reading {
     }
 
     /// One piece of the stream.
-    pub(super) fn piece(&mut self, value: &Value) -> Vec<InferenceEvent> {
-        let mut events = Vec::new();
-        if let Some(counts) = usage(value) {
+    pub(super) fn piece(&mut self, piece: &Piece<'_>, events: &mut Vec<InferenceEvent>) {
+        if let Some(counts) = piece.usage.0.as_ref().and_then(usage) {
             // A count that only grows; a server's mistake does not take back what was told.
             self.usage = Some(self.usage.map_or(counts, |before| before.max(counts)));
         }
-        let choices = value.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let choices = piece.choices.0.as_deref().unwrap_or_default();
         if !self.began && !choices.is_empty() {
             self.began = true;
             events.push(InferenceEvent::Began { counts: TokenCounts { output: 0, ..self.counts() } });
         }
-        for one in choices {
-            let choice = number(one, "/index").and_then(|index| u32::try_from(index).ok()).unwrap_or(0);
+        for one in choices.iter().filter_map(|one| one.0.as_ref()) {
+            let choice = one.index.0.and_then(|index| u32::try_from(index).ok()).unwrap_or(0);
             if choice < self.choices && !self.finished.contains(&choice) {
-                self.choice(choice, one, &mut events);
+                self.choice(choice, one, events);
             }
         }
-        events
     }
 
-    fn choice(&mut self, choice: u32, one: &Value, events: &mut Vec<InferenceEvent>) {
+    fn choice(&mut self, choice: u32, one: &Choice<'_>, events: &mut Vec<InferenceEvent>) {
         let before = events.len();
-        let text =
-            |path: &str| one.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
-        let mut logprobs = logprobs(one, self.chat);
+        let delta = one.delta.0.as_ref();
+        let said =
+            |text: Option<&Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(|text| text.clone().into_owned());
+        let mut logprobs = one.logprobs.as_ref().map(|told| logprobs(told, self.chat)).unwrap_or_default();
         // vLLM says `reasoning` of late, and `reasoning_content` before.
-        let thought = text("/delta/reasoning_content").or_else(|| text("/delta/reasoning"));
-        let said = text(if self.chat { "/delta/content" } else { "/text" });
-        for (part, text) in [(Part::Reasoning, thought), (Part::Answer, said)] {
+        let thought = said(delta.and_then(|delta| delta.reasoning_content.0.as_ref()));
+        let thought = thought.or_else(|| said(delta.and_then(|delta| delta.reasoning.0.as_ref())));
+        let answer =
+            said(if self.chat { delta.and_then(|delta| delta.content.0.as_ref()) } else { one.text.0.as_ref() });
+        for (part, text) in [(Part::Reasoning, thought), (Part::Answer, answer)] {
             if let Some(text) = text {
                 events.push(InferenceEvent::Text { choice, part, text, logprobs: std::mem::take(&mut logprobs) });
             }
@@ -94,7 +98,8 @@ impl Reading {
         if !logprobs.is_empty() {
             events.push(InferenceEvent::Text { choice, part: Part::Answer, text: String::new(), logprobs });
         }
-        for call in one.pointer("/delta/tool_calls").and_then(Value::as_array).into_iter().flatten() {
+        let calls = delta.and_then(|delta| delta.tool_calls.as_ref()).and_then(Value::as_array);
+        for call in calls.into_iter().flatten() {
             let text = |path: &str| call.pointer(path).and_then(Value::as_str).map(str::to_owned);
             let name = text("/function/name").filter(|name| !name.is_empty());
             let index = number(call, "/index").and_then(|index| u32::try_from(index).ok()).unwrap_or(0);
@@ -105,7 +110,7 @@ impl Reading {
         if events.len() > before {
             self.pieces += 1;
         }
-        if let Some(why) = one.get("finish_reason").and_then(Value::as_str) {
+        if let Some(why) = one.finish_reason.0.as_deref() {
             self.finished.insert(choice);
             let finish = match why {
                 "length" => Finish::Length,
@@ -118,7 +123,8 @@ impl Reading {
 
     /// An answer in one piece.
     pub(super) fn embeddings(&mut self, value: &Value) -> Result<Vec<InferenceEvent>, InferenceError> {
-        self.usage = usage(value);
+        let told = value.get("usage").and_then(|told| Usage::deserialize(told).ok());
+        self.usage = told.as_ref().and_then(usage);
         let mut events = vec![InferenceEvent::Began { counts: self.counts() }];
         let data =
             value.get("data").and_then(Value::as_array).ok_or_else(|| lost("the server's answer has no data"))?;
@@ -149,11 +155,11 @@ fn bytes(value: &Value) -> Vec<u8> {
 }
 
 /// Log-probabilities; the API names tokens by their text, so their numbers are 0.
-fn logprobs(one: &Value, chat: bool) -> Vec<TokenLogprob> {
+fn logprobs(told: &Value, chat: bool) -> Vec<TokenLogprob> {
     if !chat {
-        return legacy(one);
+        return legacy(told);
     }
-    let content = one.pointer("/logprobs/content").and_then(Value::as_array);
+    let content = told.get("content").and_then(Value::as_array);
     let token = |one: &Value| {
         let top = one.get("top_logprobs").and_then(Value::as_array).into_iter().flatten();
         let top = top.take(TOP_LOGPROBS_MAX.into()).map(|one| (0, bytes(one), logprob(one))).collect();
@@ -162,10 +168,10 @@ fn logprobs(one: &Value, chat: bool) -> Vec<TokenLogprob> {
     content.into_iter().flatten().map(token).collect()
 }
 
-fn legacy(one: &Value) -> Vec<TokenLogprob> {
-    let list = |path: &str| one.pointer(path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let (tokens, numbers) = (list("/logprobs/tokens"), list("/logprobs/token_logprobs"));
-    let tops = list("/logprobs/top_logprobs");
+fn legacy(told: &Value) -> Vec<TokenLogprob> {
+    let list = |name: &str| told.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let (tokens, numbers) = (list("tokens"), list("token_logprobs"));
+    let tops = list("top_logprobs");
     let token = |(nth, (token, number)): (usize, (&Value, &Value))| {
         // As above.
         #[allow(clippy::cast_possible_truncation, reason = "log-probabilities are told in 32 bits")]

@@ -6,9 +6,14 @@ use muster_core::inference::{
     Chat, Completion, Content, ContentPart, Embedding, InferenceRequest, InferenceTask, Message, Prompt,
     ResponseFormat, Sampling, ToolChoice,
 };
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::Abilities;
+
+/// Bytes of a short request.
+const BODY_USUAL: usize = 1_024;
 
 /// The request that shows whether the server answers.
 pub(super) fn first(abilities: &Abilities) -> InferenceRequest {
@@ -28,13 +33,78 @@ pub(super) fn first(abilities: &Abilities) -> InferenceRequest {
     InferenceRequest { task, stream: true }
 }
 
+/// The body of a request. Messages are most of it, and are written as they are.
+pub(super) struct Body<'a> {
+    fields: Map<String, Value>,
+    messages: &'a [Message],
+}
+
+impl Body<'_> {
+    pub(super) fn json(&self) -> serde_json::Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(BODY_USUAL);
+        serde_json::to_writer(&mut out, self)?;
+        Ok(out)
+    }
+}
+
+impl Serialize for Body<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        if !self.messages.is_empty() {
+            map.serialize_entry("messages", &Messages(self.messages))?;
+        }
+        for (name, value) in &self.fields {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+struct Messages<'a>(&'a [Message]);
+
+impl Serialize for Messages<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(Said))
+    }
+}
+
+struct Said<'a>(&'a Message);
+
+impl Serialize for Said<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let message = self.0;
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("role", message.role.word())?;
+        match &message.content {
+            Content::Text(text) if text.is_empty() && !message.tool_calls.is_empty() => {
+                map.serialize_entry("content", &())?;
+            }
+            Content::Text(text) => map.serialize_entry("content", text)?,
+            Content::Parts(parts) => map.serialize_entry("content", &parts.iter().map(part).collect::<Value>())?,
+        }
+        if let Some(name) = &message.name {
+            map.serialize_entry("name", name)?;
+        }
+        if let Some(id) = &message.tool_call_id {
+            map.serialize_entry("tool_call_id", id)?;
+        }
+        if !message.tool_calls.is_empty() {
+            let call = |call: &muster_core::inference::ToolCall| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
+            map.serialize_entry("tool_calls", &message.tool_calls.iter().map(call).collect::<Value>())?;
+        }
+        map.end()
+    }
+}
+
 /// Where a request goes, and its body.
-pub(super) fn body(model: &str, request: &InferenceRequest) -> Result<(&'static str, Value), String> {
+pub(super) fn body<'a>(model: &str, request: &'a InferenceRequest) -> Result<(&'static str, Body<'a>), String> {
+    let mut messages: &[Message] = &[];
     let mut body = Map::new();
     body.insert("model".to_owned(), json!(model));
     let path = match &request.task {
         InferenceTask::Chat(chat) => {
             of_chat(&mut body, chat)?;
+            messages = &chat.messages;
             "chat/completions"
         }
         InferenceTask::Completion(completion) => {
@@ -63,7 +133,7 @@ pub(super) fn body(model: &str, request: &InferenceRequest) -> Result<(&'static 
         body.insert("stream".to_owned(), json!(true));
         body.insert("stream_options".to_owned(), json!({ "include_usage": true, "continuous_usage_stats": true }));
     }
-    Ok((path, Value::Object(body)))
+    Ok((path, Body { fields: body, messages }))
 }
 
 fn prompts(prompts: &[Prompt]) -> Result<Value, String> {
@@ -84,7 +154,6 @@ fn object(field: &str, text: &str) -> Result<Value, String> {
 }
 
 fn of_chat(body: &mut Map<String, Value>, chat: &Chat) -> Result<(), String> {
-    body.insert("messages".to_owned(), chat.messages.iter().map(message).collect());
     if !chat.tools.is_empty() {
         let mut tools = Vec::new();
         for tool in &chat.tools {
@@ -110,24 +179,6 @@ fn of_chat(body: &mut Map<String, Value>, chat: &Chat) -> Result<(), String> {
     of_format(body, &chat.format)?;
     of_sampling(body, &chat.sampling, true);
     Ok(())
-}
-
-fn message(message: &Message) -> Value {
-    let content = match &message.content {
-        Content::Text(text) if text.is_empty() && !message.tool_calls.is_empty() => Value::Null,
-        Content::Text(text) => json!(text),
-        Content::Parts(parts) => parts.iter().map(part).collect(),
-    };
-    let mut out = json!({ "role": message.role.word(), "content": content });
-    if let Value::Object(fields) = &mut out {
-        fields.extend(message.name.as_ref().map(|name| ("name".to_owned(), json!(name))));
-        fields.extend(message.tool_call_id.as_ref().map(|id| ("tool_call_id".to_owned(), json!(id))));
-        if !message.tool_calls.is_empty() {
-            let call = |call: &muster_core::inference::ToolCall| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
-            fields.insert("tool_calls".to_owned(), message.tool_calls.iter().map(call).collect());
-        }
-    }
-    out
 }
 
 fn part(part: &ContentPart) -> Value {

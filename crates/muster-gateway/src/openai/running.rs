@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -108,8 +108,7 @@ impl Running {
             }]
         };
         let Some(live) = &mut self.live else { return Poll::Ready(gone(TokenCounts::ZERO)) };
-        // A new future each time takes its turn where the last one stood.
-        pin!(live.answer.next()).poll(cx).map(|events| events.unwrap_or_else(|| gone(live.known)))
+        live.answer.poll_next(cx).map(|events| events.unwrap_or_else(|| gone(live.known)))
     }
 
     /// Notes what an event says of the request itself.

@@ -140,7 +140,9 @@ pub(crate) async fn usage(State(api): State<ModelApi>, request: Request) -> Resp
 
 fn json(body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = response.headers_mut();
+    headers.reserve(FIELDS);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -246,23 +248,31 @@ async fn answer(api: ModelApi, endpoint: Endpoint, request: Request) -> Response
     told(&api, response)
 }
 
+const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const LEFT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const LIMIT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
+const LEFT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
+/// Fields of an answer's head, at most.
+const FIELDS: usize = 16;
+
 fn tell(standing: &Standing, headers: &mut HeaderMap) {
-    let mut put = |name: &'static str, value: u64| {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
-    };
-    put("x-ratelimit-limit-requests", standing.limit_requests);
-    put("x-ratelimit-remaining-requests", standing.left_requests);
-    put("x-ratelimit-limit-tokens", standing.limit_tokens);
-    put("x-ratelimit-remaining-tokens", standing.left_tokens);
-    for (name, ms) in [
-        ("x-ratelimit-reset-requests", standing.reset_requests_ms),
-        ("x-ratelimit-reset-tokens", standing.reset_tokens_ms),
+    headers.reserve(FIELDS);
+    for (name, value) in [
+        (LIMIT_REQUESTS, standing.limit_requests),
+        (LEFT_REQUESTS, standing.left_requests),
+        (LIMIT_TOKENS, standing.limit_tokens),
+        (LEFT_TOKENS, standing.left_tokens),
     ] {
+        headers.insert(name, HeaderValue::from(value));
+    }
+    for (name, ms) in [(RESET_REQUESTS, standing.reset_requests_ms), (RESET_TOKENS, standing.reset_tokens_ms)] {
         let mut text = Vec::with_capacity(24);
         number(&mut text, ms);
         text.extend_from_slice(b"ms");
         if let Ok(value) = HeaderValue::try_from(text) {
-            headers.insert(HeaderName::from_static(name), value);
+            headers.insert(name, value);
         }
     }
 }
