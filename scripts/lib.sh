@@ -27,6 +27,8 @@ packages() {
     # Where Debian has it: a kernel in a process, for what only another kernel shows (scripts/cgroup2.sh).
     [[ $(uname -m) != x86_64 ]] || echo user-mode-linux
     ;;
+  # Who stands beside the Gateway when it is measured (scripts/bench-gateway.sh).
+  bench) echo nginx-light python3 python3-venv ;;
   *) fail "no package list is called '$1'" ;;
   esac
 }
@@ -55,10 +57,14 @@ need() {
     as_root=(sudo)
   fi
   say "installing: ${missing[*]}"
-  # A TURN server is started by tests, on loopback; the package's own service shall not run.
-  if [[ " ${missing[*]} " == *" coturn "* && -d /etc/systemd/system && ! -e /etc/systemd/system/coturn.service ]]; then
-    "${as_root[@]}" ln -s /dev/null /etc/systemd/system/coturn.service
-  fi
+  # A TURN server and nginx are started by tests and measurements, on loopback; the packages' own services shall not run.
+  local package service
+  for package in coturn nginx-light; do
+    service=/etc/systemd/system/${package%-light}.service
+    if [[ " ${missing[*]} " == *" $package "* && -d /etc/systemd/system && ! -e $service ]]; then
+      "${as_root[@]}" ln -s /dev/null "$service"
+    fi
+  done
   local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
   # The package lists may be missing or old: fetch them and try once more before giving up.
   if ! "${install[@]}" >/dev/null 2>&1 </dev/null; then

@@ -8,6 +8,7 @@
 mod api;
 mod apps;
 mod assets;
+pub mod bench;
 mod content;
 mod deployments;
 mod keys;
@@ -35,7 +36,7 @@ pub use content::{Content, ContentFile, PART_BYTES_MAX, gather};
 pub use keys::{KeyError, KeyShown, KeyStore, KeyTerms, Scope};
 pub use models::{Access, Deployment, Models, ModelsError, Payee, ReplicaId};
 pub use openai::{ModelApi, ModelApiConfig};
-pub use patient::{Patient, PatientListener, Patiently, TAKES_WITHIN, patient};
+pub use patient::{Patient, PatientListener, Patiently, TAKES_WITHIN, allow_many_connections, patient};
 pub use sessions::IceServer;
 pub use stakes::{AppStakes, PUBLISHER_HEADER, STAKE_NEEDED, publish_message, signature_text};
 pub use usage::{UsageError, UsageRow, Used, read_snapshot};

@@ -10,12 +10,22 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::{Listener, ListenerExt, TapIo};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 
 /// How long a client may take nothing of what is sent to it.
 pub const TAKES_WITHIN: Duration = Duration::from_secs(30);
+
+/// Takes all the open files that the system lets this process have: a thousand streams need two thousand, and many systems
+/// begin with a thousand.
+pub fn allow_many_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::debug!(%error, ?limit, "the limit of open files stays");
+    }
+}
 
 /// A listener whose connections are [`Patient`].
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The command line, as clap sees it. `run.rs`, `lease.rs` … turn these low-level arguments into
 //! high-level ones once.
 
+mod bench;
 mod checkers;
 mod live;
 pub(crate) mod model;
@@ -8,6 +9,7 @@ pub(crate) mod model;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+pub(crate) use bench::GatewayBenchArgs;
 pub(crate) use checkers::{CheckerCommand, CheckerInitArgs, EpochChoice, EpochCommand, LicenceCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use live::{
@@ -554,6 +556,8 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 10_000)]
         licences: u32,
     },
+    /// What a Gateway adds to a request of a model, and how many it carries, over a model that answers at once.
+    Gateway(GatewayBenchArgs),
     /// Live sessions in a real browser: how old the picture is, how fast input shows, what a frame costs.
     Stream {
         /// Seconds of each run.

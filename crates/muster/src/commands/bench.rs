@@ -2,6 +2,7 @@
 
 mod chain;
 mod epoch;
+mod gateway;
 mod gpu;
 mod idle;
 mod job;
@@ -51,6 +52,11 @@ type Measured = (&'static str, Value, Value);
 
 /// Measures and prints.
 pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
+    if let BenchCommand::Gateway(args) = &args.what
+        && let Some(dir) = &args.serve
+    {
+        return Box::pin(gateway::serve_part(args, dir)).await.map(|()| 0);
+    }
     let machine = Machine::read(cx)?;
     let stop = stop_on_signals()?;
     let measured = async {
@@ -60,6 +66,7 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
             BenchCommand::Job { jobs } => job::run(cx, jobs).await,
             BenchCommand::Lease { leases, concurrency } => lease::run(cx, leases, concurrency).await,
             BenchCommand::Match { containers, matches } => matching::run(containers, matches).await,
+            BenchCommand::Gateway(args) => Box::pin(gateway::run(cx, args)).await,
             BenchCommand::Gpu { quick } => gpu::run(cx, quick).await,
             BenchCommand::Proof { proofs } => proof::run(proofs).await,
             BenchCommand::Idle { containers } => idle::run(cx, containers).await,

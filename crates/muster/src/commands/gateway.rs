@@ -39,6 +39,7 @@ pub(super) async fn run(cx: &Context, command: GatewayCommand) -> Result<u8, Fai
     let ledger = ChainLedger::connect(&network, Some(wallet), records.root()).await.map_err(|e| chain_failure(&e))?;
     let renter = Renter::new(network, Arc::new(ledger), records.clone()).await.code(Code::Unreachable)?;
     let settling = settle_left_over(records, begun.stop.clone())?;
+    muster_gateway::allow_many_connections();
     let listener = TcpListener::bind(args.listen)
         .await
         .because(Code::InUse, format!("cannot listen on {}; name another address with --listen", args.listen))?;

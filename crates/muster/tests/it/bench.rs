@@ -53,12 +53,24 @@ fn an_idle_network_is_measured() {
 }
 
 #[test]
+fn a_gateway_is_measured() {
+    let few = ["--rounds", "1", "--seconds", "1", "--connections", "4", "--streams", "8", "--tokens", "5"];
+    let figures = ["requests_per_second", "peak_rss_bytes", "played_requests_per_second"];
+    let report = check(&[&["gateway"], &few[..]].concat(), "gateway", &figures);
+    let ways: Vec<&str> =
+        report["figures"]["ways"].as_array().unwrap().iter().filter_map(|way| way["way"].as_str()).collect();
+    assert_eq!(ways, ["upstream", "gateway", "gateway_played"]);
+}
+
+#[test]
 fn impossible_measurements_are_refused() {
     let user = User::new();
     user.refused(&["bench", "match", "--containers", "0"], 101, &["--containers"]);
     user.refused(&["bench", "lease", "--concurrency", "0"], 101, &["--concurrency"]);
     user.refused(&["bench", "job", "--jobs", "0"], 101, &["--jobs"]);
     user.refused(&["bench", "idle", "--containers", "0"], 101, &["--containers"]);
+    user.refused(&["bench", "gateway", "--rounds", "0"], 101, &["--rounds"]);
+    user.refused(&["bench", "gateway", "--peer", "nginx"], 2, &["NAME=HOST:PORT"]);
     user.refused(&["bench", "nothing"], 2, &["nothing", "--help"]);
     assert!(!user.dir().exists(), "nothing was made");
 }
