@@ -214,7 +214,10 @@ async fn ask(engine: &Embedded, prompt: Vec<u32>, max_tokens: u32) -> Result<Too
                 InferenceEvent::Text { .. }
                 | InferenceEvent::ToolCall { .. }
                 | InferenceEvent::Finished { .. }
-                | InferenceEvent::Embedding { .. } => {}
+                | InferenceEvent::Embedding { .. }
+                | InferenceEvent::Committed { .. }
+                | InferenceEvent::Transcript(_)
+                | InferenceEvent::Replayed(_) => {}
             }
         }
     }

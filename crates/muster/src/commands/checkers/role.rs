@@ -151,7 +151,7 @@ async fn node(
 fn checker_failure(error: &CheckerError) -> Failure {
     let code = match error {
         CheckerError::Dir { .. } | CheckerError::Evidence(_) => Code::Io,
-        CheckerError::Store(_) => Code::Data,
+        CheckerError::Store(_) | CheckerError::Accounts(_) => Code::Data,
         CheckerError::Net(_) => Code::InUse,
         CheckerError::Task(_) => Code::Internal,
     };

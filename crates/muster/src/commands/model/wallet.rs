@@ -286,7 +286,10 @@ impl Talk<'_> {
                     InferenceEvent::Began { .. }
                     | InferenceEvent::ToolCall { .. }
                     | InferenceEvent::Finished { .. }
-                    | InferenceEvent::Embedding { .. } => {}
+                    | InferenceEvent::Embedding { .. }
+                    | InferenceEvent::Committed { .. }
+                    | InferenceEvent::Transcript(_)
+                    | InferenceEvent::Replayed(_) => {}
                 }
             }
         }
