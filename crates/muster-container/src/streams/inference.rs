@@ -1,12 +1,13 @@
 //! A model's streams: requests in, answers out, and how far the model is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_core::ids::LeaseId;
 use muster_core::inference::{
     InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, TOKEN_CONTEXT, TokenCounts,
 };
+use muster_core::lease::Phase;
 use muster_engine::Answer;
 use muster_engine::hub::Token;
 use muster_net::{FrameReader, FrameWriter, NetError, Stream};
@@ -21,6 +22,9 @@ use crate::jobs::{Standing, Workplace};
 const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// An answer that nobody reads for so long is cancelled.
 const READ_WITHIN: Duration = Duration::from_secs(30);
+/// That a model answers is written down within this.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A cancelled answer says within this what it counted.
 const COUNT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -113,6 +117,21 @@ impl House {
         })
     }
 
+    /// The same; where the model answers already and that is not written down yet, a moment later.
+    async fn takes_requests_soon(&self, place: &Workplace) -> bool {
+        let until = Instant::now() + WRITTEN_WITHIN;
+        loop {
+            if self.takes_requests(place) {
+                return true;
+            }
+            let starts = self.board.lease(place.lease()).is_some_and(|held| held.lease.phase == Phase::Starting);
+            if !starts || Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Answers one request, and notes what it counted before its asker is told.
     async fn answer(
         &self,
@@ -121,7 +140,7 @@ impl House {
         mut reader: FrameReader,
         mut writer: FrameWriter,
     ) -> Result<(), NetError> {
-        if !self.takes_requests(place) {
+        if !self.takes_requests_soon(place).await {
             let why = "this Container takes no request on this lease now: it is not running, its deposit is used up, or what \
                        was answered is not paid yet";
             let error = InferenceError::new(InferenceErrorKind::Unavailable, why);
