@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use muster_client::job::{JobReport, JobRequest, TaskOutcome};
-use muster_client::live::LiveState;
+use muster_client::live::{LiveState, LiveStep};
 use muster_client::model::{self, ModelLine, ModelStanding, Replica};
 use muster_client::rental::TopUp;
 use muster_core::inference::{
@@ -156,12 +156,14 @@ async fn up(cx: &Context, replica: &Replica, stop: &CancellationToken) -> Up {
     let mut told = String::new();
     loop {
         let now = state.borrow_and_update().clone();
-        let (words, up) = match &*standing.borrow_and_update() {
-            ModelStanding::Ready(info) => {
+        let (words, up) = match (&*standing.borrow_and_update(), now.step) {
+            (ModelStanding::Over(why), _) => (why.clone(), Some(Up::Never)),
+            (ModelStanding::Ready(info), LiveStep::Running) => {
                 (format!("Container {} answers, by {}", container(&now), info.engine), Some(Up::Ready))
             }
-            ModelStanding::Over(why) => (why.clone(), Some(Up::Never)),
-            ModelStanding::Preparing(what) => (now.why.clone().unwrap_or_else(|| what.clone()), None),
+            // Requests are taken once the lease runs: its deposit has been seen.
+            (ModelStanding::Ready(_), _) => ("the deposit is on its way".to_owned(), None),
+            (ModelStanding::Preparing(what), _) => (now.why.clone().unwrap_or_else(|| what.clone()), None),
         };
         if words != told {
             cx.output.note(&format!("{words} …"));
