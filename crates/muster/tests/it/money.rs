@@ -85,7 +85,7 @@ fn a_conversation_that_is_broken_off_ends_its_lease_and_pays_what_was_drawn() {
     let net = Net::start(1);
     let before = balance(&net);
     let chat = net
-        .command(&["model", "chat", "tiny", "--wallet", "Tell me everything", "--max-tokens", "3000"])
+        .command(&["model", "chat", "tiny", "--wallet", "Tell me everything", "--max-tokens", "1900"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
