@@ -38,6 +38,8 @@ const CONTEXT: u32 = 4_096;
 const CREDIT_TOKENS: u64 = 16_384;
 /// A Container that fails before the first answer is replaced so often.
 const RETRIES: u32 = 2;
+/// How long a Container that fits may be busy: somebody waits at a terminal.
+const BUSY_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an answer that was broken off may take to tell its count.
 const COUNT_WITHIN: Duration = Duration::from_secs(15);
 /// How long after the end the lease may take to be settled before the agent takes over.
@@ -119,6 +121,7 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobR
     request.top_up = Some(TopUp { seconds: 0 });
     request.deposit_seconds = Some(1);
     request.retries = RETRIES;
+    request.busy_patience = BUSY_PATIENCE;
     Ok((request, sent))
 }
 
