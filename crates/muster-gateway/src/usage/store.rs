@@ -148,8 +148,9 @@ impl Writer {
             shared: Arc::clone(&self.shared),
             store: Arc::clone(&self.store),
             snapshot: path.with_file_name(SNAPSHOT),
+            // A process that was killed may not have told what it counted last.
+            snapshot_due: (!known.is_empty()).then(Instant::now),
             known,
-            snapshot_due: None,
         };
         let thread = std::thread::Builder::new().name("usage".to_owned()).spawn(move || writing.run());
         let system = |source| UsageError::System { action: "start to write", path: path.clone(), source };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use muster_client::job::{JobReport, JobRequest, TaskOutcome};
-use muster_client::live::LiveState;
+use muster_client::live::{LiveState, LiveStep};
 use muster_client::model::{self, ModelLine, ModelStanding, Replica};
 use muster_client::rental::TopUp;
 use muster_core::inference::{
@@ -38,6 +38,8 @@ const CONTEXT: u32 = 4_096;
 const CREDIT_TOKENS: u64 = 16_384;
 /// A Container that fails before the first answer is replaced so often.
 const RETRIES: u32 = 2;
+/// How long a Container that fits may be busy: somebody waits at a terminal.
+const BUSY_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an answer that was broken off may take to tell its count.
 const COUNT_WITHIN: Duration = Duration::from_secs(15);
 /// How long after the end the lease may take to be settled before the agent takes over.
@@ -126,6 +128,7 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobR
     request.top_up = Some(TopUp { seconds: 0 });
     request.deposit_seconds = Some(1);
     request.retries = RETRIES;
+    request.busy_patience = BUSY_PATIENCE;
     Ok((request, sent))
 }
 
@@ -163,12 +166,14 @@ async fn up(cx: &Context, replica: &Replica, stop: &CancellationToken) -> Up {
     let mut told = String::new();
     loop {
         let now = state.borrow_and_update().clone();
-        let (words, up) = match &*standing.borrow_and_update() {
-            ModelStanding::Ready(info) => {
+        let (words, up) = match (&*standing.borrow_and_update(), now.step) {
+            (ModelStanding::Over(why), _) => (why.clone(), Some(Up::Never)),
+            (ModelStanding::Ready(info), LiveStep::Running) => {
                 (format!("Container {} answers, by {}", container(&now), info.engine), Some(Up::Ready))
             }
-            ModelStanding::Over(why) => (why.clone(), Some(Up::Never)),
-            ModelStanding::Preparing(what) | ModelStanding::TokenWanted(what) => {
+            // Requests are taken once the lease runs: its deposit has been seen.
+            (ModelStanding::Ready(_), _) => ("the deposit is on its way".to_owned(), None),
+            (ModelStanding::Preparing(what) | ModelStanding::TokenWanted(what), _) => {
                 (now.why.clone().unwrap_or_else(|| what.clone()), None)
             }
         };
