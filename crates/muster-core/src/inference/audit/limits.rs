@@ -21,6 +21,7 @@ const FLOOR: Limits = Limits { differing_ppm: 2_000, margin_micronats: 400, dist
 
 /// The most that an aggregate may differ in, for each token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Tokens that another one was drawn for, in millionths.
     pub differing_ppm: u32,
