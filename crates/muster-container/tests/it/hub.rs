@@ -276,7 +276,7 @@ async fn a_container_that_was_killed_goes_on_where_its_download_stopped() {
     let content = weights(2);
     let Some(served) = Box::pin(Served::new(&content)).await else { return };
     let container = served.start().await;
-    served.hub.change(|played| played.deeds = [Deed::Hang(2 << 20)].into());
+    served.hub.will(std::iter::repeat_n(Deed::Hang(2 << 20), 100));
     let (renter, mut watch) = served.rent(&container, of_hub(&content, false)).await;
     let part =
         served.world.config("served").data_dir.join("models").join(format!("part-{}", of_hub(&content, false).weights));

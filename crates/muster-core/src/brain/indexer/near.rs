@@ -63,3 +63,92 @@ fn apart(a: &Heartbeat, b: &Heartbeat) -> u64 {
         _ => u64::MAX,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brain::indexer::Known;
+    use crate::demand::{Place, WorkloadKind};
+    use crate::hardware::{Capacity, Free};
+    use crate::inference::{ModelDemand, TokenAsk, WeightsId};
+    use crate::params::Params;
+    use crate::pricing::Ask;
+    use crate::units::{Bytes, TimeMs};
+
+    const WEIGHTS: WeightsId = WeightsId([7; 32]);
+
+    fn node(number: u8) -> NodeId {
+        NodeId([number; 32])
+    }
+
+    fn beat(number: u8, east_mdeg: i32) -> Heartbeat {
+        Heartbeat {
+            seq: 1,
+            addr: NodeAddr { id: node(number), direct: Vec::new(), relay: None },
+            total: Capacity::default(),
+            free: Free::default(),
+            ask: Ask::default(),
+            draining: false,
+            egress: false,
+            sessions: false,
+            region: None,
+            place: Place::new(0, east_mdeg).ok(),
+            leases: 0,
+            fetches: false,
+            warm: Vec::new(),
+            models: Some(TokenAsk::default()),
+            endpoints: Vec::new(),
+        }
+    }
+
+    fn indexer(beats: Vec<Heartbeat>) -> Indexer {
+        let mut indexer = Indexer::new(node(99), Params::default(), 1);
+        for beat in beats {
+            let (id, beat) = (beat.addr.id, Some((beat, TimeMs(0))));
+            let known = Known { registered: None, beat, quality_bps: 10_000, checked_bps: None, listed: true };
+            indexer.known.insert(id, known);
+        }
+        indexer
+    }
+
+    fn demand(weights: WeightsId, endpoint: bool) -> Demand {
+        let model =
+            ModelDemand { weights, bytes: Bytes(1), endpoint, price_max: None, deposit_tokens: 2, credit_tokens: 1 };
+        let kind = if endpoint { WorkloadKind::Endpoint } else { WorkloadKind::Model };
+        Demand { kind, model: Some(model), ..Demand::default() }
+    }
+
+    #[test]
+    fn those_who_have_the_weights_are_named_the_nearest_first() {
+        let has = |number, east| Heartbeat { warm: vec![WEIGHTS.warm_id()], ..beat(number, east) };
+        // The short way from 179 degrees east leads over the date line.
+        let beats =
+            vec![beat(1, 179_000), has(2, 0), has(3, 170_000), has(4, -179_000), has(5, 90_000), beat(6, 179_000)];
+        let indexer = indexer(beats);
+        let names = |chosen| -> Vec<NodeId> {
+            indexer.holders(&demand(WEIGHTS, false), node(chosen)).into_iter().map(|addr| addr.id).collect()
+        };
+        assert_eq!(names(1), [node(4), node(3), node(5)]);
+        assert_eq!(names(2), [], "the chosen one has them");
+        assert_eq!(indexer.holders(&demand(WeightsId([8; 32]), false), node(1)), []);
+        assert_eq!(indexer.holders(&Demand::default(), node(1)), []);
+    }
+
+    #[test]
+    fn an_endpoint_is_looked_for_among_those_who_have_it() {
+        let id = WeightsId::of_endpoint("big");
+        let offer = EndpointOffer { id: id.warm_id(), bytes: Bytes(1), ask: TokenAsk::default() };
+        let offers = |number| Heartbeat { endpoints: vec![offer], ..beat(number, 0) };
+        let indexer = indexer(vec![beat(1, 0), offers(2), offers(3)]);
+        let only = |demand: &Demand| -> Option<Vec<NodeId>> {
+            Some(indexer.narrowed(demand)?.only.iter().map(|reach| reach.node).collect())
+        };
+        assert_eq!(only(&demand(id, true)), Some(vec![node(2), node(3)]));
+        let reach = |node| Reach { node, round_trip_us: Some(5) };
+        let picked = Demand { only: vec![reach(node(1)), reach(node(3))], ..demand(id, true) };
+        let narrowed = indexer.narrowed(&picked).map(|demand| demand.only.clone());
+        assert_eq!(narrowed, Some(vec![reach(node(3))]), "what was measured stays");
+        assert_eq!(only(&demand(WeightsId::of_endpoint("small"), true)), None);
+        assert_eq!(only(&demand(WEIGHTS, false)), Some(Vec::new()), "weights can be brought to anybody");
+    }
+}
