@@ -616,8 +616,9 @@ impl Task {
         self.shunned.retain(|(_, at)| at.elapsed() < SHUN);
         demand.exclude.extend(self.shunned.iter().map(|(node, _)| *node));
         if !std::mem::take(&mut self.alone) {
-            // Replicas stand on Containers of their own, as long as there are enough.
-            demand.exclude.extend(self.replicas.iter().filter_map(|replica| replica.state.borrow().container));
+            // Replicas stand on Containers of their own, as long as there are enough. Those that are about to go do not count.
+            let stay = self.replicas.iter().filter(|replica| replica.version == record.version && !replica.draining);
+            demand.exclude.extend(stay.filter_map(|replica| replica.state.borrow().container));
         }
         let mut request = JobRequest::for_model(demand, record.model.clone());
         if record.sends_weights {
