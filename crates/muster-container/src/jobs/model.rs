@@ -418,17 +418,13 @@ impl Workplace {
             return self.end_engine(&job, Ran::Never(End::FailedToStart(why))).await;
         }
         info!(lease = %self.lease(), model = %model.name, engine = %info.engine, "a model answers");
-        self.model.standing.send_replace(Standing::Ready(ready_form(&info), engine));
-        self.report_started().await;
+        self.answers_now(&info, engine).await;
         let mut tick = tokio::time::interval(TELL_EVERY);
         loop {
             tokio::select! {
                 biased;
                 () = self.kill.cancelled() => {
-                    // Those who are being answered say what they counted while the engine can still tell.
-                    self.model.close("its lease ended");
-                    self.model.answers.close();
-                    drop(timeout(COUNT_WITHIN, self.model.answers.wait()).await);
+                    self.end_answers().await;
                     return self.end_engine(&job, Ran::Killed).await;
                 }
                 end = job.wait() => {
@@ -474,21 +470,31 @@ impl Workplace {
             return failed(why);
         }
         info!(lease = %self.lease(), model = %model.name, endpoint = name, "a provider's engine answers");
-        self.model.standing.send_replace(Standing::Ready(ready_form(&info), endpoint.engine));
-        self.report_started().await;
+        self.answers_now(&info, endpoint.engine).await;
         let mut tick = tokio::time::interval(TELL_EVERY);
         loop {
             tokio::select! {
                 biased;
                 () = self.kill.cancelled() => {
-                    self.model.close("its lease ended");
-                    self.model.answers.close();
-                    drop(timeout(COUNT_WITHIN, self.model.answers.wait()).await);
+                    self.end_answers().await;
                     return End::Interrupted("the lease ended".to_owned());
                 }
                 _ = tick.tick() => self.tell_counts().await,
             }
         }
+    }
+
+    /// Tells everybody that the model answers; from here on it is billed.
+    async fn answers_now(&self, info: &EngineInfo, engine: Arc<dyn Engine>) {
+        self.model.standing.send_replace(Standing::Ready(ready_form(info), engine));
+        self.report_started().await;
+    }
+
+    /// Those who are being answered say what they counted while the engine can still tell.
+    async fn end_answers(&self) {
+        self.model.close("its lease ended");
+        self.model.answers.close();
+        drop(timeout(COUNT_WITHIN, self.model.answers.wait()).await);
     }
 
     async fn end_engine(&self, job: &RunningJob, ran: Ran) -> Ran {
