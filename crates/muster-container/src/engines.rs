@@ -4,8 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use muster_core::params::Params;
 use muster_engine::Engine;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::audit::{CheatError, may_cheat};
 
 /// Where a job sees the engine's program.
 const ENGINE_INSIDE: &str = "/.muster/engine";
@@ -46,6 +49,11 @@ pub trait Engines: fmt::Debug + Send + Sync {
     /// What is wrong with it, as a sentence.
     fn check(&self, weights: &Path) -> Result<(), String>;
 
+    /// The file that an engine is lent as a model's weights.
+    fn lends(&self, weights: &Path) -> PathBuf {
+        weights.to_owned()
+    }
+
     /// The engine that speaks over these pipes.
     fn over(&self, input: EngineInput, output: EngineOutput, setup: EngineSetup) -> Arc<dyn Engine>;
 }
@@ -58,6 +66,46 @@ impl dyn Engines {
 
     /// What the job is lent: the program and the weights.
     pub(crate) fn lent(&self, weights: &Path, inside: &str) -> Vec<(PathBuf, PathBuf)> {
-        vec![(self.program(), ENGINE_INSIDE.into()), (weights.to_owned(), inside.into())]
+        vec![(self.program(), ENGINE_INSIDE.into()), (self.lends(weights), inside.into())]
+    }
+}
+
+/// Engines that serve one model whatever they are asked for, to see it caught: development networks only.
+#[derive(Debug)]
+pub struct Substitute {
+    engines: Arc<dyn Engines>,
+    model: PathBuf,
+}
+
+impl Substitute {
+    /// Serves this file in place of every other.
+    ///
+    /// # Errors
+    /// The network is no development network.
+    pub fn new(engines: Arc<dyn Engines>, model: PathBuf, params: &Params) -> Result<Self, CheatError> {
+        may_cheat(params)?;
+        Ok(Self { engines, model })
+    }
+}
+
+impl Engines for Substitute {
+    fn program(&self) -> PathBuf {
+        self.engines.program()
+    }
+
+    fn args(&self) -> Vec<String> {
+        self.engines.args()
+    }
+
+    fn check(&self, weights: &Path) -> Result<(), String> {
+        self.engines.check(weights)
+    }
+
+    fn lends(&self, _: &Path) -> PathBuf {
+        self.model.clone()
+    }
+
+    fn over(&self, input: EngineInput, output: EngineOutput, setup: EngineSetup) -> Arc<dyn Engine> {
+        self.engines.over(input, output, setup)
     }
 }

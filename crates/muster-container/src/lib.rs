@@ -52,7 +52,7 @@ pub use config::{
     AppsOffer, ConfigError, ContainerConfig, EndpointConfig, GpuOffer, JobBounds, ModelsOffer, OfferConfig,
     SessionsOffer, socket_path,
 };
-pub use engines::{EngineInput, EngineOutput, EngineSetup, Engines};
+pub use engines::{EngineInput, EngineOutput, EngineSetup, Engines, Substitute};
 pub use error::ContainerError;
 pub use ledger::{Earnings, Ledger, LedgerError, Settled, Standing};
 pub use node::{ContainerNode, Joining, Ready};

@@ -3,10 +3,15 @@
 //! Works over any [`Engine`]: the one may be a Container's, the other another's.
 
 use muster_core::ids::NodeId;
-use muster_core::inference::audit::{Account, Commitment, Replay, Replayable, Replayed, Transcript, compare, question};
+use muster_core::inference::audit::{
+    ANSWERS_MIN, Account, Commitment, Replay, Replayable, Replayed, TOKENS_MIN, Transcript, compare, question,
+};
 use muster_core::inference::{InferenceError, InferenceEvent, InferenceRequest, InferenceTask, TokenCounts};
 
 use crate::Engine;
+
+/// Answers that are enough for an aggregate, if they are long enough.
+const ENOUGH: usize = ANSWERS_MIN as usize;
 
 /// Why an answer cannot be audited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -156,8 +161,8 @@ pub struct Visit {
     pub hidden: u32,
 }
 
-/// Asks the questions of these numbers, then for what was committed to with the answers, and has each replayed by all
-/// witnesses. What that comes to is added to the account.
+/// Asks the questions of these numbers, until the answers are enough for an aggregate; then for what was committed to with
+/// them, and has each replayed by all witnesses. What that comes to is added to the account.
 pub async fn visit(
     subject: &dyn Engine,
     witnesses: &[(NodeId, &dyn Engine)],
@@ -173,9 +178,16 @@ pub async fn visit(
             account.unrevealed();
         }
     };
+    let mut tokens = 0u64;
     for number in numbers {
+        if tokens >= TOKENS_MIN && pending.len() >= ENOUGH {
+            break;
+        }
         match asked(subject, question(*number, chat)).await {
-            Ok(answer) => pending.push(answer),
+            Ok(answer) => {
+                tokens = tokens.saturating_add(answer.counts.output);
+                pending.push(answer);
+            }
             Err(error) => hides(&error, &mut visit, account),
         }
     }

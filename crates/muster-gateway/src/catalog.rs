@@ -18,6 +18,8 @@ const NEAREST: usize = 3;
 pub enum CatalogSource {
     /// This program makes them.
     Made,
+    /// They come in a package.
+    Packaged,
     /// A script converts them from a package.
     Converted,
     /// They are a file on a hub.
@@ -108,7 +110,7 @@ impl CatalogEntry {
     pub fn known(&self) -> Option<(WeightsId, u64)> {
         let (hash, bytes) = match &self.source {
             CatalogSource::Hub(hub) => (&hub.sha256, hub.bytes),
-            CatalogSource::Made | CatalogSource::Converted => (&self.sha256, self.bytes),
+            CatalogSource::Made | CatalogSource::Packaged | CatalogSource::Converted => (&self.sha256, self.bytes),
         };
         hash.as_ref().and_then(|hash| hash.parse().ok()).zip(bytes)
     }

@@ -241,9 +241,9 @@ fn lacks(gateway: &Gateway, entry: &CatalogEntry) -> Option<String> {
     let here = || known.is_some_and(|(id, _)| gateway.inner.weights.path(id).is_some());
     match &entry.source {
         CatalogSource::Made => None,
-        CatalogSource::Converted if here() => None,
+        CatalogSource::Packaged | CatalogSource::Converted if here() => None,
         CatalogSource::Hub(_) if known.is_some() => None,
-        CatalogSource::Converted | CatalogSource::Hub(_) => Some(format!(
+        CatalogSource::Packaged | CatalogSource::Converted | CatalogSource::Hub(_) => Some(format!(
             "this Gateway does not know the weights of {}; `muster model deploy {0}` where they are brings them",
             entry.name
         )),
@@ -256,7 +256,7 @@ fn catalog_weights(gateway: &Gateway, entry: &CatalogEntry) -> Result<WeightsFro
     }
     let hub = match &entry.source {
         CatalogSource::Hub(hub) => Some(hub.to_string()),
-        CatalogSource::Made | CatalogSource::Converted => None,
+        CatalogSource::Made | CatalogSource::Packaged | CatalogSource::Converted => None,
     };
     let (id, bytes) = match entry.known() {
         Some(known) => known,

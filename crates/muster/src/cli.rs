@@ -324,6 +324,9 @@ pub(crate) struct ContainerRunArgs {
     /// Lies in live sessions: shows players pictures that do not answer them. Development networks only.
     #[arg(long, hide = true)]
     pub(crate) cheat_frames: bool,
+    /// Lies in answers: serves this GGUF file in place of every model. Development networks only.
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) cheat_answers: Option<PathBuf>,
 }
 
 /// What the Container of `muster up --with-cheat` lies about.
@@ -333,6 +336,8 @@ pub(crate) enum Lie {
     Proofs,
     /// Shows players of live sessions a picture that is not made for them.
     Frames,
+    /// Answers with another model than it is paid for.
+    Answers,
 }
 
 /// Arguments of `muster container init`.

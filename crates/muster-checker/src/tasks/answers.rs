@@ -2,39 +2,49 @@
 //! answers drawn again by another Container with the same weights.
 //!
 //! What was committed to is asked for when the last answer is there: until then nobody can know that this was an audit.
-//! One visit proves nothing; its answers are added to those of the visits before.
+//! A look takes as long as it takes, beside the tests of epochs; what it came to counts for a while at every look at that
+//! Container's work. Where it shows another model, a larger committee is asked, and each of it looks for itself.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use muster_client::Renter;
 use muster_client::job::{JobControl, JobRequest};
 use muster_client::model::{self, ModelLine};
 use muster_core::demand::{Demand, Reach};
-use muster_core::ids::NodeId;
+use muster_core::epoch::{Draw, EpochNo};
+use muster_core::ids::{ContentHash, NodeId};
 use muster_core::inference::audit::{Account, LimitsTable, Standing};
 use muster_core::inference::{ModelDemand, ModelError, ModelKind, ModelSpec, TokenAsk, WeightsId};
-use muster_core::units::Bytes;
+use muster_core::reward::Finding;
+use muster_core::units::{Bytes, TimeMs};
 use muster_engine::audit::visit;
 use muster_engine::{Engine, EngineInfo};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
 
-use super::Job;
+use super::{Found, Job, unknown};
+use crate::accounts::Audited;
 use crate::node::House;
 
-/// Questions of one visit.
-const QUESTIONS: u32 = 8;
+/// The name under which weights are sent.
+const WEIGHTS_SENT: &str = "weights";
+/// Questions of one visit, at most: so many that their answers are an aggregate, where they are not very short.
+const QUESTIONS_MAX: u32 = 24;
+/// Looks that go on at once.
+const VISITS_AT_ONCE: usize = 4;
+/// What a look may take, from renting to the last replay.
+const VISIT_WITHIN: Duration = Duration::from_secs(900);
+/// How often a dispute looks whether its answers are there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What renting and loading may take, once there is room.
 const START_WITHIN: Duration = Duration::from_secs(120);
 /// Left over at the end for the result.
 const GRACE: Duration = Duration::from_millis(500);
-/// What is left of the tests must hold a start, some answers and their replays.
-const NEEDS: Duration = Duration::from_secs(20);
 /// The lease's time limit in seconds: what is held at most if this Checker dies.
 const LIMIT_S: u64 = 900;
 /// Tokens, of prompts and of answers each, that a visit may count.
@@ -55,6 +65,8 @@ pub struct AuditedModel {
     pub quantisation: String,
     /// Its weights, for Containers that lack them.
     pub path: PathBuf,
+    /// Thousandths of a core that are rented for it.
+    pub cpu_millis: u32,
 }
 
 /// A model that shall be audited, as an operator writes it down.
@@ -69,6 +81,13 @@ pub struct AuditedFile {
     pub path: PathBuf,
     /// Tokens that prompt and answer may have together.
     pub context: u32,
+    /// Thousandths of a core that are rented for it.
+    #[serde(default = "cpu_millis")]
+    pub cpu_millis: u32,
+}
+
+const fn cpu_millis() -> u32 {
+    500
 }
 
 /// Why a model cannot be audited.
@@ -93,11 +112,12 @@ pub enum AuditedError {
 }
 
 impl AuditedFile {
-    /// Reads its weights through, for their hash. Waits for the disk.
+    /// Reads its weights through, for their hash, and has them in a folder under the name by which Containers look for what is
+    /// sent: another name of the same file, or a copy where the disk is another one. Waits for the disk.
     ///
     /// # Errors
-    /// They cannot be read, or the model is none.
-    pub fn open(&self) -> Result<AuditedModel, AuditedError> {
+    /// They cannot be read or copied, or the model is none.
+    pub fn open(&self, folder: &Path) -> Result<AuditedModel, AuditedError> {
         let broken = |source| AuditedError::File { path: self.path.clone(), source };
         let mut file = std::fs::File::open(&self.path).map_err(broken)?;
         let (mut hasher, mut bytes, mut piece) = (Sha256::new(), 0u64, vec![0; 1 << 20]);
@@ -120,7 +140,28 @@ impl AuditedFile {
             parallel: 1,
         };
         spec.check().map_err(|source| AuditedError::Spec { name: self.name.clone(), source })?;
-        Ok(AuditedModel { spec, quantisation: self.quantisation.clone(), path: self.path.clone() })
+        let path = self.sendable(folder, &spec).map_err(broken)?;
+        let (quantisation, cpu_millis) = (self.quantisation.clone(), self.cpu_millis);
+        Ok(AuditedModel { spec, quantisation, path, cpu_millis })
+    }
+}
+
+impl AuditedFile {
+    fn sendable(&self, folder: &Path, spec: &ModelSpec) -> std::io::Result<PathBuf> {
+        let own = folder.join(spec.weights.to_string());
+        let path = own.join(WEIGHTS_SENT);
+        if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == spec.bytes.0) {
+            return Ok(path);
+        }
+        std::fs::create_dir_all(&own)?;
+        let fresh = own.join("new");
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::hard_link(&self.path, &fresh).or_else(|_| std::fs::copy(&self.path, &fresh).map(drop))?;
+        std::fs::rename(&fresh, &path)?;
+        Ok(path)
     }
 }
 
@@ -153,39 +194,103 @@ impl Drop for Rented {
     }
 }
 
-/// Asks, if chance wants it and there is time. `None`: nothing can be said.
-pub(super) async fn answers(house: &Arc<House>, job: &Job) -> Option<(Honest, String)> {
+/// The looks that this Checker has going on: one at a Container and model, and so many in all.
+#[derive(Debug, Default)]
+pub(crate) struct Visits(Mutex<BTreeSet<(NodeId, WeightsId)>>);
+
+/// One of them, until it is dropped.
+struct Visiting {
+    house: Arc<House>,
+    of: (NodeId, WeightsId),
+}
+
+impl Visits {
+    fn held(&self) -> MutexGuard<'_, BTreeSet<(NodeId, WeightsId)>> {
+        // Every change is one insertion or removal.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Visiting {
+    fn begin(house: &Arc<House>, of: (NodeId, WeightsId)) -> Option<Self> {
+        let mut all = house.visits.held();
+        (all.len() < VISITS_AT_ONCE && all.insert(of)).then(|| Self { house: Arc::clone(house), of })
+    }
+}
+
+impl Drop for Visiting {
+    fn drop(&mut self) {
+        self.house.visits.held().remove(&self.of);
+    }
+}
+
+/// What is known of a Container's answers. Now and then one asks for more of them: that takes longer than the tests of a
+/// short epoch, goes on beside them, and counts at the next look. `None`: nothing can be said.
+pub(super) fn answers(house: &Arc<House>, job: &Job) -> Option<(Honest, String)> {
     let config = house.answers.as_ref()?;
-    if rand::random_range(0..config.every.get()) != 0 || config.models.is_empty() {
-        return None;
+    if rand::random_range(0..config.every.get()) == 0 && !config.models.is_empty() {
+        begin(house, job, rand::random_range(0..config.models.len()), job.left(house.clock.now()).mul_f64(0.5));
     }
-    let model = config.models.get(rand::random_range(0..config.models.len()))?;
-    let left = job.left(house.clock.now()).checked_sub(NEEDS + GRACE)?;
-    tokio::time::sleep(left.mul_f64(rand::random_range(0.0..0.5))).await;
-    let until = Instant::now() + job.left(house.clock.now()).checked_sub(GRACE)?;
-    let looked = tokio::time::timeout_at(until, look(house, config, model, job)).await;
-    match looked {
-        Ok(Ok(found)) => found,
-        Ok(Err(why)) => {
-            tracing::info!(container = %job.subject.short(), model = %model.spec.name, %why, "not asked");
-            None
+    let fresh_ms = job.draw.params().suspect_for_ms;
+    let since = TimeMs(house.clock.now().0.saturating_sub(fresh_ms));
+    known(house, config, job.subject, since).map(|(honest, why, _)| (honest, why))
+}
+
+/// Decides whether a Container answers with another model, as it was accused of in an epoch: by answers that were given since.
+pub(super) async fn substitution(house: &Arc<House>, job: &Job, accused: EpochNo) -> Found {
+    let Some(config) = house.answers.as_ref().filter(|config| !config.models.is_empty()) else {
+        return unknown("this Checker audits no models");
+    };
+    let since = job.draw.params().begin(accused);
+    loop {
+        match known(house, config, job.subject, since) {
+            Some((Honest::No, why, evidence)) => return (Finding::Upheld { evidence }, Some(why)),
+            Some((Honest::Yes, why, _)) => return (Finding::Dismissed, Some(why)),
+            Some((Honest::Hides | Honest::Unknown, ..)) | None => {}
         }
-        Err(_) => {
-            tracing::info!(container = %job.subject.short(), model = %model.spec.name, "not asked: no time was left");
-            None
+        if job.left(house.clock.now()) <= GRACE + LOOK_EVERY {
+            return unknown("too few of its answers were looked at since it was accused");
         }
+        for model in 0..config.models.len() {
+            begin(house, job, model, Duration::ZERO);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Begins a look at a Container's answers, within some time, unless one goes on.
+fn begin(house: &Arc<House>, job: &Job, model: usize, within: Duration) {
+    let Some(weights) = house.answers.as_ref().and_then(|config| config.models.get(model)).map(|m| m.spec.weights)
+    else {
+        return;
+    };
+    let Some(visiting) = Visiting::begin(house, (job.subject, weights)) else { return };
+    let (draw, subject) = (Arc::clone(&job.draw), job.subject);
+    house.spawn(async move {
+        let house = &visiting.house;
+        tokio::time::sleep(within.mul_f64(rand::random_range(0.0..1.0))).await;
+        let Some(config) = &house.answers else { return };
+        let Some(model) = config.models.get(model) else { return };
+        let name = &model.spec.name;
+        let why = match tokio::time::timeout(VISIT_WITHIN, look(house, config, model, subject, &draw)).await {
+            Ok(Ok(why)) => why,
+            Ok(Err(why)) => format!("not asked: {why}"),
+            Err(_) => format!("not asked to the end: it takes longer than {} s", VISIT_WITHIN.as_secs()),
+        };
+        tracing::info!(container = %subject.short(), model = %name, "a look at its answers: {why}");
+    });
 }
 
 async fn look(
     house: &Arc<House>,
     config: &AnswersConfig,
     model: &AuditedModel,
-    job: &Job,
-) -> Result<Option<(Honest, String)>, String> {
-    let (subject, weights) = (job.subject, model.spec.weights);
-    let mut account = house.accounts.get(subject, weights);
-    let (itself, (others, more)) = ([subject], witnesses(&account, job));
+    subject: NodeId,
+    draw: &Draw,
+) -> Result<String, String> {
+    let weights = model.spec.weights;
+    let mut account = house.accounts.get(subject, weights).map(|audited| audited.account).unwrap_or_default();
+    let (itself, (others, more)) = ([subject], witnesses(&account, subject, draw));
     let (one, other, third) =
         tokio::join!(rent(config, model, &itself), rent(config, model, &others), rent(config, model, &more));
     let (one, other) = (one?, other?);
@@ -194,45 +299,65 @@ async fn look(
     let witnesses: Vec<(NodeId, &dyn Engine)> =
         others.iter().map(|other| (other.container, &other.line as &dyn Engine)).collect();
     let chat = one.info.abilities.chat && model.spec.kind == ModelKind::Chat;
-    let numbers: Vec<u64> = (0..QUESTIONS).map(|_| rand::random()).collect();
+    let numbers: Vec<u64> = (0..QUESTIONS_MAX).map(|_| rand::random()).collect();
     let visit = visit(&one.line, &witnesses, &mut account, &numbers, chat).await;
     metrics::counter!("muster_checker_answers_total").increment(visit.compared.into());
-    let limits = config.limits.find(&model.spec.name, &model.quantisation, &one.info.engine);
-    let found = limits.map(|entry| found(&account, account.standing(&entry.limits)));
-    let (kept, sum) = (Arc::clone(house), account);
-    let written = house.blocking(move || kept.accounts.put(subject, weights, sum)).await;
+    let engine = one.info.engine.clone();
+    let limits = config.limits.find(&model.spec.name, &model.quantisation, &engine);
+    let found = limits.map(|entry| found(&account, account.standing(&entry.limits)).1);
+    let audited = Audited { account, engine, at: house.clock.now() };
+    let kept = Arc::clone(house);
+    let written = house.blocking(move || kept.accounts.put(subject, weights, audited)).await;
     if let Some(Err(error)) = written {
         tracing::warn!(%error, "what answers came to is not kept");
     }
-    if limits.is_none() {
-        let (name, quantisation, engine) = (&model.spec.name, &model.quantisation, &one.info.engine);
-        return Err(format!("no limits are known for {name} in {quantisation} on {engine}"));
-    }
-    Ok(found)
+    let (name, quantisation) = (&model.spec.name, &model.quantisation);
+    let answered = format!("{} answered, {} replays held against them", visit.answered, visit.compared);
+    let unknown = || format!("no limits are known for {name} in {quantisation} on {}", one.info.engine);
+    Ok(format!("{answered}: {}", found.unwrap_or_else(unknown)))
 }
 
-/// Whether a Container's answers are what they should be. Three-valued: too few say nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a Container's answers are what they should be. Too few say nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Honest {
-    Yes,
-    No,
     Unknown,
+    Yes,
+    /// It does not tell what it committed to.
+    Hides,
+    /// Many of them together are another model's.
+    No,
+}
+
+/// What is known of a Container's answers since some time: the worst of all models, with its sentence and its fingerprint.
+fn known(
+    house: &House,
+    config: &AnswersConfig,
+    container: NodeId,
+    since: TimeMs,
+) -> Option<(Honest, String, ContentHash)> {
+    let of = |model: &AuditedModel| {
+        let audited = house.accounts.get(container, model.spec.weights).filter(|audited| audited.at >= since)?;
+        let entry = config.limits.find(&model.spec.name, &model.quantisation, &audited.engine)?;
+        let (honest, why) = found(&audited.account, audited.account.standing(&entry.limits));
+        Some((honest, format!("{}: {why}", model.spec.name), audited.fingerprint(container, model.spec.weights)))
+    };
+    config.models.iter().filter_map(of).max_by_key(|(honest, ..)| *honest)
 }
 
 /// What an account says, with its sentence.
 fn found(account: &Account, standing: Standing) -> (Honest, String) {
     match standing {
-        _ if account.hides() => (Honest::No, "it does not tell what it committed to with its answers".to_owned()),
         Standing::Deviates(deviation) => (Honest::No, format!("its answers are not the model's: {deviation}")),
+        _ if account.hides() => (Honest::Hides, "it does not tell what it committed to with its answers".to_owned()),
         Standing::Faithful => (Honest::Yes, "its answers are the model's own".to_owned()),
         Standing::Unknown => (Honest::Unknown, "too few of its answers were looked at".to_owned()),
     }
 }
 
 /// Whose replays are wanted, of two groups one each: those of who replayed before, and chance.
-fn witnesses(account: &Account, job: &Job) -> (Vec<NodeId>, Vec<NodeId>) {
-    let view = job.draw.view().containers();
-    let here = |node: &NodeId| *node != job.subject && view.iter().any(|container| container.node == *node);
+fn witnesses(account: &Account, subject: NodeId, draw: &Draw) -> (Vec<NodeId>, Vec<NodeId>) {
+    let view = draw.view().containers();
+    let here = |node: &NodeId| *node != subject && view.iter().any(|container| container.node == *node);
     let known = account.witnesses();
     // Two that say enough are enough.
     let mut wanted: Vec<NodeId> = known.into_iter().filter(here).take(2).collect();
@@ -251,7 +376,7 @@ async fn rent(config: &AnswersConfig, model: &AuditedModel, of: &[NodeId]) -> Re
     }
     let spec = &model.spec;
     let demand = Demand {
-        cpu_millis: 500,
+        cpu_millis: model.cpu_millis,
         memory: Bytes(spec.bytes.0.saturating_mul(5) / 4 + MEMORY_BESIDE),
         disk: Bytes(spec.bytes.0.saturating_mul(21) / 20 + DISK_BESIDE),
         time_limit_s: LIMIT_S,
@@ -313,13 +438,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         let (name, quantisation) = ("m".to_owned(), "F16".to_owned());
-        let file = AuditedFile { name, quantisation, path: path.clone(), context: 512 };
-        assert!(file.open().unwrap_err().to_string().contains("m.gguf"));
+        let file = AuditedFile { name, quantisation, path: path.clone(), context: 512, cpu_millis: 500 };
+        let beside = folder.path().join("answers");
+        assert!(file.open(&beside).unwrap_err().to_string().contains("m.gguf"));
         std::fs::write(&path, "abc").unwrap();
-        let model = file.open().unwrap();
+        let model = file.open(&beside).unwrap();
+        assert_eq!(
+            (std::fs::read(&model.path).unwrap(), model.path.file_name().unwrap()),
+            (b"abc".to_vec(), "weights".as_ref())
+        );
+        assert_eq!(file.open(&beside).unwrap().path, model.path, "as often as one likes");
         assert_eq!(model.spec.bytes, Bytes(3));
         assert!(model.spec.weights.to_string().starts_with("ba7816bf8f01cfea"), "{}", model.spec.weights);
-        assert!(matches!(AuditedFile { context: 1, ..file }.open(), Err(AuditedError::Spec { .. })));
+        assert!(matches!(AuditedFile { context: 1, ..file }.open(&beside), Err(AuditedError::Spec { .. })));
     }
 
     #[test]
@@ -339,7 +470,11 @@ mod tests {
             assert_eq!(honest, if differing == 0 { Honest::Yes } else { Honest::No }, "{why}");
         }
         assert!(said(&account).1.contains("30.00 %"), "{}", said(&account).1);
+        // What is shown weighs more than what is not told.
         (0..UNREVEALED_MAX).for_each(|_| account.unrevealed());
-        assert!(said(&account).1.contains("does not tell"));
+        assert_eq!(said(&account).0, Honest::No);
+        let mut silent = Account::default();
+        (0..UNREVEALED_MAX).for_each(|_| silent.unrevealed());
+        assert_eq!(said(&silent).0, Honest::Hides);
     }
 }

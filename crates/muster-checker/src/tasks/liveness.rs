@@ -9,7 +9,7 @@ use muster_core::delivery::Delivered;
 use muster_core::epoch::EpochNo;
 use muster_core::ids::{ContentHash, LeaseId};
 use muster_core::reward::Finding;
-use muster_core::units::TimeMs;
+use muster_core::units::{TimeMs, TokenAmount};
 use muster_net::{NetError, StreamKind};
 use muster_wire::message::audit::{Alive, Question};
 
@@ -80,10 +80,11 @@ enum Look {
 /// Looks at the work until the tests are over, and may play or ask meanwhile: what a player sees, and what answers come to,
 /// counts before what is told, and what is poor before what is good.
 pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
-    let (looked, played, asked) = tokio::join!(looks(house, job), play(house, job), answers(house, job));
-    let seen = match (played, asked) {
+    let (looked, played) = tokio::join!(looks(house, job), play(house, job));
+    let seen = match (played, answers(house, job)) {
+        (_, Some((Honest::No, why))) => Some((Finding::Substituted, why)),
         (Some((Delivered::Poor(_), why)), _) => Some((Finding::Poor, why)),
-        (_, Some((Honest::No, why))) => Some((Finding::Poor, why)),
+        (_, Some((Honest::Hides, why))) => Some((Finding::Poor, why)),
         (Some((Delivered::Good, why)), _) | (_, Some((Honest::Yes, why))) => Some((Finding::Good, why)),
         _ => None,
     };
@@ -202,6 +203,10 @@ fn implausible(
     if before.is_some_and(|before| ran_ms < before) {
         return Some("its running time has fallen".to_owned());
     }
+    // What is paid by the token says nothing of time.
+    if lease.rate_per_second == TokenAmount::ZERO {
+        return None;
+    }
     // What was vouched is for time that ran, and half an interval ahead at most.
     let worth = lease.rate_per_second.0.saturating_mul(u128::from(ran_ms.saturating_add(SLACK_MS))) / 1_000;
     (vouched > worth.saturating_add(1)).then(|| format!("vouchers for {vouched}, and what ran is worth {worth}"))
@@ -212,7 +217,6 @@ mod tests {
     use super::*;
     use muster_chain::settle::LeaseStatus;
     use muster_core::ids::{Address, NodeId};
-    use muster_core::units::TokenAmount;
 
     #[test]
     fn made_up_figures_are_seen() {
@@ -239,5 +243,9 @@ mod tests {
         assert!(odd((900_000, 0), None).unwrap().contains("is open for"));
         assert!(odd((500_000, 50_000), Some(600_000)).unwrap().contains("fallen"));
         assert!(odd((500_000, 70_000), None).unwrap().contains("worth"));
+        // A model is paid by the token.
+        let by_token = LeaseOnChain { rate_per_second: TokenAmount::ZERO, ..lease.clone() };
+        assert_eq!(implausible(&by_token, (500_000, 70_000), None, now), None);
+        assert!(implausible(&by_token, (500_000, 2_000_000), None, now).unwrap().contains("deposit"));
     }
 }

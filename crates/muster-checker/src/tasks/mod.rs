@@ -17,6 +17,7 @@ use muster_core::reward::Finding;
 use muster_core::units::TimeMs;
 use tracing::{debug, info};
 
+pub(crate) use answers::Visits;
 pub use answers::{AnswersConfig, AuditedError, AuditedFile, AuditedModel};
 pub use play::PlayConfig;
 pub(crate) use recheck::set_proof;
@@ -126,7 +127,8 @@ async fn work(house: &Arc<House>, job: &Job) -> Found {
     }
 }
 
-/// Decides an accusation: speed and absence by another proof, broken work by what the chain says.
+/// Decides an accusation: speed and absence by another proof, broken work by what the chain says, another model by answers
+/// of its own.
 async fn dispute(house: &Arc<House>, job: &Job) -> Found {
     use muster_core::epoch::AccusedOf;
     let place = usize::try_from(job.assignment.task.subject).unwrap_or(usize::MAX);
@@ -134,6 +136,7 @@ async fn dispute(house: &Arc<House>, job: &Job) -> Found {
     match accused.map(|accused| (accused.of, accused.epoch)) {
         Some((AccusedOf::Absence | AccusedOf::FarBelow, _)) => capacity::capacity(house, job).await,
         Some((AccusedOf::Interruption, epoch)) => liveness::interruption(house, job, epoch).await,
+        Some((AccusedOf::Substitution, epoch)) => answers::substitution(house, job, epoch).await,
         None => unknown("nothing is disputed"),
     }
 }

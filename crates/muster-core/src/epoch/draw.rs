@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::committee::{Lots, Seats, Urn, at};
 use super::instants::groups;
-use super::view::{AccusedOf, ContainerEntry, RegistryStatus};
+use super::view::{ContainerEntry, RegistryStatus};
 use super::{EpochNo, EpochParams, Phase, RegistryView, Seed};
 use crate::ids::{ContentHash, NodeId};
 use crate::units::TimeMs;
@@ -373,8 +373,8 @@ fn tested(entry: &ContainerEntry, epoch: EpochNo, params: &EpochParams, seed: &S
     if entry.status != RegistryStatus::Active {
         return None;
     }
-    // An interruption lies in the past and is decided by evidence; the other two are decided by another test.
-    if entry.accused.is_some_and(|accused| accused.of != AccusedOf::Interruption) {
+    // Work is judged by votes over it; absence and slowness are decided by another test.
+    if entry.accused.is_some_and(|accused| !accused.of.is_decided_by_votes()) {
         return Some(DrawnWhy::Disputed);
     }
     let Some(last) = entry.tested else { return Some(DrawnWhy::Unproved) };

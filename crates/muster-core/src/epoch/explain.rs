@@ -76,6 +76,7 @@ impl Draw {
                         AccusedOf::Absence => "not answering the test",
                         AccusedOf::FarBelow => "being far slower than it claims",
                         AccusedOf::Interruption => "breaking work off",
+                        AccusedOf::Substitution => "answering with another model",
                     };
                     format!(": in epoch {} it was accused of {what}", a.epoch)
                 });

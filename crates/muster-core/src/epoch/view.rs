@@ -63,6 +63,16 @@ pub enum AccusedOf {
     FarBelow,
     /// It broke work off, or told more than it did.
     Interruption,
+    /// It answered with another model than it is paid for.
+    Substitution,
+}
+
+impl AccusedOf {
+    /// Whether votes over what was done decide it; the others are decided by another test.
+    #[must_use]
+    pub const fn is_decided_by_votes(self) -> bool {
+        matches!(self, Self::Interruption | Self::Substitution)
+    }
 }
 
 /// A Container as an epoch sees it: the registry's entry, its claims, and what earlier epochs found.

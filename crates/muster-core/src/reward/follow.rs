@@ -12,7 +12,7 @@ use crate::units::TokenAmount;
 
 /// A Container that answered at least so often was there.
 const PRESENT_BPS: u16 = 5_000;
-/// After so many epochs without a verdict an accusation of breaking work off is dropped: nobody can tell any more.
+/// After so many epochs without a verdict an accusation that votes decide is dropped: nobody can tell any more.
 const APPEAL_EPOCHS_MAX: u64 = 8;
 
 /// A fault that takes stake.
@@ -22,6 +22,8 @@ enum Fault {
     Interruption(ContentHash),
     /// Decided by the larger committee: far slower than claimed, or never answering a test while alive.
     FarBelow,
+    /// Decided by the larger committee, each by many answers of its own: another model than is paid for.
+    Substitution(ContentHash),
     /// A transcript shows it.
     Dishonest(ContentHash),
 }
@@ -45,7 +47,7 @@ pub(super) fn containers(
         let Some(fault) = fault else { continue };
         let amount = match fault {
             Fault::Interruption(_) => TokenAmount(entry.stake_due.0 / 3),
-            Fault::FarBelow | Fault::Dishonest(_) => entry.stake_due,
+            Fault::FarBelow | Fault::Substitution(_) | Fault::Dishonest(_) => entry.stake_due,
         };
         if amount == TokenAmount::ZERO {
             continue;
@@ -87,12 +89,16 @@ fn follow(
     if found.quality == Some(Verdict::Interrupted) && record.accused.is_none() {
         record.accused = Some(Accusation { of: AccusedOf::Interruption, epoch });
     }
+    // Who has looked at so many answers is rarely more than one of a small committee: the larger one looks for itself.
+    if found.substituted && record.accused.is_none() {
+        record.accused = Some(Accusation { of: AccusedOf::Substitution, epoch });
+    }
     let fault = tested.max(appealed).max(twice);
     if fault.is_some() {
         record.accused = None;
         record.suspect_until = suspect_until;
     }
-    if matches!(fault, Some(Fault::FarBelow | Fault::Dishonest(_))) {
+    if matches!(fault, Some(Fault::FarBelow | Fault::Substitution(_) | Fault::Dishonest(_))) {
         // Whatever it proved before, it has to prove anew.
         *record = ContainerRecord {
             suspect_until,
@@ -113,7 +119,7 @@ fn follow_test(
 ) -> Option<Fault> {
     let epoch = draw.epoch();
     // The larger committee decides what the small one only accuses of.
-    let disputed = entry.accused.is_some_and(|accused| accused.of != AccusedOf::Interruption);
+    let disputed = entry.accused.is_some_and(|accused| !accused.of.is_decided_by_votes());
     let accuse = |record: &mut ContainerRecord, of: AccusedOf| {
         record.suspect_until = epoch.plus(draw.params().epochs_in(draw.params().suspect_for_ms)).next();
         record.accused = Some(Accusation { of, epoch });
@@ -160,9 +166,14 @@ fn follow_test(
 }
 
 fn follow_appeal(epoch: EpochNo, record: &mut ContainerRecord, found: &Found) -> Option<Fault> {
-    let accused = record.accused.filter(|accused| accused.of == AccusedOf::Interruption)?;
+    let accused = record.accused.filter(|accused| accused.of.is_decided_by_votes())?;
     match found.appeal {
-        Some(Verdict::Upheld { evidence }) => return Some(Fault::Interruption(evidence)),
+        Some(Verdict::Upheld { evidence }) => {
+            return Some(match accused.of {
+                AccusedOf::Substitution => Fault::Substitution(evidence),
+                _ => Fault::Interruption(evidence),
+            });
+        }
         Some(Verdict::Dismissed) => record.accused = None,
         Some(_) | None => {
             if epoch.since(accused.epoch) > APPEAL_EPOCHS_MAX {
@@ -204,6 +215,7 @@ fn evidence(epoch: EpochNo, node: &NodeId, fault: Fault) -> ContentHash {
         Fault::Interruption(hash) => (1u8, hash),
         Fault::FarBelow => (2, ContentHash::ZERO),
         Fault::Dishonest(hash) => (3, hash),
+        Fault::Substitution(hash) => (4, hash),
     };
     let mut hasher = blake3::Hasher::new_derive_key("muster 2026 slash evidence v1");
     hasher.update(&epoch.0.to_be_bytes()).update(&node.0).update(&[tag]).update(&hash.0);

@@ -31,12 +31,12 @@ pub enum Verdict {
     Poor,
     /// Quality: two thirds saw work broken off.
     Interrupted,
-    /// Dispute over an interruption: two thirds found that the evidence bears it out.
+    /// Dispute over work: two thirds found that the evidence bears the accusation out.
     Upheld {
         /// What was looked at; of several the least.
         evidence: ContentHash,
     },
-    /// Dispute over an interruption: two thirds found that it does not.
+    /// Dispute over work: two thirds found that it does not.
     Dismissed,
     /// None of these: neither good nor bad.
     Unknown,
@@ -132,8 +132,8 @@ fn vote(judged: &mut Judged, audit: &Audit, counted: &[(u32, Finding)]) {
         of(|f| matches!(f, Finding::Absent)),
         of(|f| matches!(f, Finding::Good | Finding::Same { .. })),
         of(|f| matches!(f, Finding::Interrupted)),
-        // Broken off is less than good as well.
-        of(|f| matches!(f, Finding::Poor | Finding::Interrupted)),
+        // Broken off is less than good as well, and so is another model.
+        of(|f| matches!(f, Finding::Poor | Finding::Interrupted | Finding::Substituted)),
         of(|f| matches!(f, Finding::Upheld { .. })),
         of(|f| matches!(f, Finding::Dismissed)),
     ];
@@ -149,12 +149,8 @@ fn vote(judged: &mut Judged, audit: &Audit, counted: &[(u32, Finding)]) {
         },
         Some(Finding::Absent) => Verdict::Absent,
         Some(Finding::Good | Finding::Same { .. }) => Verdict::Good,
-        Some(Finding::Interrupted | Finding::Poor) => {
-            if voters.iter().all(|(_, f)| *f == Finding::Interrupted) {
-                Verdict::Interrupted
-            } else {
-                Verdict::Poor
-            }
+        Some(Finding::Interrupted | Finding::Poor | Finding::Substituted) => {
+            if voters.iter().all(|(_, f)| *f == Finding::Interrupted) { Verdict::Interrupted } else { Verdict::Poor }
         }
         Some(Finding::Upheld { .. }) => {
             let least = voters.iter().filter_map(|(_, f)| f.transcript()).min();

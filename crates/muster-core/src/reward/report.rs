@@ -48,6 +48,8 @@ pub enum Finding {
     Poor,
     /// Quality: it broke work off.
     Interrupted,
+    /// Quality: many of its answers together are not those of the model that it is paid for.
+    Substituted,
     /// Duplicate: the task that was run elsewhere gave the same.
     Same {
         /// The signed transcript.
@@ -65,12 +67,12 @@ pub enum Finding {
         /// The proof.
         proof: ContentHash,
     },
-    /// Dispute over an interruption: the evidence bears it out.
+    /// Dispute over work: the evidence bears the accusation out.
     Upheld {
         /// What was looked at.
         evidence: ContentHash,
     },
-    /// Dispute over an interruption: the evidence does not.
+    /// Dispute over work: the evidence does not.
     Dismissed,
 }
 
@@ -84,7 +86,7 @@ impl Finding {
             Self::Proved { .. } | Self::Refuted { .. } | Self::Absent => {
                 matches!(kind, TaskKind::Capacity | TaskKind::Dispute)
             }
-            Self::Good | Self::Poor | Self::Interrupted => matches!(kind, TaskKind::Quality),
+            Self::Good | Self::Poor | Self::Interrupted | Self::Substituted => matches!(kind, TaskKind::Quality),
             Self::Same { .. } | Self::Differs { .. } => matches!(kind, TaskKind::Duplicate),
             Self::Rechecked { .. } => matches!(kind, TaskKind::Recheck),
             Self::Upheld { .. } | Self::Dismissed => matches!(kind, TaskKind::Dispute),
@@ -107,6 +109,7 @@ impl Finding {
             | Self::Good
             | Self::Poor
             | Self::Interrupted
+            | Self::Substituted
             | Self::Dismissed => None,
         }
     }
@@ -126,6 +129,7 @@ impl Finding {
             Self::Rechecked { good, proof } => (10, u32::from(good), 0, Some(proof)),
             Self::Upheld { evidence } => (11, 0, 0, Some(evidence)),
             Self::Dismissed => (12, 0, 0, None),
+            Self::Substituted => (13, 0, 0, None),
         };
         out.u8(tag);
         out.u32(a);

@@ -96,6 +96,7 @@ impl ContainerRecord {
             1 => Some(AccusedOf::Absence),
             2 => Some(AccusedOf::FarBelow),
             3 => Some(AccusedOf::Interruption),
+            4 => Some(AccusedOf::Substitution),
             _ => return Err(SettleError::Malformed("an accusation")),
         };
         let epoch = EpochNo(from.u64()?);

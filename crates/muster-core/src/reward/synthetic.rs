@@ -2,8 +2,8 @@
 
 use super::report::{Bundle, Commitment, Entry, Finding, Report, Reveal, TaskResult};
 use crate::epoch::{
-    AccusedOf, AddressBlock, Assignment, CheckerEntry, ContainerEntry, Draw, EpochNo, Fingerprint, IndexerEntry,
-    Licence, RegistryStatus, RegistryView, TaskKind, ViewError,
+    AddressBlock, Assignment, CheckerEntry, ContainerEntry, Draw, EpochNo, Fingerprint, IndexerEntry, Licence,
+    RegistryStatus, RegistryView, TaskKind, ViewError,
 };
 use crate::ids::{Address, ContentHash, NodeId};
 use crate::protocol::NodeSignature;
@@ -153,7 +153,7 @@ pub fn honest(draw: &Draw, assignment: &Assignment) -> Finding {
         TaskKind::Quality => Finding::Good,
         TaskKind::Duplicate => Finding::Same { transcript },
         TaskKind::Dispute => match entry.and_then(|c| c.accused).map(|accused| accused.of) {
-            Some(AccusedOf::Interruption) => Finding::Dismissed,
+            Some(of) if of.is_decided_by_votes() => Finding::Dismissed,
             _ => proved,
         },
         TaskKind::Recheck => {

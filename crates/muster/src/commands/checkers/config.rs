@@ -58,7 +58,7 @@ pub(crate) struct CheckerFile {
     #[serde(default = "answers_usd_micro_per_million")]
     pub(crate) answers_usd_micro_per_million: u64,
     /// Models whose answers are audited.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) answers: Vec<AuditedFile>,
 }
 

