@@ -29,9 +29,11 @@ const CHANGES_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often new lines of a log are asked for.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
-/// The models that `muster up` deploys.
-const FIRST_CHAT: &str = "tiny";
+/// The models that `muster up` deploys: the first of these that it has the weights of, and one for embeddings.
+const FIRST_CHATS: [&str; 2] = ["smollm2-135m-instruct", TINY];
 const FIRST_EMBEDDING: &str = "minilm";
+/// The model that is everywhere.
+const TINY: &str = "tiny";
 
 /// `muster model`.
 pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failure> {
@@ -194,23 +196,34 @@ async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeplo
 /// Deploys the models of the first start, and says how to talk to those that are there. What goes wrong is told and harms
 /// nothing.
 pub(super) async fn first(cx: &Context, deploys: bool) -> Result<String, Failure> {
-    let customer = Customer::find(cx, &ModelDeployArgs::usual(FIRST_CHAT).at).await?;
+    let customer = Customer::find(cx, &ModelDeployArgs::usual(TINY).at).await?;
     let mut text = String::new();
+    let mut deploy = async |name| match first_one(cx, &customer, name).await {
+        Ok(()) => true,
+        Err(failure) => {
+            // Writing into a string cannot fail.
+            let _ = write!(text, "\nmuster: the model {name} is not deployed: {failure}");
+            false
+        }
+    };
     if deploys {
-        for name in [FIRST_CHAT, FIRST_EMBEDDING] {
-            if let Err(failure) = first_one(cx, &customer, name).await {
-                // Writing into a string cannot fail.
-                let _ = write!(text, "\nmuster: the model {name} is not deployed: {failure}");
+        for name in FIRST_CHATS {
+            if deploy(name).await {
+                break;
             }
         }
+        deploy(FIRST_EMBEDDING).await;
     }
     let there = customer.call(Method::GET, "/api/v1/models", None).await?;
     let names: Vec<String> = there.as_array().into_iter().flatten().map(|one| self::text(one, "/name")).collect();
+    let there = |name: &&str| names.iter().any(|known| known == name);
+    let chat = FIRST_CHATS.into_iter().find(there);
+    let embedding = Some(FIRST_EMBEDDING).filter(there);
     let lines = [
-        (FIRST_CHAT, "chat/completions", r#""messages":[{"role":"user","content":"hello"}]"#),
-        (FIRST_EMBEDDING, "embeddings", r#""input":["a cat","a kitten"]"#),
+        (chat, "chat/completions", r#""messages":[{"role":"user","content":"What is the opposite of hot?"}]"#),
+        (embedding, "embeddings", r#""input":["a cat","a kitten"]"#),
     ];
-    let lines: Vec<_> = lines.iter().filter(|(name, ..)| names.iter().any(|there| there == name)).collect();
+    let lines: Vec<_> = lines.iter().filter_map(|(name, path, asked)| Some(((*name)?, path, asked))).collect();
     if !lines.is_empty() {
         let _ = write!(text, "\nModels answer at {}/v1, by OpenAI's API; talk to them:", customer.url());
     }
@@ -239,7 +252,7 @@ async fn first_one(cx: &Context, customer: &Customer, name: &str) -> Result<(), 
 /// How long it takes from the request to deploy the tiny model, whose weights the Gateway has but for the first time, to its
 /// first token; it is removed again.
 pub(super) async fn deploy_once(cx: &Context, name: &str) -> Result<Duration, Failure> {
-    let args = ModelDeployArgs { name: Some(name.to_owned()), ..ModelDeployArgs::usual(FIRST_CHAT) };
+    let args = ModelDeployArgs { name: Some(name.to_owned()), ..ModelDeployArgs::usual(TINY) };
     let customer = Customer::find(cx, &args.at).await?;
     let plan = plan(cx, &args).await?;
     let begun = Instant::now();
