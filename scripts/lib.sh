@@ -28,6 +28,8 @@ packages() {
     [[ $(uname -m) != x86_64 ]] || echo user-mode-linux
     ;;
   pip) echo python3 python3-venv ;;
+  # What compiles llama.cpp's shaders (scripts/vulkan.sh, make build FEATURES=vulkan).
+  vulkan) echo libvulkan-dev glslc ;;
   # Who stands beside the Gateway when it is measured (scripts/bench-gateway.sh).
   bench) echo nginx-light python3 python3-venv ;;
   *) fail "no package list is called '$1'" ;;

@@ -20,10 +20,15 @@ pub(crate) fn config(path: &Path) -> ChildConfig {
         context: 512,
         parallel: 3,
         threads: 1,
-        gpu_layers: 0,
+        gpu_layers: gpu_layers(),
         embedding: false,
         pooling: Pooling::Model,
     }
+}
+
+/// Layers on a card: none, unless `scripts/vulkan.sh` says so.
+fn gpu_layers() -> u32 {
+    std::env::var("MUSTER_TEST_GPU_LAYERS").ok().and_then(|layers| layers.parse().ok()).unwrap_or(0)
 }
 
 /// Lets a test speak to an engine with the tiny model.
