@@ -4,6 +4,8 @@
 //! ```text
 //! DIR/NAME/part       on its way in; NAME is the SHA-256 that it is said to have, in hex
 //! DIR/NAME/weights    whole
+//! DIR/NAME/weights-00001-of-00003.gguf and so on: the files of a model in parts, each of which is kept alone as well; NAME
+//!                     stands for all of them
 //! ```
 
 use std::collections::BTreeSet;
@@ -12,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use muster_core::inference::{WEIGHTS_MAX, WeightsId};
+use muster_core::inference::{ModelSpec, WEIGHTS_MAX, WEIGHTS_NAME, WeightsId};
 use muster_core::units::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -73,14 +75,37 @@ impl Weights {
 
     /// Where they are, if they are whole.
     pub(crate) fn path(&self, id: WeightsId) -> Option<PathBuf> {
-        let path = self.folder(id).join("weights");
+        let path = self.folder(id).join(WEIGHTS_NAME);
         path.is_file().then_some(path)
+    }
+
+    /// The files of a model under the names by which they are sent; `None` where one is not whole. Blocks.
+    pub(crate) fn files(&self, model: &ModelSpec) -> Result<Option<Vec<PathBuf>>, WeightsError> {
+        if model.parts.is_empty() {
+            return Ok(self.path(model.weights).map(|path| vec![path]));
+        }
+        let folder = self.folder(model.weights);
+        let mut files = Vec::new();
+        for file in model.files() {
+            let (Some(whole), named) = (self.path(file.part.weights), folder.join(&file.name)) else { return Ok(None) };
+            if !named.is_file() {
+                fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+                match fs::hard_link(&whole, &named) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(failed("name", &whole)(error));
+                    }
+                    _ => {}
+                }
+            }
+            files.push(named);
+        }
+        Ok(Some(files))
     }
 
     /// How much of them has arrived, and whether they are whole.
     pub(crate) fn arrived(&self, id: WeightsId) -> (u64, bool) {
         let len = |name: &str| fs::metadata(self.folder(id).join(name)).map(|meta| meta.len()).ok();
-        len("weights").map_or_else(|| (len("part").unwrap_or(0), false), |whole| (whole, true))
+        len(WEIGHTS_NAME).map_or_else(|| (len("part").unwrap_or(0), false), |whole| (whole, true))
     }
 
     /// Takes a part. Blocks; the last one is answered when all was hashed and looked at.
@@ -117,7 +142,7 @@ impl Weights {
             if got != id {
                 return Err(WeightsError::Hash { got });
             }
-            muster_engine::gguf::check_file(&place).map(drop).map_err(WeightsError::Form)
+            muster_engine::gguf::look_at_file(&place).map(drop).map_err(WeightsError::Form)
         });
         if let Err(error) = looked_at {
             fs::remove_file(&place).map_err(failed("remove", &place))?;
@@ -131,7 +156,7 @@ impl Weights {
     fn keep(&self, place: &Path, id: WeightsId) -> Result<(), WeightsError> {
         let folder = self.folder(id);
         fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
-        fs::rename(place, folder.join("weights")).map_err(failed("name", place))?;
+        fs::rename(place, folder.join(WEIGHTS_NAME)).map_err(failed("name", place))?;
         File::open(&folder).and_then(|dir| dir.sync_all()).map_err(failed("write", &folder))
     }
 

@@ -239,7 +239,7 @@ pub(super) async fn container(cx: &Context, args: ContainerRunArgs) -> Result<u8
     let mut node = ContainerNode::new(config, joining, secret, Arc::new(ledger))
         .code(Code::Config)?
         .with_provers(provers)
-        .with_engines(Some(Arc::new(engines::Own::new().because(Code::Internal, "this program has no path")?)))
+        .with_engines(Some(Arc::new(engines::Own::new().because(Code::Internal, "this program cannot run engines")?)))
         .watched_by(crashes::watcher(cx.crash_plans.as_deref(), "container"));
     if cheat_frames {
         tracing::warn!("this Container was told to lie in live sessions");
