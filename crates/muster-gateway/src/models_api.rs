@@ -635,3 +635,36 @@ pub(crate) async fn take_weights(
     let (bytes, whole) = blocking(move || gateway.inner.weights.take(id, at, &part, total)).await?;
     Ok(Json(WeightsState { bytes, whole }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin_of(weights: serde_json::Value) -> Option<Weighed> {
+        let asked = serde_json::json!({ "name": "m", "kind": "chat", "weights": weights });
+        origin(&serde_json::from_value(asked).unwrap()).ok()
+    }
+
+    #[test]
+    fn weights_are_named_as_one_file_or_as_several() {
+        let (one, other) = ("ab".repeat(32), "cd".repeat(32));
+        let whole = origin_of(serde_json::json!({ "sha256": one, "bytes": 7 })).unwrap();
+        assert_eq!((whole.weights.to_string(), whole.bytes, whole.parts.len()), (one.clone(), Bytes(7), 0));
+        let file = |sha256: &str, bytes: u64| serde_json::json!({ "sha256": sha256, "bytes": bytes });
+        let parts = [file(&one, 7), file(&other, 8)];
+        let hub = "hf:a/b:m-00001-of-00002.gguf";
+        let several = origin_of(serde_json::json!({ "parts": parts, "hub": hub })).unwrap();
+        assert_eq!((several.weights, several.bytes), (WeightsId::of_parts(&several.parts), Bytes(15)));
+        assert_eq!((several.parts.len(), several.sources.len()), (2, 1));
+        let many = vec![file(&one, 1); PARTS_MAX + 1];
+        for wrong in [
+            serde_json::json!({}),
+            serde_json::json!({ "sha256": one }),
+            serde_json::json!({ "sha256": one, "bytes": 7, "parts": parts }),
+            serde_json::json!({ "parts": [file("x", 7), file(&other, 8)] }),
+            serde_json::json!({ "parts": many }),
+        ] {
+            assert!(origin_of(wrong.clone()).is_none(), "{wrong}");
+        }
+    }
+}

@@ -195,3 +195,52 @@ pub fn hash(path: &Path) -> io::Result<(WeightsId, u64)> {
         bytes = bytes.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::inference::{ModelKind, WeightsPart};
+    use muster_engine::tiny::{Shape, in_parts};
+
+    use super::*;
+
+    #[test]
+    fn a_model_in_parts_is_sent_under_the_names_that_belong_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let weights = Weights::new(dir.path().join("weights"));
+        let files = in_parts(&Shape::default(), 2).unwrap();
+        let part = |file: &Vec<u8>| WeightsPart {
+            weights: WeightsId(Sha256::digest(file).into()),
+            bytes: Bytes(file.len() as u64),
+        };
+        let parts: Vec<WeightsPart> = files.iter().map(part).collect();
+        let model = ModelSpec {
+            name: "m".to_owned(),
+            kind: ModelKind::Chat,
+            weights: WeightsId::of_parts(&parts),
+            bytes: Bytes(parts.iter().map(|part| part.bytes.0).sum()),
+            parts: parts.clone(),
+            sources: Vec::new(),
+            context: 64,
+            parallel: 1,
+            endpoint: None,
+        };
+        model.check().unwrap();
+        // A part is taken by itself; what is none is not.
+        let take = |at: usize| weights.take(parts[at].weights, 0, &files[at], parts[at].bytes.0);
+        assert_eq!(take(1).unwrap(), (parts[1].bytes.0, true));
+        assert_eq!(weights.files(&model).unwrap(), None);
+        take(0).unwrap();
+        let none = b"GGUF and nothing more";
+        let wrong = weights.take(WeightsId(Sha256::digest(none).into()), 0, none, none.len() as u64);
+        assert!(matches!(wrong, Err(WeightsError::Form(_))), "{wrong:?}");
+        for _ in 0..2 {
+            let sent = weights.files(&model).unwrap().unwrap();
+            assert!(sent[1].ends_with("weights-00002-of-00002.gguf"), "{sent:?}");
+            assert_eq!(muster_engine::gguf::check_files(&sent).unwrap().split.unwrap().count, 2);
+            assert_eq!(muster_engine::gguf::files_of(&sent[0]), sent);
+        }
+        let alone = ModelSpec { weights: parts[0].weights, bytes: parts[0].bytes, parts: Vec::new(), ..model };
+        let sent = weights.files(&alone).unwrap().unwrap();
+        assert!(muster_engine::gguf::check_files(&sent).unwrap_err().contains("file 1 of 2"), "{sent:?}");
+    }
+}

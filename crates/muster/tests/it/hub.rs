@@ -21,8 +21,6 @@ type Asked = Arc<Mutex<Vec<(String, String, String)>>>;
 /// What the hub does with the first file that is asked for.
 #[derive(Clone, Copy, PartialEq)]
 enum First {
-    /// Sends it.
-    Sends,
     /// Sends half of it and breaks off.
     Breaks,
     /// Sends half of it and nothing more, until the reader is gone.
@@ -126,7 +124,7 @@ fn serve(mut stream: TcpStream, files: &Files, first: First, asked: &Asked, sent
     };
     let len = content.len();
     let from: usize = range.strip_prefix("bytes=").map_or(0, |range| range.trim_end_matches('-').parse().unwrap());
-    let upto = if is_first && first != First::Sends { len / 2 } else { len };
+    let upto = if is_first { len / 2 } else { len };
     sent.fetch_add(upto.saturating_sub(from), Ordering::Relaxed);
     let body = &content[from..upto.max(from)];
     if from == 0 {
