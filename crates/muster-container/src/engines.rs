@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use muster_core::inference::WeightsId;
 use muster_core::params::Params;
 use muster_engine::Engine;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,7 +17,7 @@ const ENGINE_INSIDE: &str = "/.muster/engine";
 /// What an engine is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineSetup {
-    /// The weights, as the engine sees them.
+    /// The weights, as the engine sees them; of several files the first, the others lie beside it.
     pub weights: PathBuf,
     /// Tokens that prompt and answer may have together.
     pub context: u32,
@@ -49,6 +50,21 @@ pub trait Engines: fmt::Debug + Send + Sync {
     /// What is wrong with it, as a sentence.
     fn check(&self, weights: &Path) -> Result<(), String>;
 
+    /// As [`Engines::check`], of one file of several: its number, from 1 on, and how many there are.
+    ///
+    /// # Errors
+    /// As [`Engines::check`].
+    fn check_part(&self, part: &Path, number: u16, count: u16) -> Result<(), String>;
+
+    /// Whether files that were looked at one by one are one model, in this order.
+    ///
+    /// # Errors
+    /// As [`Engines::check`].
+    fn check_together(&self, parts: &[PathBuf]) -> Result<(), String>;
+
+    /// Whether anybody may have a file of weights, whoever brought it: this program itself names it to everybody.
+    fn is_public(&self, weights: WeightsId) -> bool;
+
     /// The file that an engine is lent as a model's weights.
     fn lends(&self, weights: &Path) -> PathBuf {
         weights.to_owned()
@@ -64,9 +80,10 @@ impl dyn Engines {
         std::iter::once(ENGINE_INSIDE.to_owned()).chain(self.args()).collect()
     }
 
-    /// What the job is lent: the program and the weights.
-    pub(crate) fn lent(&self, weights: &Path, inside: &str) -> Vec<(PathBuf, PathBuf)> {
-        vec![(self.program(), ENGINE_INSIDE.into()), (self.lends(weights), inside.into())]
+    /// What the job is lent: the program and the weights, each file with where the job sees it.
+    pub(crate) fn lent(&self, weights: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Vec<(PathBuf, PathBuf)> {
+        let weights = weights.into_iter().map(|(path, inside)| (self.lends(&path), inside));
+        std::iter::once((self.program(), ENGINE_INSIDE.into())).chain(weights).collect()
     }
 }
 
@@ -99,6 +116,18 @@ impl Engines for Substitute {
 
     fn check(&self, weights: &Path) -> Result<(), String> {
         self.engines.check(weights)
+    }
+
+    fn check_part(&self, part: &Path, number: u16, count: u16) -> Result<(), String> {
+        self.engines.check_part(part, number, count)
+    }
+
+    fn check_together(&self, parts: &[PathBuf]) -> Result<(), String> {
+        self.engines.check_together(parts)
+    }
+
+    fn is_public(&self, weights: WeightsId) -> bool {
+        self.engines.is_public(weights)
     }
 
     fn lends(&self, _: &Path) -> PathBuf {

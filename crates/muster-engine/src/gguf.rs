@@ -3,13 +3,18 @@
 //!
 //! The layout is that of ggml's `docs/gguf.md`: `GGUF`, a version, counts, keys with values, tensors with their places, and
 //! the tensors' numbers. [`check`] reads all but the numbers. [`Builder`] writes files.
+//!
+//! A model may come in several files: the first one has the keys, each has some of the tensors and says which of how many it
+//! is. [`check_part`] reads one of them, [`check_files`] all together.
 
 mod build;
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use muster_core::inference::PartName;
 
 pub use build::{Builder, Tensor};
 
@@ -78,6 +83,19 @@ pub struct Summary {
     pub parameters: u64,
     /// Bytes of them.
     pub tensor_bytes: u64,
+    /// Which of several files it is, where it says so.
+    pub split: Option<Split>,
+}
+
+/// One of the files of a model, as it says itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// Which, from 0 on.
+    pub number: u64,
+    /// How many there are.
+    pub count: u64,
+    /// Tensors of all of them.
+    pub tensors: u64,
 }
 
 /// Elements and bytes of a block, by ggml's number of the type; `None`: no such type.
@@ -215,6 +233,7 @@ impl<R: Read> Reader<R> {
             0 => self.bytes::<1>(&what).map(|b| Value::Number(b.into_iter().map(u64::from).sum())),
             2 => self.bytes(&what).map(|b| Value::Number(u16::from_le_bytes(b).into())),
             4 => self.u32(&what).map(|n| Value::Number(n.into())),
+            5 => self.bytes(&what).map(|b| u64::try_from(i32::from_le_bytes(b)).map_or(Value::Other, Value::Number)),
             10 => self.u64(&what).map(Value::Number),
             7 => match self.bytes(&what)? {
                 [0 | 1] => Ok(Value::Other),
@@ -258,17 +277,140 @@ impl<R: Read> Reader<R> {
 /// # Errors
 /// What is wrong with it, or why it cannot be read, as a sentence.
 pub fn check_file(path: &Path) -> Result<Summary, String> {
-    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (len, file) = opened.map_err(|error| error.to_string())?;
-    check(BufReader::new(file), len).map_err(|error| error.to_string())
+    at_path(path, check)
 }
 
-/// Reads a file of `len` bytes up to its tensors' numbers.
+/// [`check_part`] of a file by its path.
+///
+/// # Errors
+/// As [`check_file`].
+pub fn check_part_file(path: &Path, number: u16, count: u16) -> Result<Summary, String> {
+    at_path(path, |from, len| check_part(from, len, (number, count)))
+}
+
+/// Reads a file by its path that is a model, or any part of one.
+///
+/// # Errors
+/// As [`check_file`].
+pub fn look_at_file(path: &Path) -> Result<Summary, String> {
+    at_path(path, |from, len| {
+        let file = &mut Reader { from, at: 0, len };
+        let summary = read(file, &mut BTreeSet::new())?;
+        check_keys(file, &summary, summary.split.is_none_or(|split| split.number == 0))?;
+        Ok(summary)
+    })
+}
+
+/// The files of a model, by the first one's name: those beside it that its name counts, or itself alone.
+#[must_use]
+pub fn files_of(first: &Path) -> Vec<PathBuf> {
+    let part = first.file_name().and_then(|name| name.to_str()).and_then(PartName::of);
+    match part {
+        Some(part) if part.number == 1 => (1..=part.count).map(|n| first.with_file_name(part.nth(n))).collect(),
+        _ => vec![first.to_owned()],
+    }
+}
+
+/// Reads all files of a model, in their order, and looks whether they are one: numbered through, with no tensor twice and
+/// none missing. A single file is [`check_file`]'s.
+///
+/// # Errors
+/// As [`check_file`].
+pub fn check_files(paths: &[PathBuf]) -> Result<Summary, String> {
+    let [first, rest @ ..] = paths else { return Err("there is no file".to_owned()) };
+    if rest.is_empty() {
+        return check_file(first);
+    }
+    let count = u16::try_from(paths.len()).map_err(|_| "there are too many files".to_owned())?;
+    let (mut names, mut all) = (BTreeSet::new(), Summary::default());
+    for (path, number) in paths.iter().zip(1..=count) {
+        let one = at_path(path, |from, len| read_part(from, len, (number, count), &mut names));
+        let one = one.map_err(|why| format!("file {number} of {count}: {why}"))?;
+        all = if number == 1 {
+            one
+        } else {
+            Summary {
+                tensors: all.tensors.saturating_add(one.tensors),
+                parameters: all.parameters.saturating_add(one.parameters),
+                tensor_bytes: all.tensor_bytes.saturating_add(one.tensor_bytes),
+                ..all
+            }
+        };
+    }
+    match all.split {
+        Some(split) if split.tensors == all.tensors => Ok(all),
+        split => Err(format!(
+            "the files have {} tensors together, and shall have {}",
+            all.tensors,
+            split.unwrap_or_default().tensors
+        )),
+    }
+}
+
+fn at_path(
+    path: &Path,
+    look: impl FnOnce(BufReader<File>, u64) -> Result<Summary, GgufError>,
+) -> Result<Summary, String> {
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (len, file) = opened.map_err(|error| error.to_string())?;
+    look(BufReader::new(file), len).map_err(|error| error.to_string())
+}
+
+/// Reads a file of `len` bytes up to its tensors' numbers. It must be a whole model.
 ///
 /// # Errors
 /// What is wrong, and at which byte.
 pub fn check(from: impl Read, len: u64) -> Result<Summary, GgufError> {
-    let mut file = Reader { from, at: 0, len };
+    let file = &mut Reader { from, at: 0, len };
+    let summary = read(file, &mut BTreeSet::new())?;
+    if let Some(split) = summary.split.filter(|split| split.count > 1) {
+        return file.wrong(format!(
+            "it is file {} of {} of a model; all of them are needed",
+            split.number.saturating_add(1),
+            split.count
+        ));
+    }
+    check_keys(file, &summary, true)?;
+    Ok(summary)
+}
+
+/// As [`check`], of one file of several: its number, from 1 on, and how many there are.
+///
+/// # Errors
+/// As [`check`]; or it says that it is another one.
+pub fn check_part(from: impl Read, len: u64, place: (u16, u16)) -> Result<Summary, GgufError> {
+    read_part(from, len, place, &mut BTreeSet::new())
+}
+
+fn read_part(
+    from: impl Read,
+    len: u64,
+    (number, count): (u16, u16),
+    names: &mut BTreeSet<String>,
+) -> Result<Summary, GgufError> {
+    let file = &mut Reader { from, at: 0, len };
+    let summary = read(file, names)?;
+    let Some(split) = summary.split else {
+        return file.wrong(format!("it says not that it is file {number} of {count} of a model"));
+    };
+    if split.number.saturating_add(1) != u64::from(number) || split.count != u64::from(count) {
+        let (own, of) = (split.number.saturating_add(1), split.count);
+        return file.wrong(format!("it says that it is file {own} of {of}, and shall be file {number} of {count}"));
+    }
+    check_keys(file, &summary, number == 1)?;
+    Ok(summary)
+}
+
+/// Looks at what a model says of itself, once; of several files the first one says it.
+fn check_keys<R: Read>(file: &Reader<R>, summary: &Summary, first: bool) -> Result<(), GgufError> {
+    if first && summary.architecture.is_empty() {
+        return file.wrong("general.architecture is missing: nothing says what kind of model this is");
+    }
+    Ok(())
+}
+
+/// Reads a file; its tensors' names may not be among those that are known, and come to them.
+fn read<R: Read>(file: &mut Reader<R>, names: &mut BTreeSet<String>) -> Result<Summary, GgufError> {
     if file.bytes("the mark")? != *b"GGUF" {
         return Err(GgufError::Wrong {
             at: 0,
@@ -289,11 +431,8 @@ pub fn check(from: impl Read, len: u64) -> Result<Summary, GgufError> {
         }
     }
     let mut summary = Summary { version, tensors, ..Summary::default() };
-    let alignment = read_keys(&mut file, keys, &mut summary)?;
-    if summary.architecture.is_empty() {
-        return file.wrong("general.architecture is missing: nothing says what kind of model this is");
-    }
-    read_tensors(&mut file, alignment, &mut summary)?;
+    let alignment = read_keys(file, keys, &mut summary)?;
+    read_tensors(file, alignment, &mut summary, names)?;
     Ok(summary)
 }
 
@@ -317,6 +456,12 @@ fn read_keys<R: Read>(file: &mut Reader<R>, keys: u64, summary: &mut Summary) ->
             ("tokenizer.ggml.tokens", Value::Array { kind: 8, len }) => summary.vocabulary = len,
             ("tokenizer.ggml.tokens", _) => return file.wrong("tokenizer.ggml.tokens is no array of texts"),
             (key, Value::Number(number)) if key.ends_with(".context_length") => summary.context = Some(number),
+            ("split.no", Value::Number(number)) => summary.split.get_or_insert_default().number = number,
+            ("split.count", Value::Number(count)) => summary.split.get_or_insert_default().count = count,
+            ("split.tensors.count", Value::Number(tensors)) => summary.split.get_or_insert_default().tensors = tensors,
+            ("split.no" | "split.count" | "split.tensors.count", _) => {
+                return file.wrong(format!("{key} is no number, or below 0"));
+            }
             _ => {}
         }
         if !seen.insert(key) {
@@ -326,9 +471,13 @@ fn read_keys<R: Read>(file: &mut Reader<R>, keys: u64, summary: &mut Summary) ->
     Ok(alignment)
 }
 
-fn read_tensors<R: Read>(file: &mut Reader<R>, alignment: u64, summary: &mut Summary) -> Result<(), GgufError> {
-    let (mut seen, mut next) = (BTreeSet::new(), 0u64);
-    let mut end = 0u64;
+fn read_tensors<R: Read>(
+    file: &mut Reader<R>,
+    alignment: u64,
+    summary: &mut Summary,
+    seen: &mut BTreeSet<String>,
+) -> Result<(), GgufError> {
+    let (mut next, mut end) = (0u64, 0u64);
     for _ in 0..summary.tensors {
         let name = file.name(NAME_LEN_MAX, "a tensor's name")?;
         let dimensions = file.u32("a tensor's dimensions")?;
@@ -426,6 +575,53 @@ mod tests {
         assert!(read(&many).unwrap_err().starts_with("at byte 24: 18446744073709551615 tensors"));
     }
 
+    fn parts() -> Vec<Vec<u8>> {
+        let mut builder = Builder::new("llama");
+        builder.tensor(Tensor::f32("w", &[2, 3], &[0.5; 6])).tensor(Tensor::f32("v", &[1], &[1.0]));
+        builder.tensor(Tensor::f32("u", &[1], &[2.0]));
+        builder.split(2).unwrap()
+    }
+
+    /// What is said of these files together.
+    fn together(parts: &[&[u8]]) -> Result<Summary, String> {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let place = |(at, bytes): (usize, &&[u8])| {
+            let path = dir.path().join(at.to_string());
+            std::fs::write(&path, bytes).map(|()| path).map_err(|error| error.to_string())
+        };
+        check_files(&parts.iter().enumerate().map(place).collect::<Result<Vec<_>, String>>()?)
+    }
+
+    #[test]
+    fn files_of_a_model_belong_together_or_not() {
+        let parts = parts();
+        let [first, second] = parts.as_slice() else { panic!("{}", parts.len()) };
+        let whole = together(&[first, second]).unwrap();
+        assert_eq!((whole.architecture.as_str(), whole.tensors, whole.parameters), ("llama", 3, 8));
+        let part = |bytes: &[u8], place| check_part(bytes, bytes.len() as u64, place).map_err(|e| e.to_string());
+        let summary = part(second, (2, 2)).unwrap();
+        assert_eq!(summary.split, Some(Split { number: 1, count: 2, tensors: 3 }));
+        assert!(part(second, (1, 2)).unwrap_err().contains("says that it is file 2 of 2, and shall be file 1 of 2"));
+        assert!(part(&file(), (1, 2)).unwrap_err().contains("says not that it is file 1 of 2"));
+        assert!(part(&second[..second.len() - 64], (2, 2)).unwrap_err().contains("ends at byte"));
+        assert!(read(first).unwrap_err().contains("it is file 1 of 2 of a model; all of them are needed"));
+        // One that is missing, comes twice, or is another model's.
+        assert!(together(&[first]).unwrap_err().contains("all of them are needed"));
+        assert!(together(&[second, first]).unwrap_err().starts_with("file 1 of 2: "));
+        assert!(together(&[first, first]).unwrap_err().contains("file 2 of 2: at byte"));
+        let mut other = Builder::new("llama");
+        other.tensor(Tensor::f32("a", &[1], &[0.5])).tensor(Tensor::f32("w", &[1], &[1.0]));
+        let same_name = other.split(2).unwrap();
+        assert!(together(&[first, &same_name[1]]).unwrap_err().contains("a tensor's name comes twice"));
+        other.tensor(Tensor::f32("b", &[1], &[1.0])).tensor(Tensor::f32("c", &[1], &[1.0]));
+        other.tensor(Tensor::f32("d", &[1], &[1.0])).tensor(Tensor::f32("e", &[1], &[1.0]));
+        let more = other.split(2).unwrap();
+        assert!(together(&[first, &more[1]]).unwrap_err().contains("have 5 tensors together, and shall have 3"));
+        // One that is alone says so, and is whole.
+        let alone = other.split(1).unwrap();
+        assert_eq!(read(&alone[0]).unwrap().split, Some(Split { number: 0, count: 1, tensors: 6 }));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_break_it(at in 0usize..400, byte: u8, more in prop::collection::vec(any::<u8>(), 0..64)) {
@@ -433,6 +629,9 @@ mod tests {
             if let Some(place) = bytes.get_mut(at) { *place = byte; }
             let _ = read(&bytes);
             let _ = read(&more);
+            let mut part = parts().swap_remove(1);
+            if let Some(place) = part.get_mut(at) { *place = byte; }
+            let _ = check_part(part.as_slice(), u64::MAX, (2, 2));
             let mut begun = b"GGUF\x03\0\0\0".to_vec();
             begun.extend(&more);
             let _ = read(&begun);

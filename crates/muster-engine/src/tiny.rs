@@ -3,7 +3,7 @@
 //! and stop, on any machine, without a download.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::gguf::{Builder, GgufError, Tensor};
 
@@ -120,6 +120,18 @@ pub fn bytes() -> Result<Vec<u8>, GgufError> {
 /// # Errors
 /// The width is no multiple of 32.
 pub fn shaped(shape: &Shape) -> Result<Vec<u8>, GgufError> {
+    builder(shape).finish()
+}
+
+/// As [`shaped`], in so many files.
+///
+/// # Errors
+/// The width is no multiple of 32.
+pub fn in_parts(shape: &Shape, count: u16) -> Result<Vec<Vec<u8>>, GgufError> {
+    builder(shape).split(count)
+}
+
+fn builder(shape: &Shape) -> Builder {
     let (width, inner) = (shape.width, shape.width * 2);
     let layers = shape.layers.saturating_sub(shape.left_out);
     let vocabulary = vocabulary();
@@ -172,7 +184,7 @@ pub fn shaped(shape: &Shape) -> Result<Vec<u8>, GgufError> {
     }
     file.tensor(Tensor::f32("output_norm.weight", &[width.into()], &ones));
     matrix(&mut file, "output.weight", width, count, shape.peak);
-    file.finish()
+    file
 }
 
 /// Writes the file.
@@ -181,6 +193,20 @@ pub fn shaped(shape: &Shape) -> Result<Vec<u8>, GgufError> {
 /// It cannot be written.
 pub fn write(path: &Path) -> std::io::Result<()> {
     write_shaped(path, &Shape::default())
+}
+
+/// As [`write_shaped`], in several files, `STEM-00001-of-00003.gguf` and so on; gives where they are.
+///
+/// # Errors
+/// As [`write_shaped`].
+pub fn write_parts(folder: &Path, stem: &str, shape: &Shape, count: u16) -> std::io::Result<Vec<PathBuf>> {
+    let parts = in_parts(shape, count).map_err(std::io::Error::other)?;
+    let write = |(number, bytes): (usize, &Vec<u8>)| {
+        let path = folder.join(format!("{stem}-{number:05}-of-{count:05}.gguf"));
+        std::fs::write(&path, bytes)?;
+        Ok(path)
+    };
+    (1..).zip(&parts).map(write).collect()
 }
 
 /// Writes a file of this shape.
@@ -207,6 +233,12 @@ mod tests {
         let len = |numbers, left_out| shaped(&Shape { numbers, left_out, ..Shape::default() }).unwrap().len();
         assert!(len(Numbers::F16, 0) < bytes.len() && len(Numbers::Q4_0, 0) < len(Numbers::Q8_0, 0));
         assert!(len(Numbers::F32, 1) < bytes.len());
+        let dir = tempfile::tempdir().unwrap();
+        let parts = write_parts(dir.path(), "tiny", &Shape::default(), 3).unwrap();
+        assert!(parts[1].ends_with("tiny-00002-of-00003.gguf"), "{parts:?}");
+        assert_eq!(crate::gguf::files_of(&parts[0]), parts);
+        let whole = crate::gguf::check_files(&parts).unwrap();
+        assert_eq!((whole.tensors, whole.parameters), (summary.tensors, summary.parameters));
         assert!(shaped(&Shape { width: 65, numbers: Numbers::Q8_0, ..Shape::default() }).is_err());
     }
 }

@@ -622,10 +622,10 @@ impl Task {
         }
         let mut request = JobRequest::for_model(demand, record.model.clone());
         if record.sends_weights {
-            let path = self.weights.path(record.model.weights).ok_or_else(|| {
+            let files = self.weights.files(&record.model).map_err(|error| error.to_string())?;
+            request.inputs = files.ok_or_else(|| {
                 "this Gateway has the weights no longer; deploy the model again from its file".to_owned()
             })?;
-            request.inputs = vec![path];
         }
         request.top_up = Some(TopUp { seconds: 0 });
         request.deposit_seconds = Some(1);

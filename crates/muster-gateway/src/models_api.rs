@@ -6,7 +6,8 @@ use axum::http::{HeaderMap, StatusCode};
 use muster_core::demand::{Demand, Origin, Place, Region};
 use muster_core::inference::fleet::{REPLICAS_MAX, Scale};
 use muster_core::inference::{
-    HubFile, HubRefError, ModelDemand, ModelError, ModelKind, ModelSource, ModelSpec, TokenAsk, WeightsId,
+    HubFile, HubRefError, ModelDemand, ModelError, ModelKind, ModelSource, ModelSpec, PARTS_MAX, TokenAsk, WeightsId,
+    WeightsPart,
 };
 use muster_core::units::{Bytes, UsdMicro};
 use serde::{Deserialize, Serialize};
@@ -36,17 +37,32 @@ const CREDIT_TOKENS: u64 = 100_000;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WeightsFrom {
-    /// Their SHA-256, 64 hex digits.
-    sha256: String,
-    /// How large they are.
-    bytes: u64,
-    /// The file on a hub that Containers fetch them from, `hf:OWNER/NAME@REVISION:FILE`; none where they were sent to this
-    /// Gateway.
+    /// Their SHA-256, 64 hex digits; needed where they are one file.
+    #[serde(default)]
+    sha256: Option<String>,
+    /// How large they are; needed where they are one file.
+    #[serde(default)]
+    bytes: Option<u64>,
+    /// Their files in order, where they are several: `NAME-00001-of-00003.gguf` and so on.
+    #[serde(default)]
+    parts: Vec<FileFrom>,
+    /// The file on a hub that Containers fetch them from, `hf:OWNER/NAME@REVISION:FILE`, the first of several; none where they
+    /// were sent to this Gateway.
     #[serde(default)]
     hub: Option<String>,
     /// Whether the hub wants a token, which whoever deploys gives sealed to each Container that is found.
     #[serde(default)]
     private: bool,
+}
+
+/// One file of several.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileFrom {
+    /// Its SHA-256, 64 hex digits.
+    sha256: String,
+    /// How large it is.
+    bytes: u64,
 }
 
 /// Dollars for a million tokens.
@@ -142,10 +158,12 @@ pub(crate) struct DeploymentState {
     shared: bool,
     offered: bool,
     edge: bool,
-    /// Of its weights; of an endpoint, a number that stands for its name.
+    /// Of its weights; of several files, or of an endpoint, a number that stands for them, or for its name.
     sha256: String,
     bytes: u64,
-    /// The file on a hub, where its weights come from one.
+    /// In how many files its weights are.
+    files: usize,
+    /// The file on a hub, where its weights come from one; the first of several.
     hub: Option<String>,
     /// The name under which providers serve it with engines of their own.
     endpoint: Option<String>,
@@ -262,7 +280,7 @@ fn catalog_weights(gateway: &Gateway, entry: &CatalogEntry) -> Result<WeightsFro
         Some(known) => known,
         None => gateway.inner.weights.make(muster_engine::tiny::write)?,
     };
-    Ok(WeightsFrom { sha256: id.to_string(), bytes, hub, private: false })
+    Ok(WeightsFrom { sha256: Some(id.to_string()), bytes: Some(bytes), parts: Vec::new(), hub, private: false })
 }
 
 impl From<CatalogError> for Refusal {
@@ -300,22 +318,54 @@ pub(crate) async fn list_catalog(
     Ok(Json(catalog()?.into_iter().map(shown).collect()))
 }
 
+/// What a deployment's weights are.
+struct Weighed {
+    weights: WeightsId,
+    bytes: Bytes,
+    parts: Vec<WeightsPart>,
+    sources: Vec<ModelSource>,
+}
+
+/// Which weights, how large, and in which files.
+fn weighed(from: &WeightsFrom) -> Result<Weighed, Refusal> {
+    let wrong = |why: String| Refusal::bad("bad_model", why);
+    let id = |text: &str| text.parse::<WeightsId>().map_err(|e| wrong(e.to_string()));
+    let sources = Vec::new();
+    match (&from.sha256, from.bytes, from.parts.as_slice()) {
+        (Some(sha256), Some(bytes), []) => {
+            Ok(Weighed { weights: id(sha256)?, bytes: Bytes(bytes), parts: Vec::new(), sources })
+        }
+        (None, None, [_, ..]) if from.parts.len() <= PARTS_MAX => {
+            let part = |file: &FileFrom| Ok(WeightsPart { weights: id(&file.sha256)?, bytes: Bytes(file.bytes) });
+            let parts = from.parts.iter().map(part).collect::<Result<Vec<_>, Refusal>>()?;
+            let bytes = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.bytes.0));
+            Ok(Weighed { weights: WeightsId::of_parts(&parts), bytes: Bytes(bytes), parts, sources })
+        }
+        _ => Err(wrong(format!(
+            "say `sha256` and `bytes` of weights in one file, or `parts` of those in several, at most {PARTS_MAX}"
+        ))),
+    }
+}
+
 /// Which weights, how large, and where they can be had.
-fn origin(asked: &DeployModel) -> Result<(WeightsId, Bytes, Vec<ModelSource>), Refusal> {
+fn origin(asked: &DeployModel) -> Result<Weighed, Refusal> {
     let wrong = |why: String| Refusal::bad("bad_model", why);
     match (&asked.weights, &asked.endpoint) {
         (Some(from), None) => {
-            let weights = from.sha256.parse().map_err(|e: ModelError| wrong(e.to_string()))?;
+            let weighed = weighed(from)?;
             let file: Option<HubFile> =
                 from.hub.as_deref().map(str::parse).transpose().map_err(|e: HubRefError| wrong(e.to_string()))?;
             if from.private && file.is_none() {
                 return Err(wrong("private weights come from a hub; name the file there".to_owned()));
             }
             let source = |file| ModelSource::Hub { file, private: from.private };
-            Ok((weights, Bytes(from.bytes), file.into_iter().map(source).collect()))
+            Ok(Weighed { sources: file.into_iter().map(source).collect(), ..weighed })
         }
-        // How large it is, its provider says.
-        (None, Some(name)) => Ok((WeightsId::of_endpoint(name), Bytes(1), Vec::new())),
+        (None, Some(name)) => {
+            let weights = WeightsId::of_endpoint(name);
+            // How large it is, its provider says.
+            Ok(Weighed { weights, bytes: Bytes(1), parts: Vec::new(), sources: Vec::new() })
+        }
         _ => Err(wrong("name a model of the catalogue, or weights, or an endpoint that providers serve".to_owned())),
     }
 }
@@ -324,13 +374,14 @@ fn origin(asked: &DeployModel) -> Result<(WeightsId, Bytes, Vec<ModelSource>), R
 fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
     let wrong = |why: String| Refusal::bad("bad_model", why);
     let needed = |field: &str| wrong(format!("`{field}` is missing: name a model of the catalogue, or say it"));
-    let (weights, bytes, sources) = origin(&asked)?;
+    let Weighed { weights, bytes, parts, sources } = origin(&asked)?;
     let sends_weights = asked.endpoint.is_none() && sources.is_empty();
     let model = ModelSpec {
         name: asked.name.ok_or_else(|| needed("name"))?,
         kind: asked.kind.ok_or_else(|| needed("kind"))?,
         weights,
         bytes,
+        parts,
         sources,
         context: asked.context.unwrap_or(CONTEXT),
         parallel: asked.parallel.unwrap_or(PARALLEL),
@@ -403,6 +454,7 @@ fn state(record: &Record, view: View) -> DeploymentState {
         edge: record.edge,
         sha256: record.model.weights.to_string(),
         bytes: record.model.bytes.0,
+        files: record.model.parts.len().max(1),
         hub: record.model.hub().map(|(file, _)| file.to_string()),
         endpoint: record.model.endpoint.clone(),
         context: view.info.as_ref().map_or(record.model.context, |info| info.context),
@@ -434,9 +486,12 @@ pub(crate) async fn deploy_model(
         }
         from_catalog(&gateway, &mut asked)?;
         let record = record(account, asked)?;
-        if record.sends_weights && gateway.inner.weights.path(record.model.weights).is_none() {
-            let why = "this Gateway does not have the weights, and no file on a hub is named that Containers could fetch; send them first";
-            return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
+        if record.sends_weights {
+            let Some(files) = gateway.inner.weights.files(&record.model)? else {
+                let why = "this Gateway does not have the weights, and no file on a hub is named that Containers could fetch; send them first";
+                return Err(Refusal::new(StatusCode::CONFLICT, "weights_missing", why));
+            };
+            muster_engine::gguf::check_files(&files).map_err(WeightsError::Form)?;
         }
         Ok((gateway.inner.deployments.deploy(record)?, gateway))
     });
@@ -579,4 +634,37 @@ pub(crate) async fn take_weights(
     let id = weights_id(&sha256)?;
     let (bytes, whole) = blocking(move || gateway.inner.weights.take(id, at, &part, total)).await?;
     Ok(Json(WeightsState { bytes, whole }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin_of(weights: serde_json::Value) -> Option<Weighed> {
+        let asked = serde_json::json!({ "name": "m", "kind": "chat", "weights": weights });
+        origin(&serde_json::from_value(asked).unwrap()).ok()
+    }
+
+    #[test]
+    fn weights_are_named_as_one_file_or_as_several() {
+        let (one, other) = ("ab".repeat(32), "cd".repeat(32));
+        let whole = origin_of(serde_json::json!({ "sha256": one, "bytes": 7 })).unwrap();
+        assert_eq!((whole.weights.to_string(), whole.bytes, whole.parts.len()), (one.clone(), Bytes(7), 0));
+        let file = |sha256: &str, bytes: u64| serde_json::json!({ "sha256": sha256, "bytes": bytes });
+        let parts = [file(&one, 7), file(&other, 8)];
+        let hub = "hf:a/b:m-00001-of-00002.gguf";
+        let several = origin_of(serde_json::json!({ "parts": parts, "hub": hub })).unwrap();
+        assert_eq!((several.weights, several.bytes), (WeightsId::of_parts(&several.parts), Bytes(15)));
+        assert_eq!((several.parts.len(), several.sources.len()), (2, 1));
+        let many = vec![file(&one, 1); PARTS_MAX + 1];
+        for wrong in [
+            serde_json::json!({}),
+            serde_json::json!({ "sha256": one }),
+            serde_json::json!({ "sha256": one, "bytes": 7, "parts": parts }),
+            serde_json::json!({ "parts": [file("x", 7), file(&other, 8)] }),
+            serde_json::json!({ "parts": many }),
+        ] {
+            assert!(origin_of(wrong.clone()).is_none(), "{wrong}");
+        }
+    }
 }

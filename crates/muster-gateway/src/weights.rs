@@ -4,6 +4,8 @@
 //! ```text
 //! DIR/NAME/part       on its way in; NAME is the SHA-256 that it is said to have, in hex
 //! DIR/NAME/weights    whole
+//! DIR/NAME/weights-00001-of-00003.gguf and so on: the files of a model in parts, each of which is kept alone as well; NAME
+//!                     stands for all of them
 //! ```
 
 use std::collections::BTreeSet;
@@ -12,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use muster_core::inference::{WEIGHTS_MAX, WeightsId};
+use muster_core::inference::{ModelSpec, WEIGHTS_MAX, WEIGHTS_NAME, WeightsId};
 use muster_core::units::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -73,14 +75,37 @@ impl Weights {
 
     /// Where they are, if they are whole.
     pub(crate) fn path(&self, id: WeightsId) -> Option<PathBuf> {
-        let path = self.folder(id).join("weights");
+        let path = self.folder(id).join(WEIGHTS_NAME);
         path.is_file().then_some(path)
+    }
+
+    /// The files of a model under the names by which they are sent; `None` where one is not whole. Blocks.
+    pub(crate) fn files(&self, model: &ModelSpec) -> Result<Option<Vec<PathBuf>>, WeightsError> {
+        if model.parts.is_empty() {
+            return Ok(self.path(model.weights).map(|path| vec![path]));
+        }
+        let folder = self.folder(model.weights);
+        let mut files = Vec::new();
+        for file in model.files() {
+            let (Some(whole), named) = (self.path(file.part.weights), folder.join(&file.name)) else { return Ok(None) };
+            if !named.is_file() {
+                fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+                match fs::hard_link(&whole, &named) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(failed("name", &whole)(error));
+                    }
+                    _ => {}
+                }
+            }
+            files.push(named);
+        }
+        Ok(Some(files))
     }
 
     /// How much of them has arrived, and whether they are whole.
     pub(crate) fn arrived(&self, id: WeightsId) -> (u64, bool) {
         let len = |name: &str| fs::metadata(self.folder(id).join(name)).map(|meta| meta.len()).ok();
-        len("weights").map_or_else(|| (len("part").unwrap_or(0), false), |whole| (whole, true))
+        len(WEIGHTS_NAME).map_or_else(|| (len("part").unwrap_or(0), false), |whole| (whole, true))
     }
 
     /// Takes a part. Blocks; the last one is answered when all was hashed and looked at.
@@ -117,7 +142,7 @@ impl Weights {
             if got != id {
                 return Err(WeightsError::Hash { got });
             }
-            muster_engine::gguf::check_file(&place).map(drop).map_err(WeightsError::Form)
+            muster_engine::gguf::look_at_file(&place).map(drop).map_err(WeightsError::Form)
         });
         if let Err(error) = looked_at {
             fs::remove_file(&place).map_err(failed("remove", &place))?;
@@ -131,7 +156,7 @@ impl Weights {
     fn keep(&self, place: &Path, id: WeightsId) -> Result<(), WeightsError> {
         let folder = self.folder(id);
         fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
-        fs::rename(place, folder.join("weights")).map_err(failed("name", place))?;
+        fs::rename(place, folder.join(WEIGHTS_NAME)).map_err(failed("name", place))?;
         File::open(&folder).and_then(|dir| dir.sync_all()).map_err(failed("write", &folder))
     }
 
@@ -168,5 +193,54 @@ pub fn hash(path: &Path) -> io::Result<(WeightsId, u64)> {
         }
         hasher.update(chunk.get(..count).unwrap_or_default());
         bytes = bytes.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::inference::{ModelKind, WeightsPart};
+    use muster_engine::tiny::{Shape, in_parts};
+
+    use super::*;
+
+    #[test]
+    fn a_model_in_parts_is_sent_under_the_names_that_belong_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let weights = Weights::new(dir.path().join("weights"));
+        let files = in_parts(&Shape::default(), 2).unwrap();
+        let part = |file: &Vec<u8>| WeightsPart {
+            weights: WeightsId(Sha256::digest(file).into()),
+            bytes: Bytes(file.len() as u64),
+        };
+        let parts: Vec<WeightsPart> = files.iter().map(part).collect();
+        let model = ModelSpec {
+            name: "m".to_owned(),
+            kind: ModelKind::Chat,
+            weights: WeightsId::of_parts(&parts),
+            bytes: Bytes(parts.iter().map(|part| part.bytes.0).sum()),
+            parts: parts.clone(),
+            sources: Vec::new(),
+            context: 64,
+            parallel: 1,
+            endpoint: None,
+        };
+        model.check().unwrap();
+        // A part is taken by itself; what is none is not.
+        let take = |at: usize| weights.take(parts[at].weights, 0, &files[at], parts[at].bytes.0);
+        assert_eq!(take(1).unwrap(), (parts[1].bytes.0, true));
+        assert_eq!(weights.files(&model).unwrap(), None);
+        take(0).unwrap();
+        let none = b"GGUF and nothing more";
+        let wrong = weights.take(WeightsId(Sha256::digest(none).into()), 0, none, none.len() as u64);
+        assert!(matches!(wrong, Err(WeightsError::Form(_))), "{wrong:?}");
+        for _ in 0..2 {
+            let sent = weights.files(&model).unwrap().unwrap();
+            assert!(sent[1].ends_with("weights-00002-of-00002.gguf"), "{sent:?}");
+            assert_eq!(muster_engine::gguf::check_files(&sent).unwrap().split.unwrap().count, 2);
+            assert_eq!(muster_engine::gguf::files_of(&sent[0]), sent);
+        }
+        let alone = ModelSpec { weights: parts[0].weights, bytes: parts[0].bytes, parts: Vec::new(), ..model };
+        let sent = weights.files(&alone).unwrap().unwrap();
+        assert!(muster_engine::gguf::check_files(&sent).unwrap_err().contains("file 1 of 2"), "{sent:?}");
     }
 }

@@ -63,6 +63,7 @@ pub(crate) fn spec() -> ModelSpec {
         kind: ModelKind::Chat,
         weights: WEIGHTS,
         bytes: WEIGHTS_LEN,
+        parts: Vec::new(),
         sources: Vec::new(),
         context: 4_096,
         parallel: 1,

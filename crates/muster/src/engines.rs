@@ -1,10 +1,11 @@
 //! What this binary runs models on: itself, as the child of the embedded engine.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_container::{EngineInput, EngineOutput, EngineSetup, Engines};
-use muster_core::inference::InferenceRequest;
+use muster_core::inference::{InferenceRequest, WeightsId};
 use muster_engine::embedded::{Child, Embedded, Spawn};
 use muster_engine::protocol::{ChildConfig, PARALLEL_MAX, Pooling};
 use muster_engine::{Answer, Engine, EngineInfo, Later, Load, NotReady};
@@ -21,12 +22,16 @@ const ALL_LAYERS: u32 = 1_000;
 #[derive(Debug)]
 pub(crate) struct Own {
     program: PathBuf,
+    /// Weights of the catalogue.
+    public: BTreeSet<WeightsId>,
 }
 
 impl Own {
     /// This very program.
     pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { program: std::env::current_exe()? })
+        let catalog = muster_gateway::catalog().map_err(std::io::Error::other)?;
+        let public = catalog.iter().filter_map(|entry| Some(entry.known()?.0)).collect();
+        Ok(Self { program: std::env::current_exe()?, public })
     }
 }
 
@@ -41,6 +46,18 @@ impl Engines for Own {
 
     fn check(&self, weights: &Path) -> Result<(), String> {
         muster_engine::gguf::check_file(weights).map(drop)
+    }
+
+    fn check_part(&self, part: &Path, number: u16, count: u16) -> Result<(), String> {
+        muster_engine::gguf::check_part_file(part, number, count).map(drop)
+    }
+
+    fn check_together(&self, parts: &[PathBuf]) -> Result<(), String> {
+        muster_engine::gguf::check_files(parts).map(drop)
+    }
+
+    fn is_public(&self, weights: WeightsId) -> bool {
+        self.public.contains(&weights)
     }
 
     fn over(&self, input: EngineInput, output: EngineOutput, setup: EngineSetup) -> Arc<dyn Engine> {

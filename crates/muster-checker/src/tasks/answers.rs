@@ -135,6 +135,7 @@ impl AuditedFile {
             kind: ModelKind::Chat,
             weights: WeightsId(hasher.finalize().into()),
             bytes: Bytes(bytes),
+            parts: Vec::new(),
             sources: Vec::new(),
             context: self.context,
             parallel: 1,

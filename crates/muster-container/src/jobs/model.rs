@@ -1,14 +1,15 @@
 //! A job that is a model: its weights, its engine in the Sandbox, its count.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_core::brain::container::Event;
 use muster_core::inference::{
-    HubFile, InferenceError, InferenceErrorKind, ModelKind, ModelSource, ModelSpec, TokenCounts,
+    HubFile, InferenceError, InferenceErrorKind, ModelFile, ModelKind, ModelSource, ModelSpec, TokenCounts,
 };
 use muster_core::lease::End;
-use muster_core::protocol::{JobSpec as Wanted, NodeAddr};
+use muster_core::protocol::{JobSpec as Job, NodeAddr};
 use muster_engine::hub::Token;
 use muster_engine::{Answer, Engine, EngineInfo};
 use muster_net::PeerAddr;
@@ -22,14 +23,12 @@ use tracing::{info, warn};
 
 use super::Serving;
 use super::workplace::{Workplace, sentence};
-use crate::engines::EngineSetup;
-use crate::models::{Held, ModelsError, Neighbour, Source};
+use crate::engines::{EngineSetup, Engines};
+use crate::models::{Gathering, Held, ModelsError, Neighbour, Room, Source, Wanted};
 use crate::sandbox::RunningJob;
 
-/// Where a job sees its weights.
-pub(crate) const WEIGHTS_INSIDE: &str = "/.muster/weights";
-/// The name under which a consumer sends weights.
-pub(crate) const WEIGHTS_SENT: &str = "weights";
+/// Where a job sees its weights, under the names by which a consumer sends them.
+const INSIDE: &str = "/.muster";
 /// Who has a token gives it within this.
 const TOKEN_WITHIN: Duration = Duration::from_secs(900);
 /// How often counts are told while something is asked.
@@ -236,7 +235,7 @@ enum Ran {
 
 impl Workplace {
     /// Serves a model until its lease is over. It counts as started once it has answered something.
-    pub(super) async fn serve(self: &Arc<Self>, wanted: Wanted, model: ModelSpec) -> (End, Option<String>) {
+    pub(super) async fn serve(self: &Arc<Self>, wanted: Job, model: ModelSpec) -> (End, Option<String>) {
         let end = self.serve_to_the_end(wanted, &model).await;
         self.model.close(&end.to_string());
         self.model.answers.close();
@@ -247,7 +246,7 @@ impl Workplace {
         (end, None)
     }
 
-    async fn serve_to_the_end(self: &Arc<Self>, wanted: Wanted, model: &ModelSpec) -> End {
+    async fn serve_to_the_end(self: &Arc<Self>, wanted: Job, model: &ModelSpec) -> End {
         let killed = || End::Interrupted("the lease ended".to_owned());
         if let Some(name) = &model.endpoint {
             return self.serve_endpoint(name, model).await;
@@ -288,104 +287,180 @@ impl Workplace {
         }
     }
 
-    /// The weights: here already, sent, or from where the consumer says that they can be had.
-    async fn weights(self: &Arc<Self>, serving: &Serving, model: &ModelSpec) -> Result<Held, End> {
-        let failed = |why: String| End::FailedToStart(clip_sentence(&why));
+    /// The weights, in the order of the model's files.
+    async fn weights(self: &Arc<Self>, serving: &Serving, model: &ModelSpec) -> Result<Vec<Held>, End> {
         if self.terms.tokens.as_ref().is_none_or(|tokens| tokens.weights != model.bytes) {
-            return Err(failed("the lease was not agreed for a model of this size".to_owned()));
+            let why = "the lease was not agreed for a model of this size";
+            return Err(End::FailedToStart(why.to_owned()));
         }
-        let Serving { weights: models, engines, .. } = serving.clone();
-        if let Some(held) = models.hold(model.weights) {
+        let models = &serving.weights;
+        let files = model.files();
+        let mut ways = Ways { near: self.neighbours(serving, model), token: None };
+        if model.parts.is_empty() {
+            let mut held = Vec::new();
+            for file in &files {
+                held.push(match models.hold(file.part.weights) {
+                    Some(held) => held,
+                    None => self.file(serving, file, &mut ways, None).await?,
+                });
+            }
             return Ok(held);
         }
-        if let Some(held) = self.from_neighbours(serving, model).await {
-            return Ok(held);
+        // Leases that need the same gather it one after the other, and room is made for all of it at once.
+        let turn = models.gathering(model.weights, |what| self.model.prepare(what)).await;
+        let here: Vec<Option<Held>> = files.iter().map(|file| models.hold(file.part.weights)).collect();
+        let mut room = models.room_for(&model.parts).map_err(ended)?;
+        let mut all = Vec::new();
+        for (file, held) in files.iter().zip(here) {
+            let held = match held {
+                Some(held) => held,
+                None => self.file(serving, file, &mut ways, Some((room.take(&file.part), &turn))).await?,
+            };
+            all.push(held);
+        }
+        if !models.has(model.weights) {
+            self.one_model(serving, model, &all).await?;
+        }
+        Ok(all)
+    }
+
+    /// Looks whether files that are here are one model, and writes it down.
+    async fn one_model(&self, serving: &Serving, model: &ModelSpec, all: &[Held]) -> Result<(), End> {
+        self.model.prepare("looking at the weights");
+        let (engines, models) = (Arc::clone(&serving.engines), serving.weights.clone());
+        let (paths, id, parts) = (paths(all), model.weights, model.parts.clone());
+        let looked_at = tokio::task::spawn_blocking(move || {
+            engines.check_together(&paths).map_err(ModelsError::Form)?;
+            models.keep_set(id, &parts)
+        });
+        let looked_at = looked_at.await.map_err(|error| End::Interrupted(clip_sentence(&error.to_string())))?;
+        looked_at.map_err(ended)
+    }
+
+    /// One file that is not here: from where the consumer says that it can be had, or as it was sent.
+    async fn file(
+        self: &Arc<Self>,
+        serving: &Serving,
+        file: &ModelFile,
+        ways: &mut Ways,
+        set: Option<(Arc<Room>, &Gathering)>,
+    ) -> Result<Held, End> {
+        let (room, turn) = set.unzip();
+        let wanted = Wanted { id: file.part.weights, bytes: file.part.bytes, room };
+        let tell = |what: &str| {
+            self.model.prepare(what);
+            if let Some(turn) = turn {
+                turn.say(what);
+            }
+        };
+        let check = checker(&serving.engines, file.place);
+        // Another Container: nobody has to give weights, and who gives none is asked no more.
+        while let Some(neighbour) = ways.near.first().cloned() {
+            match self.fetch(serving, wanted.clone(), &Source::Neighbour(neighbour), check.clone(), tell).await {
+                Ok(held) => return Ok(held),
+                Err(error) => info!(lease = %self.lease(), %error, "another Container does not give weights"),
+            }
+            ways.near.remove(0);
         }
         let mut why_not = None;
-        if let Some((file, private)) = model.hub() {
-            match self.fetched(serving, model, file.clone(), private).await {
+        if let Some((on_hub, private)) = &file.hub {
+            let source = self.on_hub(serving, on_hub, *private, ways).await;
+            let fetched = match source {
+                Ok(source) => self.fetch(serving, wanted.clone(), &source, check.clone(), tell).await,
+                Err(error) => Err(error),
+            };
+            match fetched {
                 Ok(held) => return Ok(held),
                 Err(error) => why_not = Some(error),
             }
         }
+        let taken = match (self.sent(serving, wanted, &file.name, check).await?, why_not) {
+            (Err(ModelsError::Missing(_)), Some(why)) => return Err(ended(why)),
+            (taken, _) => taken.map_err(ended)?,
+        };
+        // What a consumer brings is its own, unless it is known to everybody.
+        if serving.engines.is_public(file.part.weights) {
+            serving.weights.publish(file.part.weights).map_err(ended)?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes in a file that the consumer has sent.
+    async fn sent(
+        self: &Arc<Self>,
+        serving: &Serving,
+        wanted: Wanted,
+        name: &str,
+        check: impl FnOnce(&Path) -> Result<(), String> + Send + 'static,
+    ) -> Result<Result<Held, ModelsError>, End> {
         let folder = self.folder().await.map_err(End::Interrupted)?;
-        let (weights, bytes, place) = (model.weights, model.bytes, Arc::clone(self));
+        let (models, name, place) = (serving.weights.clone(), name.to_owned(), Arc::clone(self));
         let taken = tokio::task::spawn_blocking(move || {
-            let Ok(file) = folder.open_file(WEIGHTS_SENT) else { return Err(ModelsError::Missing(weights)) };
+            let Ok(file) = folder.open_file(&name) else { return Err(ModelsError::Missing(wanted.id)) };
             let tell = |permille: u64| place.model.prepare(&format!("checking the weights: {} %", permille / 10));
-            let check = |path: &std::path::Path| engines.check(path);
-            let held = models.take_in((weights, bytes), file, check, tell)?;
+            let held = models.take_in(wanted, file, check, tell)?;
             // They are kept once; a copy that stays takes only what was rented.
-            if let Err(error) = folder.remove_file(WEIGHTS_SENT) {
+            if let Err(error) = folder.remove_file(&name) {
                 warn!(error = %sentence(&error), "weights are kept twice");
             }
             Ok(held)
         });
-        let taken = taken.await.map_err(|error| End::Interrupted(clip_sentence(&error.to_string())))?;
-        match (taken, why_not) {
-            (Err(ModelsError::Missing(_)), Some(why)) => Err(ended(why)),
-            (taken, _) => taken.map_err(ended),
-        }
+        taken.await.map_err(|error| End::Interrupted(clip_sentence(&error.to_string())))
     }
 
-    /// Fetches the weights from another Container that is said to have them. `None` where none gives them: nobody has to.
-    async fn from_neighbours(&self, serving: &Serving, model: &ModelSpec) -> Option<Held> {
-        for source in &model.sources {
-            let ModelSource::Container(addr) = source else { continue };
-            if addr.id == self.shop.node {
-                continue;
-            }
+    /// Other Containers that are said to have the weights.
+    fn neighbours(&self, serving: &Serving, model: &ModelSpec) -> Vec<Neighbour> {
+        let neighbour = |source: &ModelSource| {
+            let ModelSource::Container(addr) = source else { return None };
             // Its relay is left out: nobody makes this Container call a server of his choice.
             let direct = NodeAddr { relay: None, ..addr.clone() };
-            let addr = muster_wire::NodeAddr::try_from(direct).ok().and_then(|addr| PeerAddr::try_from(&addr).ok());
-            let Some(addr) = addr else { continue };
-            let neighbour = Neighbour { peer: serving.peer.clone(), addr, silence: serving.silence };
-            match self.fetch(serving, model, &Source::Neighbour(neighbour)).await {
-                Ok(held) => return Some(held),
-                Err(error) => info!(lease = %self.lease(), %error, "another Container does not give weights"),
-            }
-        }
-        None
+            let addr = muster_wire::NodeAddr::try_from(direct).ok()?;
+            let addr = PeerAddr::try_from(&addr).ok().filter(|addr| addr.id != self.shop.node)?;
+            Some(Neighbour { peer: serving.peer.clone(), addr, silence: serving.silence })
+        };
+        model.sources.iter().filter_map(neighbour).collect()
     }
 
-    async fn fetch(&self, serving: &Serving, model: &ModelSpec, source: &Source) -> Result<Held, ModelsError> {
-        let engines = Arc::clone(&serving.engines);
-        let check = move |path: &std::path::Path| engines.check(path);
-        let tell = |what: &str| self.model.prepare(what);
-        let held = serving.weights.fetch((model.weights, model.bytes), source, check, tell).await?;
+    async fn fetch(
+        &self,
+        serving: &Serving,
+        wanted: Wanted,
+        source: &Source,
+        check: impl FnOnce(&Path) -> Result<(), String> + Send + 'static,
+        tell: impl Fn(&str),
+    ) -> Result<Held, ModelsError> {
+        let id = wanted.id;
+        let held = serving.weights.fetch(wanted, source, check, tell).await?;
         let public = match source {
             Source::Hub { token, .. } => token.is_none(),
             Source::Neighbour(_) => true,
         };
         if public {
-            serving.weights.publish(model.weights)?;
+            serving.weights.publish(id)?;
         }
         Ok(held)
     }
 
-    /// Fetches the weights from the hub.
-    async fn fetched(
+    /// A file on the hub, with the token that it wants; one token is for all files of a model.
+    async fn on_hub(
         &self,
         serving: &Serving,
-        model: &ModelSpec,
-        file: HubFile,
+        file: &HubFile,
         private: bool,
-    ) -> Result<Held, ModelsError> {
+        ways: &mut Ways,
+    ) -> Result<Source, ModelsError> {
         let Some(hub) = serving.hub.clone() else { return Err(ModelsError::NoHub(file.to_string())) };
-        let token = if private { Some(self.model.token_for(&file).await.ok_or(ModelsError::NoToken)?) } else { None };
-        let source = Source::Hub { hub, file, token, silence: serving.silence };
-        self.fetch(serving, model, &source).await
+        if private && ways.token.is_none() {
+            ways.token = Some(self.model.token_for(file).await.ok_or(ModelsError::NoToken)?);
+        }
+        let token = ways.token.clone().filter(|_| private);
+        Ok(Source::Hub { hub, file: file.clone(), token, silence: serving.silence })
     }
 
-    async fn run_engine(
-        self: &Arc<Self>,
-        serving: &Serving,
-        wanted: &Wanted,
-        model: &ModelSpec,
-        weights: &Held,
-    ) -> Ran {
+    async fn run_engine(self: &Arc<Self>, serving: &Serving, wanted: &Job, model: &ModelSpec, weights: &[Held]) -> Ran {
         self.model.prepare("starting the engine");
-        let mut job = match self.start_engine(serving, wanted, weights).await {
+        let files: Vec<PathBuf> = model.files().iter().map(|file| Path::new(INSIDE).join(&file.name)).collect();
+        let mut job = match self.start_engine(serving, wanted, paths(weights).into_iter().zip(files.clone())).await {
             Ok(job) => job,
             Err(ran) => return ran,
         };
@@ -394,7 +469,8 @@ impl Workplace {
             return Ran::Never(End::Interrupted("the sandbox gave the engine no pipes".to_owned()));
         };
         self.pump_complaints(&mut job);
-        let engine = serving.engines.over(Box::new(stdin), Box::new(stdout), self.setup(model));
+        let first = files.into_iter().next().unwrap_or_default();
+        let engine = serving.engines.over(Box::new(stdin), Box::new(stdout), self.setup(model, first));
         let within = READY_WITHIN + Duration::from_secs(model.bytes.0 / LOAD_BYTES);
         self.model.prepare("loading the weights");
         let ready = tokio::select! {
@@ -503,24 +579,29 @@ impl Workplace {
         ran
     }
 
-    async fn start_engine(&self, serving: &Serving, wanted: &Wanted, weights: &Held) -> Result<RunningJob, Ran> {
+    async fn start_engine(
+        &self,
+        serving: &Serving,
+        wanted: &Job,
+        weights: impl Iterator<Item = (PathBuf, PathBuf)>,
+    ) -> Result<RunningJob, Ran> {
         let Ok(_no_more_inputs) = self.inputs.try_lock() else {
             let why = "weights were still arriving when the model was told to begin; wait until they are received";
             return Err(Ran::Never(End::FailedToStart(why.to_owned())));
         };
         let folder = self.folder().await.map_err(|why| Ran::Never(End::Interrupted(clip_sentence(&why))))?;
-        let mut wanted = Wanted { command: serving.engines.command(), stdin: true, ..wanted.clone() };
+        let mut wanted = Job { command: serving.engines.command(), stdin: true, ..wanted.clone() };
         // A crash is told by its signal, and not by a debugger that writes where frames go.
         wanted.env.push(("GGML_NO_BACKTRACE".to_owned(), "1".to_owned()));
         let mut spec = self.shop.spec(&self.terms, wanted, None);
-        spec.lent = serving.engines.lent(&weights.path, WEIGHTS_INSIDE);
+        spec.lent = serving.engines.lent(weights);
         let started = self.shop.sandbox.start(&folder, spec).await;
         started.map_err(|error| Ran::Broke(clip_sentence(&sentence(&error))))
     }
 
-    fn setup(&self, model: &ModelSpec) -> EngineSetup {
+    fn setup(&self, model: &ModelSpec, weights: PathBuf) -> EngineSetup {
         EngineSetup {
-            weights: WEIGHTS_INSIDE.into(),
+            weights,
             context: model.context,
             parallel: model.parallel,
             threads: self.terms.allocation.cpu_millis.div_ceil(1_000).max(1),
@@ -547,6 +628,30 @@ impl Workplace {
             Ok(engine) => engine.submit(request),
             Err(error) => Answer::failed(error),
         }
+    }
+}
+
+/// Ways to the weights of one lease, as far as they are open still.
+struct Ways {
+    /// Other Containers that gave what they were asked for so far.
+    near: Vec<Neighbour>,
+    /// What opens the hub's repository, once it was given; gone when all is here.
+    token: Option<Token>,
+}
+
+fn paths(weights: &[Held]) -> Vec<PathBuf> {
+    weights.iter().map(|held| held.path.clone()).collect()
+}
+
+/// What looks at a file before it is kept.
+fn checker(
+    engines: &Arc<dyn Engines>,
+    place: Option<(u16, u16)>,
+) -> impl FnOnce(&Path) -> Result<(), String> + Clone + Send + 'static {
+    let engines = Arc::clone(engines);
+    move |path| match place {
+        None => engines.check(path),
+        Some((number, count)) => engines.check_part(path, number, count),
     }
 }
 

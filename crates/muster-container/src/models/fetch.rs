@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{CHUNK, Held, Inner, Models, ModelsError, Room, failed, remove};
+use super::{CHUNK, Held, Inner, Models, ModelsError, Room, Wanted, failed, remove};
 
 /// So often in a row a source may fail without having sent anything of note.
 const TRIES_MAX: u32 = 5;
@@ -183,6 +183,7 @@ impl Drop for Leave {
 }
 
 /// One that fetches or waits for who does; the last one takes the flight off the list.
+#[derive(Debug)]
 struct Aboard {
     inner: Arc<Inner>,
     id: WeightsId,
@@ -222,11 +223,12 @@ impl Models {
     /// They cannot be had from there, are not what they were said to be, or there is no room.
     pub(crate) async fn fetch(
         &self,
-        (id, bytes): (WeightsId, Bytes),
+        wanted: Wanted,
         source: &Source,
         check: impl FnOnce(&Path) -> Result<(), String> + Send + 'static,
         tell: impl Fn(&str),
     ) -> Result<Held, ModelsError> {
+        let Wanted { id, bytes, .. } = wanted;
         let aboard = Aboard::new(&self.inner, id);
         let flight = &aboard.flight;
         let turn = wait_for_turn(flight, &tell).await;
@@ -236,7 +238,7 @@ impl Models {
         let leave = Leave { inner: Arc::clone(&self.inner), id };
         // What is here of it counts as reserved from here on.
         self.inner.lock().parts.remove(&id);
-        let room = Arc::new(self.inner.reserve(bytes)?);
+        let room = wanted.room(&self.inner)?;
         let say = |what: String| {
             tell(&what);
             flight.said.send_replace(what);
@@ -245,6 +247,29 @@ impl Models {
         let held = fetch.run(check, &say).await;
         drop(leave);
         held
+    }
+
+    /// A turn to gather the files of one model: leases that need the same wait for each other here, and are told meanwhile
+    /// what the one that gathers says.
+    pub(crate) async fn gathering(&self, id: WeightsId, tell: impl Fn(&str)) -> Gathering {
+        let aboard = Aboard::new(&self.inner, id);
+        let turn = wait_for_turn(&aboard.flight, &tell).await;
+        Gathering { _turn: turn, aboard }
+    }
+}
+
+/// Who gathers the files of one model just now.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    // Passed on before this one leaves.
+    _turn: OwnedMutexGuard<()>,
+    aboard: Aboard,
+}
+
+impl Gathering {
+    /// Tells those who wait how far it is.
+    pub(crate) fn say(&self, what: &str) {
+        self.aboard.flight.said.send_replace(what.to_owned());
     }
 }
 

@@ -5,14 +5,16 @@
 //!             part-NAME       on its way in from elsewhere: goes on where it stopped, also after a start
 //!             NAME            whole; NAME is the SHA-256 of what is in it, in hex
 //!             public-NAME     empty: anybody may have the weights of this name, so that other Containers are given them
+//!             set-NAME        the names of the files that are one model together, in their order; NAME stands for them
 //! ```
 //!
 //! A file gets its name by one rename, after all of it is on the disk and its hash was counted, so what has a name is
 //! whole. The longest unused ones make room for new ones; one that a lease uses never does.
 
 mod fetch;
+mod sets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -28,7 +30,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::fetch::Flight;
-pub(crate) use self::fetch::{Neighbour, Source};
+pub(crate) use self::fetch::{Gathering, Neighbour, Source};
+use self::sets::SET;
 
 /// What the file of weights that are only partly here is called, before their name.
 const PART: &str = "part-";
@@ -131,6 +134,8 @@ struct Kept {
 #[derive(Debug, Default)]
 struct Shelf {
     files: BTreeMap<WeightsId, Kept>,
+    /// Models in several files, all of which are here.
+    sets: BTreeMap<WeightsId, Vec<WeightsId>>,
     /// What is only partly here, and nobody fetches just now.
     parts: BTreeMap<WeightsId, u64>,
     /// What is being fetched.
@@ -168,7 +173,7 @@ impl Models {
         fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
         let dir = dir.canonicalize().map_err(failed("resolve", &dir))?;
         let mut shelf = Shelf::default();
-        let mut public = Vec::new();
+        let (mut public, mut sets) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
             let entry = entry.map_err(failed("read", &dir))?;
             let name = entry.file_name();
@@ -180,10 +185,11 @@ impl Models {
                     shelf.files.insert(id, Kept { bytes: meta.len(), used, hold: Arc::default(), public: false });
                 }
                 _ if name.to_str().is_some_and(|name| name.starts_with("new-")) => remove(&entry.path()),
-                _ if part_of(&name).is_some() && meta.is_file() => {
-                    shelf.parts.extend(part_of(&name).map(|id| (id, meta.len())));
+                _ if named(&name, PART).is_some() && meta.is_file() => {
+                    shelf.parts.extend(named(&name, PART).map(|id| (id, meta.len())));
                 }
-                _ if mark_of(&name).is_some() => public.extend(mark_of(&name)),
+                _ if named(&name, PUBLIC).is_some() => public.extend(named(&name, PUBLIC)),
+                _ if named(&name, SET).is_some() => sets.extend(named(&name, SET)),
                 _ => warn!(path = %entry.path().display(), "a file among the weights that is none of ours stays"),
             }
         }
@@ -193,7 +199,9 @@ impl Models {
                 None => remove(&dir.join(format!("{PUBLIC}{id}"))),
             }
         }
-        let inner = Inner { dir, most, shelf: Mutex::new(shelf), warm: watch::Sender::new(Vec::new()) };
+        let inner = Inner { dir, most, shelf: Mutex::default(), warm: watch::Sender::new(Vec::new()) };
+        sets.into_iter().for_each(|id| inner.reopen_set(&mut shelf, id));
+        *inner.lock() = shelf;
         inner.show(&inner.lock());
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -203,9 +211,10 @@ impl Models {
         self.inner.warm.subscribe()
     }
 
-    /// Whether these weights are there.
+    /// Whether these weights are there: a file, or all that are one model.
     pub(crate) fn has(&self, id: WeightsId) -> bool {
-        self.inner.lock().files.contains_key(&id)
+        let shelf = self.inner.lock();
+        shelf.files.contains_key(&id) || shelf.sets.contains_key(&id)
     }
 
     /// From now on anybody may have these weights.
@@ -247,15 +256,16 @@ impl Models {
     /// They are not what they were said to be, or there is no room.
     pub(crate) fn take_in(
         &self,
-        (id, bytes): (WeightsId, Bytes),
+        wanted: Wanted,
         mut from: impl Read,
         check: impl FnOnce(&Path) -> Result<(), String>,
         tell: impl Fn(u64),
     ) -> Result<Held, ModelsError> {
+        let Wanted { id, bytes, .. } = wanted;
         if let Some(held) = self.hold(id) {
             return Ok(held);
         }
-        let room = self.inner.reserve(bytes)?;
+        let room = wanted.room(&self.inner)?;
         let place = self.inner.dir.join(format!("new-{id}-{}", room.number));
         let arrived = copy(&mut from, &place, bytes, &tell).and_then(|hash| {
             let got = WeightsId(hash);
@@ -276,22 +286,45 @@ impl Models {
     }
 }
 
-/// The weights whose mark has this name.
-fn mark_of(name: &OsStr) -> Option<WeightsId> {
-    name.to_str()?.strip_prefix(PUBLIC)?.parse().ok()
+/// The weights that a file is of whose name begins like this.
+fn named(name: &OsStr, begin: &str) -> Option<WeightsId> {
+    name.to_str()?.strip_prefix(begin)?.parse().ok()
 }
 
-/// The weights whose part has this name.
-fn part_of(name: &OsStr) -> Option<WeightsId> {
-    name.to_str()?.strip_prefix(PART)?.parse().ok()
+/// One file of weights that a lease needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Which.
+    pub(crate) id: WeightsId,
+    /// How large it is.
+    pub(crate) bytes: Bytes,
+    /// Room that was made for it; none: it is made when it is needed.
+    pub(crate) room: Option<Arc<Room>>,
+}
+
+impl Wanted {
+    fn room(self, inner: &Arc<Inner>) -> Result<Arc<Room>, ModelsError> {
+        self.room.map_or_else(|| inner.reserve(self.bytes).map(Arc::new), Ok)
+    }
 }
 
 /// Room for a file on its way in; given back when it is dropped.
 #[derive(Debug)]
-struct Room {
+pub(crate) struct Room {
     inner: Arc<Inner>,
     bytes: u64,
     number: u64,
+}
+
+impl Room {
+    /// Gives a part of it to a file of its own.
+    fn split(&mut self, bytes: Bytes) -> Self {
+        let bytes = bytes.0.min(self.bytes);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        let mut shelf = self.inner.lock();
+        shelf.count = shelf.count.wrapping_add(1);
+        Self { inner: Arc::clone(&self.inner), bytes, number: shelf.count }
+    }
 }
 
 impl Drop for Room {
@@ -316,8 +349,12 @@ impl Inner {
     }
 
     fn show(&self, shelf: &Shelf) {
-        let mut by_use: Vec<(&SystemTime, &WeightsId)> =
-            shelf.files.iter().map(|(id, kept)| (&kept.used, id)).collect();
+        // What is one of several files is of use to nobody by itself.
+        let parts: BTreeSet<&WeightsId> = shelf.sets.values().flatten().collect();
+        let files = shelf.files.iter().filter(|(id, _)| !parts.contains(id)).map(|(id, kept)| (&kept.used, id));
+        let last_use = |parts: &[WeightsId]| parts.iter().filter_map(|id| Some(&shelf.files.get(id)?.used)).max();
+        let sets = shelf.sets.iter().filter_map(|(id, parts)| Some((last_use(parts)?, id)));
+        let mut by_use: Vec<(&SystemTime, &WeightsId)> = files.chain(sets).collect();
         by_use.sort_unstable_by(|a, b| b.cmp(a));
         self.warm.send_replace(by_use.into_iter().take(WARM_MAX).map(|(_, id)| id.warm_id()).collect());
     }
@@ -361,6 +398,7 @@ impl Inner {
             info!(weights = %oldest, "weights that were not used for the longest make room");
             remove(&self.path(oldest));
             remove(&self.dir.join(format!("{PUBLIC}{oldest}")));
+            self.break_sets(&mut shelf, oldest);
         }
         shelf.reserved = shelf.reserved.saturating_add(bytes.0);
         shelf.count = shelf.count.wrapping_add(1);
@@ -412,8 +450,12 @@ mod tests {
         (WeightsId(Sha256::digest(content).into()), Bytes(content.len() as u64))
     }
 
+    fn wanted((id, bytes): (WeightsId, Bytes)) -> Wanted {
+        Wanted { id, bytes, room: None }
+    }
+
     fn take(models: &Models, content: &[u8]) -> Result<Held, ModelsError> {
-        models.take_in(named(content), content, |_| Ok(()), |_| {})
+        models.take_in(wanted(named(content)), content, |_| Ok(()), |_| {})
     }
 
     #[test]
@@ -423,12 +465,12 @@ mod tests {
         let (id, bytes) = named(b"weights");
         assert!(!models.has(id) && models.hold(id).is_none());
         let wrong = |id, bytes, content: &[u8]| {
-            models.take_in((id, bytes), content, |_| Ok(()), |_| {}).unwrap_err().to_string()
+            models.take_in(wanted((id, bytes)), content, |_| Ok(()), |_| {}).unwrap_err().to_string()
         };
         assert!(wrong(id, bytes, b"Weights").contains("SHA-256"));
         assert!(wrong(id, bytes, b"weight").contains("cut off"));
         assert!(wrong(id, bytes, b"weights!").contains("announced were 7 B"));
-        let bad = models.take_in((id, bytes), &b"weights"[..], |_| Err("no magic".into()), |_| {});
+        let bad = models.take_in(wanted((id, bytes)), &b"weights"[..], |_| Err("no magic".into()), |_| {});
         assert!(bad.unwrap_err().to_string().contains("no magic"));
         assert_eq!(fs::read_dir(dir.path().join("models")).unwrap().count(), 0, "nothing stays of what was refused");
         let held = take(&models, b"weights").unwrap();

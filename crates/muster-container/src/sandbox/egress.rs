@@ -1,6 +1,7 @@
 //! The internet for jobs that ask for it, without the host's own network.
 //!
-//! The job keeps its own network namespace. slirp4netns carries its connections in user space, refuses the host's
+//! The job keeps its own network namespace. Bubblewrap brings its loopback up, and fails where somebody else has done so
+//! before: it is waited for. Then slirp4netns carries its connections in user space, refuses the host's
 //! loopback, and answers name lookups; before the job begins, routes are closed towards everything that is not the public
 //! internet: private, shared and link-local networks (the provider's neighbours, a cloud's metadata service) and the
 //! host's own addresses. The job has no privilege to open them again.
@@ -23,6 +24,9 @@ use super::{Inner, system};
 
 const READY_WAIT: Duration = Duration::from_secs(10);
 const STEP: &str = "connect the job to the internet";
+/// How long bubblewrap may take for the loopback, and how often it is looked at.
+const LOOPBACK_WAIT: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Networks that are nobody's public address (RFC 6890), except the one slirp4netns itself uses, which is more specific.
 const CLOSED: [&str; 16] = [
@@ -60,9 +64,43 @@ pub(super) fn check(inner: &Inner) -> Result<&Path, SandboxError> {
     })
 }
 
-/// Connects the network namespace of the job's first process.
+/// Connects the network namespace of the job's first process, which waits meanwhile.
 pub(super) async fn connect(inner: &Inner, pid: u32) -> Result<Uplink, SandboxError> {
     let slirp = check(inner)?;
+    loopback(pid).await?;
+    let connected = join(inner, slirp, pid).await;
+    // Where it ended because the sandbox cannot be made, its own words say why, and nobody else's.
+    connected.map_err(|error| if lives(pid) { error } else { ended() })
+}
+
+/// Waits until bubblewrap has brought the loopback up: slirp4netns does so, too, and bubblewrap takes an address that is
+/// there already for a failure and ends.
+async fn loopback(pid: u32) -> Result<(), SandboxError> {
+    let routes = format!("/proc/{pid}/net/fib_trie");
+    let up = async {
+        loop {
+            // Of a process that ends nothing can be read.
+            if fs::read_to_string(&routes).is_ok_and(|text| has_loopback(&text)) {
+                return Ok(());
+            }
+            if !lives(pid) {
+                return Err(ended());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    timeout(LOOPBACK_WAIT, up).await.map_err(|_| SandboxError::setup(STEP, "the loopback does not come up"))?
+}
+
+fn lives(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+fn ended() -> SandboxError {
+    SandboxError::setup("make namespaces", "bubblewrap ended before the job began")
+}
+
+async fn join(inner: &Inner, slirp: &Path, pid: u32) -> Result<Uplink, SandboxError> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| SandboxError::setup(STEP, error));
     let ((exit_read, exit_write), (ready_read, ready_write)) = (pipe()?, pipe()?);
     let mut command = Command::new(slirp);
@@ -138,6 +176,11 @@ fn host_addresses() -> Vec<Ipv4Addr> {
     local_addresses(&fs::read_to_string("/proc/net/fib_trie").unwrap_or_default())
 }
 
+/// Whether the kernel's routing tree has the loopback's address.
+fn has_loopback(fib_trie: &str) -> bool {
+    fib_trie.lines().any(|line| line.split_once("|-- ").is_some_and(|(_, address)| address.trim() == "127.0.0.1"))
+}
+
 /// Picks the addresses marked `/32 host LOCAL` from the kernel's routing tree.
 fn local_addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
     let mut addresses = Vec::new();
@@ -164,5 +207,15 @@ mod tests {
                     |-- 198.51.100.7\n           /32 host LOCAL\n        |-- 198.51.100.255\n           /32 link BROADCAST\n     \
                     |-- 127.0.0.1\n           /32 host LOCAL\nLocal:\n        |-- 198.51.100.7\n           /32 host LOCAL\n";
         assert_eq!(local_addresses(text), ["198.51.100.7".parse::<Ipv4Addr>().expect("address")]);
+        assert!(has_loopback(text) && !has_loopback("") && !has_loopback("     |-- 127.0.0.11\n"));
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_that_ends_while_it_is_made_is_said_to_have_ended() {
+        let mut child = std::process::Command::new("true").spawn().expect("true");
+        let pid = child.id();
+        child.wait().expect("it ends");
+        let why = loopback(pid).await.expect_err("nobody is there").to_string();
+        assert!(why.contains("bubblewrap ended before the job began"), "{why}");
     }
 }

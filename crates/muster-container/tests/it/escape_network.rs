@@ -110,6 +110,29 @@ async fn with_egress_the_internet_is_reached_and_the_host_is_not() {
     drop(stranger);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_are_connected_at_the_same_time_all_begin() {
+    let Some(host) = host() else { return };
+    if !able(&host) {
+        return;
+    }
+    // So many that bubblewrap is paused again and again while it makes a network that slirp4netns joins.
+    let run = |number: u32| {
+        let host = &host;
+        async move {
+            let mut job = script("grep -c tap0 /proc/net/dev");
+            job.egress = true;
+            let work = host.prepare(&format!("job-{number}"), &job).await;
+            let ran = host.run_in(&work, job).await;
+            work.remove().await.expect("remove");
+            ran
+        }
+    };
+    for ran in futures::future::join_all((0..24).map(run)).await {
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("1\n", ""), "{ran:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_routes_of_egress_cannot_be_opened_and_its_helper_ends_with_the_job() {
     let Some(host) = host() else { return };

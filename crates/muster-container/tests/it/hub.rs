@@ -10,16 +10,17 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
-use muster_core::inference::{ModelSource, ModelSpec, TOKEN_CONTEXT, WeightsId};
+use muster_core::inference::{ModelSource, ModelSpec, TOKEN_CONTEXT, WeightsId, WeightsPart};
 use muster_core::lease::End;
 use muster_core::protocol::ToConsumer;
 use muster_core::units::{Bytes as Size, TokenAmount};
+use muster_engine::tiny::Shape;
 use muster_net::{FrameReader, NodeSecret, seal};
 use muster_wire::message::inference::{FromInference, InferenceOpen};
 use sha2::{Digest, Sha256};
 
 use crate::harness::host;
-use crate::models::{Parrots, inference, job, model_terms, spec};
+use crate::models::{KNOWN, Parrots, inference, job, model_terms, spec};
 use crate::renter::Renter;
 use crate::world::{PATIENCE, Running, World};
 
@@ -27,6 +28,7 @@ use crate::world::{PATIENCE, Running, World};
 const LEN: usize = 3 << 20;
 const PIECE: usize = 64 << 10;
 const FILE: &str = "hf:lab/model-GGUF@0123abc:sub/model Q8_0.gguf";
+const FIRST: &str = "hf:lab/model-GGUF@0123abc:tiny-00001-of-00003.gguf";
 const TOKEN: &str = "hf_a-secret-that-nobody-else-sees";
 
 /// What the server with the content does next; at the end of the list it sends all.
@@ -47,6 +49,8 @@ enum Deed {
 #[derive(Debug, Default)]
 struct Played {
     content: Vec<u8>,
+    /// The files of a model in parts.
+    parts: Vec<Vec<u8>>,
     deeds: VecDeque<Deed>,
     /// The token that it asks for.
     token: Option<String>,
@@ -73,7 +77,9 @@ fn header(headers: &HeaderMap, name: &str) -> String {
 async fn front(State(played): State<Shared>, uri: Uri, headers: HeaderMap) -> Response {
     let mut played = played.lock().unwrap();
     played.hub_saw.push(header(&headers, "authorization"));
-    if uri.path() != "/lab/model-GGUF/resolve/0123abc/sub/model%20Q8_0.gguf" {
+    let part = uri.path().strip_prefix("/lab/model-GGUF/resolve/0123abc/tiny-0000");
+    let part = part.and_then(|rest| rest.strip_suffix("-of-00003.gguf"));
+    if part.is_none() && uri.path() != "/lab/model-GGUF/resolve/0123abc/sub/model%20Q8_0.gguf" {
         return StatusCode::NOT_FOUND.into_response();
     }
     if let Some(token) = &played.token
@@ -81,17 +87,21 @@ async fn front(State(played): State<Shared>, uri: Uri, headers: HeaderMap) -> Re
     {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    (StatusCode::FOUND, [("location", played.elsewhere.clone())]).into_response()
+    let part = part.map(|number| format!("&part={number}")).unwrap_or_default();
+    (StatusCode::FOUND, [("location", format!("{}{part}", played.elsewhere))]).into_response()
 }
 
-async fn content(State(played): State<Shared>, headers: HeaderMap) -> Response {
+async fn content(State(played): State<Shared>, uri: Uri, headers: HeaderMap) -> Response {
     let (body, from, deed) = {
         let mut played = played.lock().unwrap();
         played.content_saw.push(header(&headers, "authorization"));
         let range = header(&headers, "range");
         let from = range.strip_prefix("bytes=").map_or(0, |range| range.trim_end_matches('-').parse().unwrap());
-        played.ranges.push(range);
-        (played.content.clone(), from, played.deeds.pop_front())
+        let part =
+            uri.query().and_then(|query| query.split_once("part=")).map(|(_, part)| part.parse::<usize>().unwrap());
+        played.ranges.push(part.map_or_else(|| range.clone(), |part| format!("{part}: {range}")));
+        let body = part.map_or(&played.content, |part| &played.parts[part - 1]).clone();
+        (body, from, played.deeds.pop_front())
     };
     let len = body.len();
     let (from, upto, then) = match deed {
@@ -173,6 +183,26 @@ fn of_hub(content: &[u8], private: bool) -> ModelSpec {
     }
 }
 
+/// A small model in three files, of a seed of its own.
+fn parts(seed: u64) -> Vec<Vec<u8>> {
+    muster_engine::tiny::in_parts(&Shape { seed, ..Shape::default() }, 3).unwrap()
+}
+
+fn in_parts(files: &[Vec<u8>]) -> ModelSpec {
+    let part = |file: &Vec<u8>| WeightsPart {
+        weights: WeightsId(Sha256::digest(file).into()),
+        bytes: Size(file.len() as u64),
+    };
+    let parts: Vec<WeightsPart> = files.iter().map(part).collect();
+    ModelSpec {
+        weights: WeightsId::of_parts(&parts),
+        bytes: Size(parts.iter().map(|part| part.bytes.0).sum()),
+        parts,
+        sources: vec![ModelSource::Hub { file: FIRST.parse().unwrap(), private: false }],
+        ..spec()
+    }
+}
+
 struct Served {
     world: World,
     secret: NodeSecret,
@@ -206,7 +236,7 @@ impl Served {
 
     /// Rents for a model; gives its lease and what is told of it.
     async fn rent(&self, container: &Running, spec: ModelSpec) -> (Renter, FrameReader) {
-        let mut renter = self.opened(container, spec.bytes).await;
+        let mut renter = Box::pin(self.opened(container, spec.bytes)).await;
         let (watch, _to) = inference(&renter, &InferenceOpen::Watch { lease: renter.terms.lease }).await;
         renter.say(job(spec)).await;
         (renter, watch)
@@ -454,6 +484,124 @@ async fn containers_give_each_other_what_anybody_may_have_and_nothing_else() {
     until_ready(&mut watch).await;
     last.hear(|m| matches!(m, ToConsumer::Started)).await;
     assert_eq!(served.hub.ranges().len(), 1);
+    // Unless the program itself names it to everybody.
+    let known = ModelSpec { sources: Vec::new(), ..of_hub(KNOWN, false) };
+    let mut bringing = Box::pin(served.opened(&first, known.bytes)).await;
+    bringing.upload(&[("weights", KNOWN)]).await;
+    bringing.say(job(known.clone())).await;
+    bringing.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let (mut last, mut watch) = served.rent(&second, with_neighbour(known)).await;
+    until_ready(&mut watch).await;
+    last.hear(|m| matches!(m, ToConsumer::Started)).await;
     second.stop().await;
     first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_in_parts_is_fetched_part_by_part_kept_whole_and_passed_on() {
+    let files = parts(5);
+    let spec = in_parts(&files);
+    let Some(served) = Box::pin(Served::new(b"")).await else { return };
+    served.hub.change(|played| played.parts.clone_from(&files));
+    let container = served.start().await;
+    // The first one comes, the second one hangs, and the Container is killed.
+    let len = files.iter().map(Vec::len).max().unwrap();
+    assert!(len > 2 * PIECE, "{len}");
+    served.hub.will([Deed::Short(files[0].len()), Deed::Hang(2 * PIECE), Deed::Hang(0), Deed::Hang(0)]);
+    let (renter, mut watch) = served.rent(&container, spec.clone()).await;
+    let place =
+        |of: usize| served.world.config("served").data_dir.join("models").join(spec.parts[of].weights.to_string());
+    loop {
+        match watch.recv_within::<FromInference>(PATIENCE).await.unwrap() {
+            // What came is written down when the hub was silent for too long.
+            FromInference::Preparing { what } if what.as_str().contains("trying again") => break,
+            _ => {}
+        }
+    }
+    assert!(place(0).exists() && !place(1).exists());
+    drop((renter, watch));
+    container.crash();
+    served.hub.ranges();
+    served.hub.will([]);
+    let container = served.start().await;
+    let (mut renter, mut watch) = served.rent(&container, spec.clone()).await;
+    let mut other = served.opened(&container, spec.bytes).await;
+    other.say(job(spec.clone())).await;
+    let told = until_ready(&mut watch).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    other.hear(|m| matches!(m, ToConsumer::Started)).await;
+    assert!(told.iter().any(|what| what.contains("fetching tiny-00003-of-00003.gguf from the hub")), "{told:?}");
+    assert_eq!(served.hub.ranges(), [format!("2: bytes={}-", 2 * PIECE), "3: ".to_owned()]);
+    // It is one model.
+    container.line.heartbeat(|beat| beat.warm == [spec.weights.warm_id()]).await;
+    // After a start it is here still, and another Container is given it, part by part.
+    drop((renter, other, watch));
+    container.crash();
+    let container = served.start().await;
+    let (mut third, mut watch) = served.rent(&container, spec.clone()).await;
+    until_ready(&mut watch).await;
+    third.hear(|m| matches!(m, ToConsumer::Started)).await;
+    let second = served.start_named("second", &NodeSecret::generate()).await;
+    let addr = container.line.heartbeat(|beat| !beat.warm.is_empty()).await.addr;
+    let near = ModelSpec { sources: vec![ModelSource::Container(addr), spec.sources[0].clone()], ..spec.clone() };
+    let (mut next, mut watch) = served.rent(&second, near).await;
+    until_ready(&mut watch).await;
+    next.hear(|m| matches!(m, ToConsumer::Started)).await;
+    assert_eq!(served.hub.ranges(), Vec::<String>::new());
+    second.stop().await;
+    container.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_are_wrong_or_of_another_model_are_refused_and_sent_ones_are_taken() {
+    let files = parts(6);
+    let Some(served) = Box::pin(Served::new(b"")).await else { return };
+    served.hub.change(|played| played.parts.clone_from(&files));
+    let container = served.start().await;
+    let fails = |spec: ModelSpec| Box::pin(served.fails(&container, spec));
+    let good = in_parts(&files);
+    // One with another hash than was said.
+    let mut wrong = files.clone();
+    *wrong[1].last_mut().unwrap() ^= 1;
+    let (ours, why) = fails(in_parts(&wrong)).await;
+    assert!(!ours && why.contains("SHA-256"), "{why}");
+    // The third one of another model, one that comes too early, and one that is none.
+    let mut stranger = muster_engine::gguf::Builder::new("llama");
+    for name in ["a", "b", "c"] {
+        stranger.tensor(muster_engine::gguf::Tensor::f32(name, &[1], &[1.0]));
+    }
+    let stranger = stranger.split(3).unwrap().pop().unwrap();
+    for (third, words) in [
+        (stranger, "tensors together, and shall have"),
+        (parts(7)[1].clone(), "says that it is file 2 of 3, and shall be file 3 of 3"),
+        (b"GGUF".to_vec(), "ends at byte 4"),
+    ] {
+        let other = [files[0].clone(), files[1].clone(), third];
+        served.hub.change(|played| played.parts = other.to_vec());
+        let (ours, why) = fails(in_parts(&other)).await;
+        assert!(!ours && why.contains(words), "{words}: {why}");
+    }
+    // There must be room for all of them.
+    let mut large = good.parts.clone();
+    large.iter_mut().for_each(|part| (part.weights.0[0], part.bytes) = (!part.weights.0[0], Size(6 << 20)));
+    let large = ModelSpec { weights: WeightsId::of_parts(&large), bytes: Size(18 << 20), parts: large, ..good.clone() };
+    let (ours, why) = fails(large).await;
+    assert!(ours && why.contains("the weights need 18 MiB"), "{why}");
+    // What a consumer sends is looked at in the same way.
+    let files = parts(8);
+    let sent = ModelSpec { sources: Vec::new(), ..in_parts(&files) };
+    let names: Vec<String> = sent.files().into_iter().map(|file| file.name).collect();
+    let mut renter = served.opened(&container, sent.bytes).await;
+    let upload: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(files.iter().map(Vec::as_slice)).collect();
+    renter.upload(&upload[..2]).await;
+    renter.say(job(sent.clone())).await;
+    let ended = renter.hear(|m| matches!(m, ToConsumer::Ended { .. } | ToConsumer::Started)).await;
+    let ToConsumer::Ended { end: End::FailedToStart(why), .. } = ended else { panic!("{ended:?}") };
+    assert!(why.contains("were not sent"), "{why}");
+    renter.settled().await;
+    let mut renter = served.opened(&container, sent.bytes).await;
+    renter.upload(&upload).await;
+    renter.say(job(sent)).await;
+    renter.hear(|m| matches!(m, ToConsumer::Started)).await;
+    container.stop().await;
 }

@@ -29,6 +29,9 @@ use crate::world::{PATIENCE, Running, World};
 
 const WEIGHTS: &[u8] = b"GGUF, as far as this engine looks";
 
+/// Weights that the program names to everybody.
+pub(crate) const KNOWN: &[u8] = b"GGUF, as the catalogue has it";
+
 /// Says each word of the last message again, a token a word, until it is cancelled where that word is `forever`.
 #[derive(Debug)]
 struct Parrot;
@@ -48,6 +51,18 @@ impl Engines for Parrots {
     fn check(&self, weights: &Path) -> Result<(), String> {
         let bytes = std::fs::read(weights).map_err(|error| error.to_string())?;
         if bytes.starts_with(b"GGUF") { Ok(()) } else { Err("it does not begin with GGUF".to_owned()) }
+    }
+
+    fn check_part(&self, part: &Path, number: u16, count: u16) -> Result<(), String> {
+        muster_engine::gguf::check_part_file(part, number, count).map(drop)
+    }
+
+    fn check_together(&self, parts: &[PathBuf]) -> Result<(), String> {
+        muster_engine::gguf::check_files(parts).map(drop)
+    }
+
+    fn is_public(&self, weights: WeightsId) -> bool {
+        weights == WeightsId(Sha256::digest(KNOWN).into())
     }
 
     fn over(&self, _input: EngineInput, _output: EngineOutput, setup: EngineSetup) -> Arc<dyn Engine> {
@@ -103,6 +118,7 @@ pub(crate) fn spec() -> ModelSpec {
         kind: ModelKind::Chat,
         weights: WeightsId(Sha256::digest(WEIGHTS).into()),
         bytes: Bytes(WEIGHTS.len() as u64),
+        parts: Vec::new(),
         sources: Vec::new(),
         context: 512,
         parallel: 4,

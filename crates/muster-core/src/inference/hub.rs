@@ -8,6 +8,7 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{PARTS_MAX, PartName};
 use crate::ids::LeaseId;
 use crate::protocol::NodeAddr;
 
@@ -54,11 +55,14 @@ pub enum HubRefError {
     /// Another format.
     #[error("{0} is no GGUF file; only GGUF is served, which holds no code")]
     NoGguf(String),
-    /// A file in parts.
+    /// Too many parts.
     #[error(
-        "{0} is one part of several; join the parts with `llama-gguf-split --merge` and deploy the result with file:PATH, or choose a file that is whole"
+        "{0} is one part of more than {PARTS_MAX}; join the parts with `llama-gguf-split --merge` and deploy the result with file:PATH, or choose another file"
     )]
     Parts(String),
+    /// A part that is not there.
+    #[error("the repository has not all parts of that model: {0} is missing")]
+    PartMissing(String),
     /// None there.
     #[error("the repository has no GGUF file{of}{has}; look for a repository of this model whose name ends in GGUF", has = shown(.has))]
     None {
@@ -213,10 +217,23 @@ impl HubFile {
         if !is_gguf(file) {
             return Err(HubRefError::NoGguf(file.to_owned()));
         }
-        if part_of(file) {
+        if PartName::of(file).is_some_and(|part| usize::from(part.count) > PARTS_MAX) {
             return Err(HubRefError::Parts(file.to_owned()));
         }
         Ok(Self { repo, file: file.to_owned() })
+    }
+
+    /// What its name says, where it is one file of several.
+    #[must_use]
+    pub fn part(&self) -> Option<PartName<'_>> {
+        PartName::of(&self.file)
+    }
+
+    /// Another file of the same model; `None` where there is none of this number.
+    #[must_use]
+    pub fn nth(&self, number: u16) -> Option<Self> {
+        let part = self.part().filter(|part| (1..=part.count).contains(&number))?;
+        Some(Self { repo: self.repo.clone(), file: part.nth(number) })
     }
 
     /// Its path in the repository.
@@ -273,14 +290,6 @@ fn is_gguf(file: &str) -> bool {
     file.len() > 5 && file.get(file.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".gguf"))
 }
 
-/// Whether a name ends like `-00001-of-00003.gguf`.
-fn part_of(file: &str) -> bool {
-    let stem = file.get(..file.len().saturating_sub(5)).unwrap_or_default();
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    let Some((front, count)) = stem.rsplit_once("-of-") else { return false };
-    digits(count) && front.rsplit_once('-').is_some_and(|(_, number)| digits(number))
-}
-
 /// Whether a file's name names this quantisation, as a word of its own.
 fn has_word(file: &str, word: &str) -> bool {
     let (file, word) = (file.to_ascii_uppercase(), word.to_ascii_uppercase());
@@ -293,43 +302,34 @@ fn has_word(file: &str, word: &str) -> bool {
     })
 }
 
-/// Which file of a repository is meant, of all that it has.
+/// Which file of a repository is meant, of all that it has. Of one in parts it is the first.
 ///
 /// # Errors
-/// There is none, it is in parts, or it is not clear which.
+/// There is none, or it is not clear which.
 pub fn choose<'a>(files: &[&'a str], wanted: Option<&str>) -> Result<&'a str, HubRefError> {
-    let whole = |file: &&&str| is_gguf(file) && !part_of(file);
+    let leads = |file: &str| is_gguf(file) && PartName::of(file).is_none_or(|part| part.number == 1);
+    let names = |files: &[&str]| files.iter().map(|file| (*file).to_owned()).collect::<Vec<_>>();
     if let Some(wanted) = wanted.filter(|wanted| is_gguf(wanted)) {
-        if part_of(wanted) {
-            return Err(HubRefError::Parts(wanted.to_owned()));
-        }
-        let all = files.iter().filter(whole).map(|file| (*file).to_owned()).collect();
-        let of = format!(" {wanted}");
-        return files.iter().find(|file| **file == wanted).copied().ok_or(HubRefError::None { of, has: all });
+        // Whoever names any part means them all.
+        let first = PartName::of(wanted).map_or_else(|| wanted.to_owned(), |part| part.nth(1));
+        let all = files.iter().filter(|file| leads(file)).map(|file| (*file).to_owned()).collect();
+        let of = format!(" {first}");
+        return files.iter().find(|file| **file == first).copied().ok_or(HubRefError::None { of, has: all });
     }
     // What looks at pictures is beside the model, and is no model itself.
     let models: Vec<&str> =
-        files.iter().filter(|file| is_gguf(file) && !file.to_ascii_lowercase().contains("mmproj")).copied().collect();
-    let good: Vec<&str> = models.iter().filter(|file| !part_of(file)).copied().collect();
+        files.iter().filter(|file| leads(file) && !file.to_ascii_lowercase().contains("mmproj")).copied().collect();
     let shortest = |word: &str| {
-        let named = good.iter().filter(|file| has_word(file, word));
+        let named = models.iter().filter(|file| has_word(file, word));
         named.min_by_key(|file| (file.matches('/').count(), file.len(), **file)).copied()
     };
-    let names = |files: &[&str]| files.iter().map(|file| (*file).to_owned()).collect::<Vec<_>>();
     if let Some(word) = wanted {
-        if let Some(found) = shortest(word) {
-            return Ok(found);
-        }
-        return match models.iter().find(|file| has_word(file, word)) {
-            Some(part) => Err(HubRefError::Parts((*part).to_owned())),
-            None => Err(HubRefError::None { of: format!(" of {word}"), has: names(&good) }),
-        };
+        return shortest(word).ok_or_else(|| HubRefError::None { of: format!(" of {word}"), has: names(&models) });
     }
-    match (good.as_slice(), models.first()) {
-        ([], Some(part)) => Err(HubRefError::Parts((*part).to_owned())),
-        ([], None) => Err(HubRefError::None { of: String::new(), has: Vec::new() }),
-        ([one], _) => Ok(one),
-        _ => QUANTISATIONS.iter().find_map(|word| shortest(word)).ok_or_else(|| HubRefError::Several(names(&good))),
+    match models.as_slice() {
+        [] => Err(HubRefError::None { of: String::new(), has: Vec::new() }),
+        [one] => Ok(one),
+        _ => QUANTISATIONS.iter().find_map(|word| shortest(word)).ok_or_else(|| HubRefError::Several(names(&models))),
     }
 }
 
@@ -380,7 +380,7 @@ mod tests {
             ("hf:a/b", "names no model"),
             ("hf:a/b:model.safetensors", "only GGUF"),
             ("hf:a/b:Q8_0", "only GGUF"),
-            ("hf:a/b:x-00001-of-00002.gguf", "one part of several"),
+            ("hf:a/b:x-00001-of-00065.gguf", "one part of more than 64"),
         ] {
             assert!(file.parse::<HubFile>().unwrap_err().to_string().contains(words), "{file}");
         }
@@ -399,8 +399,16 @@ mod tests {
         assert!(why(&["model.safetensors"], None).contains("no GGUF file;"));
         assert!(why(&files, Some("Q5_0")).contains("no GGUF file of Q5_0"));
         assert!(why(&files, Some("n.gguf")).contains("there are: m-Q2_K.gguf"));
-        let parts = ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"];
-        assert!(why(&parts, None).contains("one part of several"));
-        assert!(why(&parts, Some("Q4_K_M")).contains("one part of several"));
+        let parts = ["m-Q4_K_M-00002-of-00002.gguf", "m-Q4_K_M-00001-of-00002.gguf", "n/m-Q8_0-00001-of-00001.gguf"];
+        assert_eq!(choose(&parts, None), Ok(parts[1]));
+        assert_eq!(choose(&parts, Some("Q4_K_M")), Ok(parts[1]));
+        assert_eq!(choose(&parts, Some(parts[0])), Ok(parts[1]));
+        assert_eq!(choose(&parts, Some("q8_0")), Ok(parts[2]));
+        // A whole file comes first.
+        assert_eq!(choose(&[parts[1], "m-Q4_K_M.gguf"], None), Ok("m-Q4_K_M.gguf"));
+        assert!(why(&parts[..1], None).contains("no GGUF file;"));
+        let file: HubFile = "hf:a/b:m-Q4_K_M-00001-of-00002.gguf".parse().unwrap();
+        assert_eq!(file.nth(2).unwrap().file(), parts[0]);
+        assert_eq!((file.nth(3), file.nth(0)), (None, None));
     }
 }

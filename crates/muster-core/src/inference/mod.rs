@@ -9,6 +9,7 @@ pub mod audit;
 mod count;
 pub mod fleet;
 mod hub;
+mod parts;
 mod request;
 mod route;
 mod spec;
@@ -22,6 +23,7 @@ pub use self::hub::{
     HUB_FILE_LEN_MAX, HUB_NAME_LEN_MAX, HUB_PREFIX, HUB_REVISION_LEN_MAX, HubFile, HubRef, HubRefError, HubRepo,
     ModelSource, PUBLIC_HUB, TOKEN_CONTEXT, choose,
 };
+pub use self::parts::{ModelFile, PARTS_MAX, PartName, WEIGHTS_NAME, WeightsPart};
 pub use self::request::{
     BIASES_MAX, Chat, Completion, Content, ContentPart, Embedding, INPUTS_MAX, InferenceRequest, InferenceTask,
     MESSAGES_MAX, Message, N_MAX, Prompt, RequestError, ResponseFormat, Role, STOP_LEN_MAX, STOPS_MAX, Sampling,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::packages::PackageSetId;
 use crate::units::Bytes;
 
-use super::{HubFile, ModelSource, TokenAsk, TokenCounts, TokenRates};
+use super::{HubFile, ModelSource, TokenAsk, TokenCounts, TokenRates, WeightsPart};
 
 /// The longest name of a model, in bytes.
 pub const MODEL_NAME_LEN_MAX: usize = 128;
@@ -82,6 +82,9 @@ pub enum ModelError {
     /// Too many sources.
     #[error("a model's weights may come from {SOURCES_MAX} places; name fewer")]
     Sources,
+    /// Several files that are not one model's.
+    #[error("the model's files do not belong together: {0}")]
+    Parts(String),
 }
 
 impl FromStr for WeightsId {
@@ -178,11 +181,14 @@ pub struct ModelSpec {
     pub name: String,
     /// What it is for.
     pub kind: ModelKind,
-    /// Its weights.
+    /// Its weights; of several files, [`WeightsId::of_parts`].
     pub weights: WeightsId,
-    /// How large they are.
+    /// How large they are, all together.
     pub bytes: Bytes,
-    /// Where they can be had, the best first; none where the consumer brings them.
+    /// Its files, where it comes in several; none where it is one.
+    #[serde(default)]
+    pub parts: Vec<WeightsPart>,
+    /// Where they can be had, the best first; none where the consumer brings them. A hub's file is the first of several.
     pub sources: Vec<ModelSource>,
     /// Tokens that prompt and answer may have together.
     pub context: u32,
@@ -206,6 +212,7 @@ impl ModelSpec {
         if self.sources.len() > SOURCES_MAX {
             return Err(ModelError::Sources);
         }
+        self.check_parts()?;
         if let Some(endpoint) = &self.endpoint {
             check_model_name(endpoint)?;
             if self.weights != WeightsId::of_endpoint(endpoint) {

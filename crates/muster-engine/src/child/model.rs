@@ -1,7 +1,6 @@
 //! The model's file, its vocabulary, its template.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,10 +28,10 @@ pub(super) fn load(config: &ChildConfig, backend: &LlamaBackend, mouth: &Mouth) 
     if !(1..=PARALLEL_MAX).contains(&config.parallel) {
         return Err(Gone(format!("{} requests at once; it must be from 1 to {PARALLEL_MAX}", config.parallel)));
     }
-    let file = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (len, file) = file.map_err(|error| Gone(format!("{} cannot be opened: {error}", config.path)))?;
-    if let Err(error) = gguf::check(BufReader::new(file), len) {
-        return Err(Gone(format!("{} is no model that can be loaded: {error}", config.path)));
+    drop(File::open(path).map_err(|error| Gone(format!("{} cannot be opened: {error}", config.path)))?);
+    // llama.cpp looks for the other files of a model in parts beside the first one.
+    if let Err(why) = gguf::check_files(&gguf::files_of(path)) {
+        return Err(Gone(format!("{} is no model that can be loaded: {why}", config.path)));
     }
     let mut told = 0;
     let mut mouth = mouth.another()?;

@@ -131,6 +131,16 @@ impl Builder {
         self
     }
 
+    fn u16(&mut self, key: &str, value: u16) -> &mut Self {
+        self.key(key, 2).extend(value.to_le_bytes());
+        self
+    }
+
+    fn i32(&mut self, key: &str, value: i32) -> &mut Self {
+        self.key(key, 5).extend(value.to_le_bytes());
+        self
+    }
+
     /// A number.
     pub fn f32(&mut self, key: &str, value: f32) -> &mut Self {
         self.key(key, 6).extend(value.to_le_bytes());
@@ -174,6 +184,27 @@ impl Builder {
     pub fn tensor(&mut self, tensor: Tensor) -> &mut Self {
         self.tensors.push(tensor);
         self
+    }
+
+    /// The same in several files, as `llama-gguf-split` writes them: keys in the first one, tensors dealt out in their order.
+    ///
+    /// # Errors
+    /// As [`Builder::finish`].
+    pub fn split(&self, count: u16) -> Result<Vec<Vec<u8>>, GgufError> {
+        let all = i32::try_from(self.tensors.len()).unwrap_or(i32::MAX);
+        let each = self.tensors.len().div_ceil(usize::from(count).max(1));
+        let part = |number: u16| {
+            let begin = (each * usize::from(number)).min(self.tensors.len());
+            let end = (begin + each).min(self.tensors.len());
+            let mut part =
+                Self { keys: 0, head: Vec::new(), tensors: self.tensors.get(begin..end).unwrap_or(&[]).to_vec() };
+            if number == 0 {
+                (part.keys, part.head) = (self.keys, self.head.clone());
+            }
+            part.u16("split.no", number).u16("split.count", count).i32("split.tensors.count", all);
+            part.finish()
+        };
+        (0..count).map(part).collect()
     }
 
     /// The file.

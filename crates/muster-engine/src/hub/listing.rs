@@ -1,6 +1,6 @@
 //! What a hub says of a repository.
 
-use muster_core::inference::{HubFile, HubRef, WEIGHTS_MAX, WeightsId, choose};
+use muster_core::inference::{HubFile, HubRef, HubRefError, WEIGHTS_MAX, WeightsId, WeightsPart, choose};
 use muster_core::units::Bytes;
 use serde::Deserialize;
 
@@ -9,15 +9,17 @@ use super::HubError;
 /// Files of a repository that are looked at.
 const FILES_MAX: usize = 10_000;
 
-/// One file with all that has to be known of it.
+/// One model with all that has to be known of its file, or its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Which, at a commit.
+    /// Which file, at a commit; the first of several.
     pub file: HubFile,
-    /// Its SHA-256.
+    /// Its SHA-256; of several, what stands for them together.
     pub weights: WeightsId,
-    /// Its length.
+    /// Its length, or theirs together.
     pub bytes: Bytes,
+    /// Its files, where there are several.
+    pub parts: Vec<WeightsPart>,
     /// Whether it takes a token to read it.
     pub private: bool,
 }
@@ -81,13 +83,35 @@ pub(super) fn found(body: &[u8], wanted: &HubRef, with_token: bool) -> Result<Fo
         None => wanted.repo.clone(),
     };
     let file = HubFile::new(repo, name)?;
-    let lfs = said.siblings.iter().find(|file| file.rfilename == name).and_then(|file| file.lfs.as_ref());
-    let lfs = lfs.ok_or_else(|| HubError::NoHash(file.to_string()))?;
-    let weights = lfs.sha256.parse().map_err(|_| HubError::NoHash(file.to_string()))?;
-    if lfs.size == 0 || Bytes(lfs.size) > WEIGHTS_MAX {
-        return Err(answer(format!("{name} shall have {} bytes, which no model has", lfs.size)));
+    let count = file.part().map_or(1, |part| part.count);
+    if count == 1 {
+        let WeightsPart { weights, bytes } = said.file(&file)?;
+        return Ok(Found { file, weights, bytes, parts: Vec::new(), private });
     }
-    Ok(Found { file, weights, bytes: Bytes(lfs.size), private })
+    let nth = |number| file.nth(number).ok_or_else(|| HubRefError::PartMissing(file.file().to_owned()).into());
+    let parts = (1..=count).map(|number| nth(number).and_then(|file| said.file(&file)));
+    let parts = parts.collect::<Result<Vec<_>, HubError>>()?;
+    let bytes = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.bytes.0));
+    if Bytes(bytes) > WEIGHTS_MAX {
+        return Err(answer(format!("the parts of {name} shall have {bytes} bytes together, which no model has")));
+    }
+    Ok(Found { weights: WeightsId::of_parts(&parts), file, bytes: Bytes(bytes), parts, private })
+}
+
+impl Repository {
+    /// Hash and length of one file.
+    fn file(&self, file: &HubFile) -> Result<WeightsPart, HubError> {
+        let name = file.file();
+        let found = self.siblings.iter().find(|sibling| sibling.rfilename == name);
+        let found = found.ok_or_else(|| HubRefError::PartMissing(name.to_owned()))?;
+        let lfs = found.lfs.as_ref().ok_or_else(|| HubError::NoHash(file.to_string()))?;
+        let weights = lfs.sha256.parse().map_err(|_| HubError::NoHash(file.to_string()))?;
+        if lfs.size == 0 || Bytes(lfs.size) > WEIGHTS_MAX {
+            let why = format!("{name} shall have {} bytes, which no model has", lfs.size);
+            return Err(HubError::Answer(file.repo.to_string(), why));
+        }
+        Ok(WeightsPart { weights, bytes: Bytes(lfs.size) })
+    }
 }
 
 #[cfg(test)]
@@ -118,5 +142,30 @@ mod tests {
         {
             assert!(look(broken, "hf:a/b", false).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn a_model_in_parts_is_all_of_them() {
+        let sibling = |number: u16, of: u16, size: u64| {
+            let hash = format!("{number:02x}").repeat(32);
+            format!(r#"{{"rfilename":"m.Q4_0-{number:05}-of-{of:05}.gguf","lfs":{{"sha256":"{hash}","size":{size}}}}}"#)
+        };
+        let body = |files: &[String]| format!(r#"{{"sha":"0123abc","siblings":[{}]}}"#, files.join(","));
+        let all = [sibling(2, 3, 20), sibling(1, 3, 10), sibling(3, 3, 30)];
+        let found = look(&body(&all), "hf:a/b", false).unwrap();
+        assert_eq!(found.file.to_string(), "hf:a/b@0123abc:m.Q4_0-00001-of-00003.gguf");
+        let part = |byte, bytes| WeightsPart { weights: WeightsId([byte; 32]), bytes: Bytes(bytes) };
+        assert_eq!(found.parts, [part(1, 10), part(2, 20), part(3, 30)]);
+        assert_eq!((found.bytes, found.weights), (Bytes(60), WeightsId::of_parts(&found.parts)));
+        let named = look(&body(&all), "hf:a/b:m.Q4_0-00003-of-00003.gguf", false).unwrap();
+        assert_eq!(named, found);
+        let missing = look(&body(&all[..2]), "hf:a/b", false).unwrap_err().to_string();
+        assert!(missing.contains("m.Q4_0-00003-of-00003.gguf is missing"), "{missing}");
+        let many = look(&body(&[sibling(1, 65, 1)]), "hf:a/b", false).unwrap_err().to_string();
+        assert!(many.contains("one part of more than 64"), "{many}");
+        let large: Vec<String> = (1..=3).map(|number| sibling(number, 3, WEIGHTS_MAX.0)).collect();
+        assert!(look(&body(&large), "hf:a/b", false).unwrap_err().to_string().contains("together"));
+        let alone = look(&body(&[sibling(1, 1, 7)]), "hf:a/b", false).unwrap();
+        assert_eq!((alone.bytes, alone.parts), (Bytes(7), Vec::new()));
     }
 }

@@ -7,7 +7,7 @@ use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use muster_core::inference::{HUB_PREFIX, HubRef, ModelKind};
+use muster_core::inference::{HUB_PREFIX, HubRef, ModelKind, PARTS_MAX, PartName, WeightsPart};
 use muster_core::units::Bytes;
 use muster_engine::hub::Found;
 use muster_gateway::WEIGHTS_PART_MAX;
@@ -164,14 +164,22 @@ async fn deploy(cx: &Context, args: ModelDeployArgs) -> Result<u8, Failure> {
 /// Sends what the Gateway lacks, and tells it what to deploy.
 async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeployArgs) -> Result<Value, Failure> {
     let weights = match &plan.weights {
-        Weights::File(file) => {
-            let (sha256, bytes) = send_weights(cx, customer, file).await?;
-            json!({ "sha256": sha256, "bytes": bytes })
+        Weights::File(first) => {
+            let mut parts = Vec::new();
+            for file in files_of(first)? {
+                parts.push(send_weights(cx, customer, &file).await?);
+            }
+            named(&parts)
         }
-        Weights::Hub(found) => json!({
-            "sha256": found.weights.to_string(), "bytes": found.bytes.0,
-            "hub": found.file.to_string(), "private": found.private,
-        }),
+        Weights::Hub(found) => {
+            let whole = [WeightsPart { weights: found.weights, bytes: found.bytes }];
+            let mut named = named(if found.parts.is_empty() { &whole[..] } else { found.parts.as_slice() });
+            if let Some(all) = named.as_object_mut() {
+                all.insert("hub".to_owned(), json!(found.file.to_string()));
+                all.insert("private".to_owned(), json!(found.private));
+            }
+            named
+        }
         Weights::Endpoint(_) => Value::Null,
     };
     let endpoint = match &plan.weights {
@@ -191,6 +199,35 @@ async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeplo
         "max_latency_ms": args.max_latency, "shared": args.shared, "offered": args.offered, "edge": args.edge,
     });
     customer.call(Method::POST, "/api/v1/models", Some(&body)).await
+}
+
+/// How a Gateway is told of a model's file, or of its files.
+fn named(files: &[WeightsPart]) -> Value {
+    let one = |file: &WeightsPart| json!({ "sha256": file.weights.to_string(), "bytes": file.bytes.0 });
+    match files {
+        [file] => one(file),
+        files => json!({ "parts": files.iter().map(one).collect::<Vec<_>>() }),
+    }
+}
+
+/// The files of a model by the one that was named: of several, the first one stands for all.
+fn files_of(file: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let Some(part) = file.file_name().and_then(|name| name.to_str()).and_then(PartName::of) else {
+        return Ok(vec![file.to_owned()]);
+    };
+    if usize::from(part.count) > PARTS_MAX {
+        let why = format!("{} is one of {} files; a model has at most {PARTS_MAX}", file.display(), part.count);
+        return Err(Failure::new(Code::Config, why));
+    }
+    let all = muster_engine::gguf::files_of(&file.with_file_name(part.nth(1)));
+    match all.iter().find(|one| !one.is_file()) {
+        Some(missing) => {
+            let why =
+                format!("the weights {} cannot be read: not all parts of that model are there", missing.display());
+            Err(Failure::new(Code::Config, why))
+        }
+        None => Ok(all),
+    }
 }
 
 /// Deploys the models of the first start, and says how to talk to those that are there. What goes wrong is told and harms
@@ -327,8 +364,7 @@ async fn plan(cx: &Context, args: &ModelDeployArgs) -> Result<Plan, Failure> {
     let kind = |usual| args.kind.map_or(usual, crate::cli::model::Kind::word);
     let (cpu_millis, parallel) = (args.cpus.map(|cpus| cpus.0), args.parallel);
     if let Some(file) = file_of(&args.model) {
-        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let name = args.name.clone().unwrap_or(stem);
+        let name = args.name.clone().unwrap_or_else(|| stem_of(&file));
         let weights = Weights::File(file);
         return Ok(Plan { name, kind: kind("chat"), weights, context: args.context, parallel, cpu_millis });
     }
@@ -372,6 +408,13 @@ const fn kind_word(kind: ModelKind) -> &'static str {
     }
 }
 
+/// What requests call a file: its name without what says that it is GGUF, or one of several.
+fn stem_of(file: &Path) -> String {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = Path::new(&name).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    PartName::of(&name).map_or(stem, |part| part.stem.to_owned())
+}
+
 /// What requests call a repository: its name in small letters, without what says that it is GGUF.
 fn own_name(repository: &str) -> String {
     let name = repository.to_ascii_lowercase();
@@ -379,7 +422,7 @@ fn own_name(repository: &str) -> String {
 }
 
 /// Sends what the Gateway lacks of a file; gives its hash and length.
-async fn send_weights(cx: &Context, customer: &Customer, file: &Path) -> Result<(String, u64), Failure> {
+async fn send_weights(cx: &Context, customer: &Customer, file: &Path) -> Result<WeightsPart, Failure> {
     let (shown, place) = (file.display(), file.to_owned());
     cx.output.note(&format!("hashing {shown} …"));
     let hashed = tokio::task::spawn_blocking(move || muster_gateway::hash(&place)).await.code(Code::Internal)?;
@@ -405,7 +448,7 @@ async fn send_weights(cx: &Context, customer: &Customer, file: &Path) -> Result<
             told = Instant::now();
         }
     }
-    Ok((sha256, bytes))
+    Ok(WeightsPart { weights: id, bytes: Bytes(bytes) })
 }
 
 /// Shows each step until a replica of this version answers.
@@ -582,6 +625,8 @@ mod tests {
     #[test]
     fn names_are_one_part_of_an_address() {
         assert_eq!(own_name("Qwen3-0.6B-GGUF"), "qwen3-0.6b");
+        assert_eq!(stem_of(Path::new("/a/tiny.Q8_0.gguf")), "tiny.Q8_0");
+        assert_eq!(stem_of(Path::new("tiny-00001-of-00003.gguf")), "tiny");
         assert_eq!(path("tiny", ""), "/api/v1/models/tiny");
         assert_eq!(path("Qwen/Qwen3 0.6B", "/scale"), "/api/v1/models/Qwen%2FQwen3%200.6B/scale");
     }
@@ -599,6 +644,19 @@ mod tests {
         let one = json!({ "price_usd": { "input": 0.1, "cached": 0.000_004, "output": 12.5 } });
         assert_eq!(price_text(&one), "0.10/0.000004/12.50");
         assert_eq!(price_text(&json!({ "price_usd": null })), "-");
+    }
+
+    #[test]
+    fn a_model_in_parts_is_named_by_any_of_them_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = muster_engine::tiny::write_parts(dir.path(), "m", &muster_engine::tiny::Shape::default(), 3).unwrap();
+        assert_eq!(files_of(&all[0]).unwrap(), all);
+        assert_eq!(files_of(&all[2]).unwrap(), all);
+        assert_eq!(files_of(Path::new("m.gguf")).unwrap(), [Path::new("m.gguf")]);
+        std::fs::remove_file(&all[1]).unwrap();
+        let missing = files_of(&all[0]).unwrap_err().to_string();
+        assert!(missing.contains("m-00002-of-00003.gguf cannot be read"), "{missing}");
+        assert!(files_of(Path::new("m-00001-of-00065.gguf")).unwrap_err().to_string().contains("at most 64"));
     }
 
     #[test]

@@ -263,7 +263,7 @@ pub(super) async fn container(cx: &Context, args: ContainerRunArgs) -> Result<u8
 
 /// What models run on.
 fn engines(cheat: Option<PathBuf>, params: &Params) -> Result<Arc<dyn Engines>, Failure> {
-    let own = Arc::new(engines::Own::new().because(Code::Internal, "this program has no path")?);
+    let own = Arc::new(engines::Own::new().because(Code::Internal, "this program cannot run engines")?);
     let Some(model) = cheat else { return Ok(own) };
     tracing::warn!(model = %model.display(), "this Container was told to lie in its answers");
     Ok(Arc::new(Substitute::new(own, model, params).code(Code::Config)?))

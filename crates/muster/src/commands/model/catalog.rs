@@ -77,7 +77,7 @@ pub(super) fn on_hub(entry: &CatalogEntry) -> Result<Option<OnHub>, Failure> {
     let named = hub.to_string();
     Ok(Some(if let Some((weights, bytes)) = entry.known() {
         let file = named.parse().map_err(|e: HubRefError| wrong(e.to_string()))?;
-        OnHub::Known(Found { file, weights, bytes: Bytes(bytes), private: false })
+        OnHub::Known(Found { file, weights, bytes: Bytes(bytes), parts: Vec::new(), private: false })
     } else {
         let hash = hub.sha256.as_deref().map(str::parse::<WeightsId>).transpose().map_err(|e| wrong(e.to_string()))?;
         OnHub::Ask(named.parse().map_err(|e: HubRefError| wrong(e.to_string()))?, hash)

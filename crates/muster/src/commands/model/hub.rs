@@ -132,7 +132,13 @@ pub(super) async fn look(cx: &Context, address: &str, wanted: &HubRef) -> Result
     };
     let found = found.map_err(|error| failed(&error))?;
     if wanted.file.as_deref() != Some(found.file.file()) {
-        cx.output.note(&format!("taking {} ({}); name another file behind a colon", found.file.file(), found.bytes));
+        let more = if found.parts.is_empty() {
+            String::new()
+        } else {
+            format!(" and the rest of its {} parts", found.parts.len())
+        };
+        let name = found.file.file();
+        cx.output.note(&format!("taking {name}{more} ({}); name another file behind a colon", found.bytes));
     }
     Ok(found)
 }

@@ -3,7 +3,7 @@
 //! A Container is rented for this conversation alone, as `muster run` rents one, and paid by the token as answers come.
 //! The lease ends with the conversation, also where it is broken off.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use muster_client::job::{JobReport, JobRequest, TaskOutcome};
@@ -12,7 +12,7 @@ use muster_client::model::{self, ModelLine, ModelStanding, Replica};
 use muster_client::rental::TopUp;
 use muster_core::inference::{
     Chat, Content, InferenceEvent, InferenceRequest, InferenceTask, Message, ModelKind, ModelSpec, Part, Role,
-    Sampling, TokenAsk, TokenCounts,
+    Sampling, TokenAsk, TokenCounts, WeightsId, WeightsPart,
 };
 use muster_core::lease::{End, Phase};
 use muster_core::pricing::Exchange;
@@ -30,8 +30,6 @@ use crate::dirs::make_private;
 use crate::failure::{Because, Code, Failure};
 use crate::output::{length, tokens};
 
-/// What a Container calls weights that are sent.
-const WEIGHTS: &str = "weights";
 /// A context when nothing is said, in tokens.
 const CONTEXT: u32 = 4_096;
 /// So many tokens of each kind may be on their way to being paid, beside what the context holds twice.
@@ -99,18 +97,29 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobR
         );
         return Err(Failure::new(Code::Config, why));
     };
-    let shown = file.display().to_string();
-    cx.output.note(&format!("hashing {shown} …"));
-    let place = file.clone();
-    let hashed = tokio::task::spawn_blocking(move || muster_gateway::hash(&place)).await.code(Code::Internal)?;
-    let (weights, bytes) = hashed.because(Code::Config, format!("the weights {shown} cannot be read"))?;
+    let files = super::files_of(&file)?;
+    let mut parts = Vec::new();
+    for file in &files {
+        let shown = file.display().to_string();
+        cx.output.note(&format!("hashing {shown} …"));
+        let place = file.clone();
+        let hashed = tokio::task::spawn_blocking(move || muster_gateway::hash(&place)).await.code(Code::Internal)?;
+        let (weights, bytes) = hashed.because(Code::Config, format!("the weights {shown} cannot be read"))?;
+        parts.push(WeightsPart { weights, bytes: Bytes(bytes) });
+    }
+    let (weights, bytes) = match parts.as_slice() {
+        [whole] => (whole.weights, whole.bytes),
+        parts => (WeightsId::of_parts(parts), Bytes(parts.iter().map(|part| part.bytes.0).sum())),
+    };
+    parts.truncate(if parts.len() == 1 { 0 } else { parts.len() });
     let context = args.context.or(context).unwrap_or(CONTEXT);
     // One conversation takes one place.
     let model = ModelSpec {
         name,
         kind: ModelKind::Chat,
         weights,
-        bytes: Bytes(bytes),
+        bytes,
+        parts,
         sources: Vec::new(),
         context,
         parallel: 1,
@@ -122,9 +131,10 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobR
     if let (Some(tokens), Some(prices)) = (&mut demand.model, args.price_max) {
         tokens.price_max = Some(ask(prices)?);
     }
+    let sent = sendable(cx, &files, &model)?;
+    let inputs = model.files().iter().map(|file| sent.path().join(&file.name)).collect();
     let mut request = JobRequest::for_model(demand, model);
-    let sent = sendable(cx, &file)?;
-    request.inputs = vec![sent.path().join(WEIGHTS)];
+    request.inputs = inputs;
     request.top_up = Some(TopUp { seconds: 0 });
     request.deposit_seconds = Some(1);
     request.retries = RETRIES;
@@ -132,17 +142,19 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobR
     Ok((request, sent))
 }
 
-/// The weights under the name by which Containers look for them: another name of the same file, or a copy of it where the
-/// file is on another disk. Links would not be sent.
-fn sendable(cx: &Context, file: &Path) -> Result<TempDir, Failure> {
+/// The weights under the names by which Containers look for them: other names of the same files, or copies of them where
+/// they are on another disk. Links would not be sent.
+fn sendable(cx: &Context, files: &[PathBuf], model: &ModelSpec) -> Result<TempDir, Failure> {
     let models = cx.dirs.at("models");
     make_private(&models)?;
-    let failed = || format!("the weights {} cannot be put into {}", file.display(), models.display());
-    let sent = tempfile::Builder::new().prefix("sent-").tempdir_in(&models).because(Code::Io, failed())?;
-    let place = sent.path().join(WEIGHTS);
-    let file = file.canonicalize().because(Code::Io, failed())?;
-    if std::fs::hard_link(&file, &place).is_err() {
-        std::fs::copy(&file, &place).because(Code::Io, failed())?;
+    let failed = |what: &Path| format!("the weights {} cannot be put into {}", what.display(), models.display());
+    let sent = tempfile::Builder::new().prefix("sent-").tempdir_in(&models).because(Code::Io, failed(&models))?;
+    for (file, sent_as) in files.iter().zip(model.files()) {
+        let place = sent.path().join(&sent_as.name);
+        let real = file.canonicalize().because(Code::Io, failed(file))?;
+        if std::fs::hard_link(&real, &place).is_err() {
+            std::fs::copy(&real, &place).because(Code::Io, failed(file))?;
+        }
     }
     Ok(sent)
 }
