@@ -613,7 +613,7 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 200_000)]
         matches: usize,
     },
-    /// The engine of models beside llama.cpp's own bench, and a deployment from the request to its first token.
+    /// The engine of models beside llama.cpp by itself, and a deployment from the request to its first token.
     Model(model::BenchModelArgs),
     /// Speed of this machine's cards by the proof's own kernels, in OctaneBench points.
     Gpu {

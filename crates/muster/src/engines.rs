@@ -1,11 +1,13 @@
 //! What this binary runs models on: itself, as the child of the embedded engine.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_container::{EngineInput, EngineOutput, EngineSetup, Engines};
 use muster_core::inference::{InferenceRequest, WeightsId};
+use muster_engine::child::{BareLoad, bare};
 use muster_engine::embedded::{Child, Embedded, Spawn};
 use muster_engine::protocol::{ChildConfig, PARALLEL_MAX, Pooling};
 use muster_engine::{Answer, Engine, EngineInfo, Later, Load, NotReady};
@@ -13,10 +15,21 @@ use tokio::task::JoinHandle;
 
 /// The subcommand that is the embedded engine's child.
 pub(crate) const ENGINE: &str = "__engine";
+/// The subcommand that measures llama.cpp by itself: a process of its own, as the engine is.
+pub(crate) const BARE: &str = "__llama-cpp";
 /// Requests that wait for a place, for each that has one.
 const QUEUE_FOR_EACH: u32 = 8;
 /// All layers of any model.
 const ALL_LAYERS: u32 = 1_000;
+
+/// Measures a model's file, and writes what it came to as JSON. The arguments: the file, and what is measured, as JSON.
+pub(crate) fn bare_main(mut args: impl Iterator<Item = std::ffi::OsString>) -> Result<(), String> {
+    let (Some(file), Some(load)) = (args.next(), args.next()) else { return Err("say FILE and LOAD".to_owned()) };
+    let load: BareLoad = serde_json::from_str(&load.to_string_lossy()).map_err(|error| error.to_string())?;
+    let speeds = bare(Path::new(&file), &load)?;
+    let text = serde_json::to_vec(&speeds).map_err(|error| error.to_string())?;
+    std::io::stdout().write_all(&text).map_err(|error| error.to_string())
+}
 
 /// The embedded engine.
 #[derive(Debug)]

@@ -39,6 +39,15 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             .init();
         return Some(muster_engine::child::main());
     }
+    if first == crate::engines::BARE {
+        return Some(match crate::engines::bare_main(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("muster: llama.cpp by itself is not measured: {why}");
+                ExitCode::FAILURE
+            }
+        });
+    }
     if first == muster_stream::STREAM {
         return Some(match muster_stream::stream_main() {
             Ok(()) => ExitCode::SUCCESS,

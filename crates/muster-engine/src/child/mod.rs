@@ -5,6 +5,7 @@
 //! token of every answer that is being drawn, and some of the prompts that are being read.
 
 mod ask;
+mod bare;
 mod embed;
 mod engine;
 mod model;
@@ -17,6 +18,7 @@ use std::sync::mpsc;
 use llama_cpp_2::LogOptions;
 use llama_cpp_2::llama_backend::LlamaBackend;
 
+pub use self::bare::{BareLoad, BareSpeeds, bare};
 use crate::protocol::{self, ChildConfig, FromEngine, ToEngine};
 
 /// Where frames to the parent go. Only the thread that owns the model writes.

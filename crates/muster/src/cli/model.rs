@@ -245,9 +245,6 @@ pub(crate) struct BenchModelArgs {
     /// Deployments on a network of its own.
     #[arg(long, default_value_t = 10)]
     pub(crate) deploys: u32,
-    /// The program llama-bench, to be measured beside (scripts/llama-bench.sh makes one).
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) llama_bench: Option<PathBuf>,
 }
 
 /// An engine that a provider runs already.

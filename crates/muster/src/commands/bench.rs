@@ -75,7 +75,6 @@ pub(super) async fn run(cx: &Context, args: BenchArgs) -> Result<u8, Failure> {
                     threads: args.threads,
                     rounds: args.rounds,
                     deploys: args.deploys,
-                    llama_bench: args.llama_bench,
                 };
                 Box::pin(model::run(cx, choice)).await
             }

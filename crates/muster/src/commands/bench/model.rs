@@ -1,4 +1,4 @@
-//! The engine beside llama.cpp's own bench, and a deployment from the request to its first token.
+//! The engine beside llama.cpp by itself, and a deployment from the request to its first token.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use muster_core::inference::{
     Completion, InferenceEvent, InferenceRequest, InferenceTask, Prompt, ResponseFormat, Sampling,
 };
+use muster_engine::child::{BareLoad, BareSpeeds};
 use muster_engine::embedded::{Embedded, Process};
 use muster_engine::protocol::{ChildConfig, Pooling};
 use muster_engine::{Engine, tiny};
@@ -15,7 +16,7 @@ use super::own::{OwnNetwork, Scratch};
 use super::{Measured, ms, percentile};
 use crate::commands::setup::Plan;
 use crate::commands::{Context, model};
-use crate::engines::ENGINE;
+use crate::engines::{BARE, ENGINE};
 use crate::failure::{Because, Code, Failure};
 
 /// Answers drawn side by side, where many are.
@@ -36,8 +37,6 @@ pub(super) struct Choice {
     pub(super) threads: u32,
     pub(super) rounds: u32,
     pub(super) deploys: u32,
-    /// The program llama-bench.
-    pub(super) llama_bench: Option<PathBuf>,
 }
 
 pub(super) async fn run(cx: &Context, choice: Choice) -> Result<Measured, Failure> {
@@ -82,14 +81,12 @@ async fn measure(cx: &Context, choice: &Choice, folder: &Path) -> Result<(Figure
     figures.insert("prompt_tokens_per_second".to_owned(), json!(own.prompt));
     figures.insert("drawn_tokens_per_second".to_owned(), json!(own.drawn));
     figures.insert("drawn_side_by_side_per_second".to_owned(), json!(own.many));
-    if let Some(program) = &choice.llama_bench {
-        cx.output.note("measuring llama.cpp by its own bench …");
-        let (prompt, drawn) = llama_bench(choice, program, &file).await?;
-        figures.insert("llama_bench_prompt_tokens_per_second".to_owned(), json!(prompt));
-        figures.insert("llama_bench_drawn_tokens_per_second".to_owned(), json!(drawn));
-        figures.insert("prompt_of_llama_bench".to_owned(), json!(own.prompt / prompt));
-        figures.insert("drawn_of_llama_bench".to_owned(), json!(own.drawn / drawn));
-    }
+    cx.output.note("measuring llama.cpp by itself …");
+    let BareSpeeds { prompt, drawn } = by_itself(choice, &file).await?;
+    figures.insert("llama_cpp_prompt_tokens_per_second".to_owned(), json!(prompt));
+    figures.insert("llama_cpp_drawn_tokens_per_second".to_owned(), json!(drawn));
+    figures.insert("prompt_of_llama_cpp".to_owned(), json!(own.prompt / prompt));
+    figures.insert("drawn_of_llama_cpp".to_owned(), json!(own.drawn / drawn));
     Ok((figures, name))
 }
 
@@ -224,32 +221,20 @@ async fn ask(engine: &Embedded, prompt: Vec<u32>, max_tokens: u32) -> Result<Too
     Err(Failure::new(Code::Internal, "the engine's answer broke off"))
 }
 
-/// Tokens a second of prompts and of drawing, by llama.cpp's own program: its mean over as many rounds.
-async fn llama_bench(choice: &Choice, program: &Path, file: &Path) -> Result<(f64, f64), Failure> {
-    let failed = |why: String| Failure::new(Code::Internal, format!("{}: {why}", program.display()));
-    let output = tokio::process::Command::new(program)
-        .arg("-m")
-        .arg(file)
-        .args(["-p", &choice.prompt.to_string(), "-n", &choice.drawn.to_string()])
-        .args(["-t", &choice.threads.to_string(), "-r", &choice.rounds.to_string()])
-        .args(["-b", "512", "-ub", "512", "-ngl", "0", "-o", "json"])
-        .kill_on_drop(true)
-        .output()
-        .await
-        .because(Code::Config, format!("cannot run {}", program.display()))?;
+/// What llama.cpp does without an engine around it, in a process of its own.
+async fn by_itself(choice: &Choice, file: &Path) -> Result<BareSpeeds, Failure> {
+    let failed = |why: String| Failure::new(Code::Internal, format!("llama.cpp by itself is not measured: {why}"));
+    let program = std::env::current_exe().because(Code::Internal, "this program cannot be found")?;
+    let Choice { prompt, drawn, threads, rounds, .. } = *choice;
+    let load =
+        serde_json::to_string(&BareLoad { prompt, drawn, threads, rounds }).map_err(|e| failed(e.to_string()))?;
+    let mut command = tokio::process::Command::new(program);
+    let output = command.arg(BARE).arg(file).arg(load).kill_on_drop(true).output().await;
+    let output = output.map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
     }
-    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))?;
-    let best = |field: &str| {
-        let row = rows.iter().find(|row| row.get(field).and_then(Value::as_u64).is_some_and(|count| count > 0));
-        let samples = row.and_then(|row| row.get("samples_ts")).and_then(Value::as_array);
-        samples.into_iter().flatten().filter_map(Value::as_f64).reduce(f64::max)
-    };
-    match (best("n_prompt"), best("n_gen")) {
-        (Some(prompt), Some(drawn)) => Ok((prompt, drawn)),
-        _ => Err(failed("it told no figures".to_owned())),
-    }
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
 }
 
 /// Times from the request to deploy a model whose weights are there to its first token, and that of the first deployment,
