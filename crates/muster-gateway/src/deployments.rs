@@ -65,6 +65,9 @@ pub(crate) struct Record {
     /// Whether it shall be near: round trips are measured before each choice.
     #[serde(default)]
     pub(crate) edge: bool,
+    /// After so long without a first token a request is sent to a second replica, too; none: never.
+    #[serde(default)]
+    pub(crate) hedge_after_ms: Option<u64>,
 }
 
 /// Why something cannot be deployed.
@@ -382,6 +385,8 @@ fn listing(record: &Record, abilities: Abilities, price: TokenAsk) -> Deployment
             (false, false) => Access::Owner,
         },
         created_s: record.created_s,
+        context: record.model.context,
+        hedge_after_ms: record.hedge_after_ms,
     }
 }
 
