@@ -10,6 +10,7 @@ mod count;
 pub mod fleet;
 mod hedge;
 mod hub;
+pub mod placement;
 mod request;
 mod route;
 mod spec;

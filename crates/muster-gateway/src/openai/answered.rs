@@ -14,11 +14,11 @@ use tokio::time::Instant;
 
 use super::ModelApi;
 use super::error::ApiError;
-use super::estimate::choices;
+use super::estimate::{choices, reckon};
 use super::parse::Asked;
 use super::render::{About, Whole, Writer};
 use super::running::{Claim, Ended, Running, Sse};
-use super::serve::json;
+use super::serve::{denied, json};
 use crate::keys::now_s;
 use crate::models::{Model, Replica, Seat};
 
@@ -46,11 +46,11 @@ pub(super) async fn seat_after_cold_start(
 pub(super) async fn answered(
     api: &ModelApi,
     asked: Asked,
-    claim: Claim,
+    mut claim: Claim,
     waited: Option<Duration>,
 ) -> Result<Response, ApiError> {
     let Asked { request, include_usage, form, .. } = asked;
-    let model = Arc::clone(&claim.model);
+    let mut model = Arc::clone(&claim.model);
     let about = About { id: api.inner.ids.next(), model: model.deployment.name.clone(), created_s: now_s() };
     let (stream, answers) = (request.stream, choices(&request));
     let until = Instant::now() + api.inner.config.answer_within;
@@ -59,6 +59,10 @@ pub(super) async fn answered(
         Some(seat) => (seat, waited),
         None => {
             let (seat, took) = seat_after_cold_start(api, &model, prefix).await?;
+            // Only now is it known what its replica asks, and how long a context it has.
+            model = api.inner.models.get(&about.model).unwrap_or(model);
+            claim.bill.raise(reckon(&model, &request).reserved.cost).map_err(denied)?;
+            claim.model = Arc::clone(&model);
             (seat, Some(took.saturating_add(waited.unwrap_or_default())))
         }
     };

@@ -341,7 +341,7 @@ fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn denied(denied: Denied) -> ApiError {
+pub(super) fn denied(denied: Denied) -> ApiError {
     match denied {
         Denied::AtOnce { limit } => {
             ApiError::rate("requests", format!("this key has {limit} requests running, which is all it may; wait"), 1)

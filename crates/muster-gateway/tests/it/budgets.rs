@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use muster_core::inference::TokenCounts;
+use muster_core::inference::{TokenAsk, TokenCounts};
 use muster_core::units::UsdMicro;
 use muster_gateway::{Deployment, KeyTerms};
 use serde_json::{Value, json};
@@ -49,6 +49,24 @@ async fn a_model_that_has_to_come_up_reserves_its_whole_context() {
     let whole = PRICE.cost(TokenCounts { input: 0, cached: 0, output: context.into() }).0;
     let key = poor(&rig, "poor", whole - 1);
     rig.ask_as(&key, CHAT, &body).await.error(429, "insufficient_quota");
+}
+
+#[tokio::test]
+async fn a_price_that_is_only_known_once_a_replica_is_up_is_held_against_the_budget() {
+    let rig = Rig::new().await;
+    let free = TokenAsk::default();
+    rig.api.models().deploy(Deployment { price: free, ..deployment("tiny") }).unwrap();
+    let key = poor(&rig, "poor", 1_000);
+    let called = rig.api.models().calls("tiny").unwrap();
+    let comes = async {
+        called.notified().await;
+        rig.api.models().deploy(deployment("tiny")).unwrap();
+        rig.add("tiny", Scripted::new(|_| hello()))
+    };
+    let body = chat(false);
+    let (reply, seen) = tokio::join!(rig.ask_as(&key, CHAT, &body), comes);
+    reply.error(429, "insufficient_quota");
+    assert!(seen.asked.lock().unwrap().is_empty(), "nothing was done for it");
 }
 
 fn chat(stream: bool) -> Value {
