@@ -55,6 +55,9 @@ struct OpenAiErrorDetail {
 }
 
 /// The next message of a conversation, whole or as server-sent events.
+///
+/// An answer that had to wait for a replica to come up tells in `x-muster-cold-start-ms` how long, here and at the other
+/// addresses that ask a model.
 #[utoipa::path(post, path = "/v1/chat/completions", request_body = serde_json::Value,
     responses((status = 200, body = serde_json::Value), (status = 400, body = OpenAiError),
         (status = 401, body = OpenAiError), (status = 402, body = serde_json::Value), (status = 404, body = OpenAiError),
