@@ -169,6 +169,12 @@ impl WorkloadKinds {
         Self(self.0 | Self::bit(kind))
     }
 
+    /// This set but for `kind`.
+    #[must_use]
+    pub const fn without(self, kind: WorkloadKind) -> Self {
+        Self(self.0 & !Self::bit(kind))
+    }
+
     /// Whether `kind` is in it.
     #[must_use]
     pub const fn contains(self, kind: WorkloadKind) -> bool {

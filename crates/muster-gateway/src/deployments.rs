@@ -16,8 +16,8 @@ use muster_client::live::{Complaints, LiveState, LiveStep};
 use muster_client::model::{self, ModelLine, ModelStanding};
 use muster_client::rental::TopUp;
 use muster_core::demand::Demand;
-use muster_core::ids::NodeId;
 use muster_core::inference::fleet::{Fleet, Order, Scale, Seen, Stage};
+use muster_core::inference::placement::{Failed, Placement, Stands};
 use muster_core::inference::{ModelKind, ModelSpec, TokenAsk, TokenCounts, TokenRates};
 use muster_core::pricing::Exchange;
 use muster_core::units::{TimeMs, TokenAmount, UsdMicro};
@@ -37,9 +37,6 @@ use crate::weights::Weights;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Deployments of one account.
 const DEPLOYMENTS_MAX: usize = 64;
-/// Containers that failed a deployment are left out for so long.
-const SHUN: Duration = Duration::from_secs(600);
-const SHUNNED_MAX: usize = 16;
 /// How long a Container that fits may be busy before that counts as a failure to start.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -65,6 +62,9 @@ pub(crate) struct Record {
     /// Whether it shall be near: round trips are measured before each choice.
     #[serde(default)]
     pub(crate) edge: bool,
+    /// After so long without a first token a request is sent to a second replica, too; none: never.
+    #[serde(default)]
+    pub(crate) hedge_after_ms: Option<u64>,
 }
 
 /// Why something cannot be deployed.
@@ -188,7 +188,7 @@ impl Deployments {
         let records: Vec<Record> = serde_json::from_slice(&text)
             .map_err(|e| DeployError::Damaged { path: this.path.clone(), why: e.to_string() })?;
         for record in records {
-            this.list(&record)?;
+            this.list(&record, None)?;
             this.lock().insert(record.id.clone(), idle(record));
         }
         Ok(this)
@@ -230,7 +230,9 @@ impl Deployments {
                 record.version = 1;
             }
         }
-        self.list(&record)?;
+        // One that only is scaled goes on at the price that its replicas ask, and not at none.
+        let view = same.as_ref().and_then(|_| all.get(&record.id)).map(|deployed| deployed.view.borrow().clone());
+        self.list(&record, view.as_ref())?;
         let mut records: Vec<Record> = all.values().map(|deployed| deployed.record.borrow().clone()).collect();
         records.retain(|known| known.id != record.id);
         records.push(record.clone());
@@ -320,7 +322,12 @@ impl Deployments {
         self.running.wait().await;
     }
 
-    fn list(&self, record: &Record) -> Result<(), DeployError> {
+    /// Lists a deployment as its replicas made it known, if any of this version has; else as what is wanted.
+    fn list(&self, record: &Record, known: Option<&View>) -> Result<(), DeployError> {
+        if let Some((info, price)) = known.and_then(|view| view.info.as_ref().zip(view.price)) {
+            self.models.deploy(listing(record, info.abilities, price))?;
+            return Ok(());
+        }
         let abilities = match record.model.kind {
             ModelKind::Chat => Abilities { chat: true, completion: true, ..Abilities::default() },
             ModelKind::Completion => Abilities { completion: true, ..Abilities::default() },
@@ -353,8 +360,7 @@ impl Deployments {
             weights: self.weights.clone(),
             replicas: Vec::new(),
             next: 0,
-            shunned: Vec::new(),
-            alone: false,
+            placement: Placement::default(),
             why: None,
             price: None,
             info: None,
@@ -382,6 +388,8 @@ fn listing(record: &Record, abilities: Abilities, price: TokenAsk) -> Deployment
             (false, false) => Access::Owner,
         },
         created_s: record.created_s,
+        context: record.model.context,
+        hedge_after_ms: record.hedge_after_ms,
     }
 }
 
@@ -411,10 +419,8 @@ struct Task {
     weights: Weights,
     replicas: Vec<Replica>,
     next: u64,
-    /// Containers that failed this deployment, and since when.
-    shunned: Vec<(NodeId, tokio::time::Instant)>,
-    /// Nobody but Containers that have a replica already fits.
-    alone: bool,
+    /// Which Containers are left out.
+    placement: Placement,
     why: Option<String>,
     price: Option<TokenAsk>,
     info: Option<EngineInfo>,
@@ -526,27 +532,32 @@ impl Task {
             self.unlist(&mut replica);
             let state = replica.state.borrow().clone();
             if !replica.draining {
-                self.failed(&state);
+                self.failed(&state, now);
                 fleet.failed(now);
             }
         }
     }
 
-    fn failed(&mut self, state: &LiveState) {
+    fn failed(&mut self, state: &LiveState, now: TimeMs) {
         let why = state.why.clone().unwrap_or_else(|| "it ended without a word".to_owned());
         tracing::warn!(model = %self.record.borrow().model.name, %why, "a replica is over");
-        let nobody_else = state.container.is_none() && !self.replicas.is_empty();
-        if nobody_else {
-            self.alone = true;
-        }
-        if let Some(container) = state.container
-            && state.end.as_ref().is_some_and(muster_core::lease::End::is_interruption)
-        {
-            self.shunned.retain(|(node, at)| *node != container && at.elapsed() < SHUN);
-            self.shunned.truncate(SHUNNED_MAX);
-            self.shunned.push((container, tokio::time::Instant::now()));
-        }
+        let failed = Failed {
+            container: state.container,
+            interrupted: state.end.as_ref().is_some_and(muster_core::lease::End::is_interruption),
+            others: !self.replicas.is_empty(),
+        };
+        self.placement.failed(&failed, now);
         self.why = Some(why);
+    }
+
+    /// Where its replicas stand.
+    fn standing(&self) -> Vec<Stands> {
+        let one = |replica: &Replica| Stands {
+            version: replica.version,
+            draining: replica.draining,
+            container: replica.state.borrow().container,
+        };
+        self.replicas.iter().map(one).collect()
     }
 
     fn list(&mut self, at: usize, info: &EngineInfo) {
@@ -584,10 +595,9 @@ impl Task {
 
     fn perform(&mut self, order: Order, fleet: &mut Fleet, now: TimeMs) {
         match order {
-            // They shall stand apart, so that the next one is looked for once it is known where this one is.
-            Order::Start if self.replicas.iter().any(|replica| replica.state.borrow().container.is_none()) => {}
+            Order::Start if !Placement::may_start(&self.standing()) => {}
             Order::Start => {
-                if let Err(why) = self.start() {
+                if let Err(why) = self.start(now) {
                     self.log.say(None, &format!("no replica can be started: {why}"));
                     self.why = Some(why);
                     fleet.failed(now);
@@ -610,16 +620,11 @@ impl Task {
         }
     }
 
-    fn start(&mut self) -> Result<(), String> {
+    fn start(&mut self, now: TimeMs) -> Result<(), String> {
         let record = self.record.borrow().clone();
         let mut demand = record.demand.clone();
-        self.shunned.retain(|(_, at)| at.elapsed() < SHUN);
-        demand.exclude.extend(self.shunned.iter().map(|(node, _)| *node));
-        if !std::mem::take(&mut self.alone) {
-            // Replicas stand on Containers of their own, as long as there are enough. Those that are about to go do not count.
-            let stay = self.replicas.iter().filter(|replica| replica.version == record.version && !replica.draining);
-            demand.exclude.extend(stay.filter_map(|replica| replica.state.borrow().container));
-        }
+        let standing = self.standing();
+        demand.exclude.extend(self.placement.exclude(record.version, &standing, now));
         let mut request = JobRequest::for_model(demand, record.model.clone());
         if record.sends_weights {
             let files = self.weights.files(&record.model).map_err(|error| error.to_string())?;

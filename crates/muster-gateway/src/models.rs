@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use muster_core::inference::{self, TokenAsk};
+use muster_core::inference::{self, Late, TokenAsk};
 use muster_engine::{Abilities, Engine, EngineInfo};
 use tokio::sync::Notify;
 
@@ -58,6 +58,10 @@ pub struct Deployment {
     pub access: Access,
     /// When it was deployed, seconds since 1970.
     pub created_s: u64,
+    /// The context that its replicas are to have, in tokens: what is reckoned with while none is there.
+    pub context: u32,
+    /// After so long without a first token a request is sent to a second replica, too; `None`: never.
+    pub hedge_after_ms: Option<u64>,
 }
 
 /// Why the list of models cannot be changed like that.
@@ -149,6 +153,18 @@ pub(crate) struct Seat {
     pub(crate) replica: Arc<Replica>,
 }
 
+impl Seat {
+    fn at(replica: &Arc<Replica>, prefix: u64) -> Self {
+        replica.held.fetch_add(1, Ordering::Relaxed);
+        if prefix != 0
+            && let Some(slot) = replica.slot(prefix)
+        {
+            slot.store(prefix, Ordering::Relaxed);
+        }
+        Self { replica: Arc::clone(replica) }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         self.replica.held.fetch_sub(1, Ordering::Relaxed);
@@ -184,13 +200,16 @@ impl Model {
                 inference::route(&known, self.turn.fetch_add(1, Ordering::Relaxed)).and_then(|at| several.get(at))
             }
         }?;
-        chosen.held.fetch_add(1, Ordering::Relaxed);
-        if prefix != 0
-            && let Some(slot) = chosen.slot(prefix)
-        {
-            slot.store(prefix, Ordering::Relaxed);
-        }
-        Some(Seat { replica: Arc::clone(chosen) })
+        Some(Seat::at(chosen, prefix))
+    }
+
+    /// A place for a request that is late at another replica already, where one is free.
+    pub(crate) fn second_seat(&self, prefix: u64, now_ms: u64, tried: &[Arc<Replica>], late: &Late) -> Option<Seat> {
+        let replicas = self.shared.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        let known: Vec<inference::Replica> = replicas.iter().map(|r| state(r, prefix, now_ms, tried)).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let chosen = inference::hedge(&known, late, self.deployment.hedge_after_ms, turn)?;
+        replicas.get(chosen).map(|chosen| Seat::at(chosen, prefix))
     }
 
     /// As [`Model::seat`], and waits for a replica where none takes requests: whoever rents is told, again and again while
@@ -223,10 +242,16 @@ impl Model {
         !self.shared.replicas.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// The least and the greatest context of its replicas; what was deployed, where none is there.
+    pub(crate) fn contexts(&self) -> (u32, u32) {
+        let replicas = self.shared.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        let ends = replicas.iter().map(|replica| (replica.context, replica.context));
+        ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or((self.deployment.context, self.deployment.context))
+    }
+
     /// The least context of its replicas.
     pub(crate) fn context(&self) -> u32 {
-        let replicas = self.shared.replicas.read().unwrap_or_else(PoisonError::into_inner);
-        replicas.iter().map(|replica| replica.context).min().unwrap_or(0)
+        self.contexts().0
     }
 }
 
@@ -397,6 +422,8 @@ mod tests {
             price: TokenAsk::default(),
             access: Access::Keys,
             created_s: 1,
+            context: 1_024,
+            hedge_after_ms: None,
         }
     }
 

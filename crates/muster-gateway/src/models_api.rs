@@ -135,6 +135,9 @@ pub(crate) struct DeployModel {
     /// Whether it shall be near: on an ordinary machine without a card, to which the round trip is the shortest.
     #[serde(default)]
     edge: bool,
+    /// After so long without a first token a request is sent to a second replica, too, if one is free; the first that shows
+    /// something of its answer goes on, and the other is ended. Nothing: never.
+    hedge_after_ms: Option<u64>,
 }
 
 /// A token for the hub, sealed to the Container that waits for it: nobody else, and no Gateway, can read it.
@@ -158,6 +161,8 @@ pub(crate) struct DeploymentState {
     shared: bool,
     offered: bool,
     edge: bool,
+    /// After so long without a first token a request is sent to a second replica, too.
+    hedge_after_ms: Option<u64>,
     /// Of its weights; of several files, or of an endpoint, a number that stands for them, or for its name.
     sha256: String,
     bytes: u64,
@@ -427,6 +432,7 @@ fn record(account: String, asked: DeployModel) -> Result<Record, Refusal> {
         scale,
         sends_weights,
         edge: asked.edge,
+        hedge_after_ms: asked.hedge_after_ms,
     })
 }
 
@@ -452,6 +458,7 @@ fn state(record: &Record, view: View) -> DeploymentState {
         shared: record.shared,
         offered: record.offered,
         edge: record.edge,
+        hedge_after_ms: record.hedge_after_ms,
         sha256: record.model.weights.to_string(),
         bytes: record.model.bytes.0,
         files: record.model.parts.len().max(1),

@@ -710,6 +710,8 @@ fn provider(beat: &Heartbeat, stake: TokenAmount, quality_bps: u16) -> Provider 
         quality_bps,
         stake,
         warm: beat.warm.clone(),
+        models: beat.models,
+        endpoints: beat.endpoints.clone(),
     }
 }
 

@@ -10,6 +10,9 @@ use crate::units::{Bytes, TokenAmount, UsdMicro};
 /// The most that may be asked for a million tokens: $10,000.
 pub const TOKEN_PRICE_MAX: UsdMicro = UsdMicro(10_000_000_000);
 
+/// What a typical request has, of sixteen tokens: nine read anew, three remembered, four drawn. Asks are compared by it.
+const TYPICAL: (u64, u64, u64) = (9, 3, 4);
+
 /// Tokens of a model, as its engine counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TokenCounts {
@@ -104,6 +107,18 @@ impl TokenAsk {
         Self { input: scaled(self.input), cached: scaled(self.cached), output: scaled(self.output) }
     }
 
+    /// What sixteen million tokens of typical requests cost, which is three of prompts to one of answers, a quarter of the
+    /// prompts remembered: one number by which asks are compared.
+    #[must_use]
+    pub const fn typical(&self) -> u64 {
+        let (fresh, cached, output) = TYPICAL;
+        self.input
+            .0
+            .saturating_mul(fresh)
+            .saturating_add(self.cached.0.saturating_mul(cached))
+            .saturating_add(self.output.0.saturating_mul(output))
+    }
+
     /// Whether each price is at most the one of `limit`.
     #[must_use]
     pub fn is_within(&self, limit: &Self) -> bool {
@@ -189,6 +204,7 @@ mod tests {
         let half = ASK.for_weights(Bytes(Bytes::GIB / 2));
         assert_eq!((half.input, half.cached), (UsdMicro(50_000), UsdMicro(5_000)));
         assert_eq!(ASK.for_weights(Bytes(1)).output, UsdMicro(1), "rounded up");
+        assert_eq!(ASK.typical(), ASK.cost(counts(12_000_000, 3_000_000, 4_000_000)).0);
         assert!(ASK.check().is_ok() && ASK.is_within(&ASK) && !dear.is_within(&ASK));
     }
 

@@ -8,8 +8,10 @@ mod answer;
 pub mod audit;
 mod count;
 pub mod fleet;
+mod hedge;
 mod hub;
 mod parts;
+pub mod placement;
 mod request;
 mod route;
 mod spec;
@@ -19,6 +21,7 @@ pub use self::answer::{
     ToolCallPiece,
 };
 pub use self::count::{TOKEN_PRICE_MAX, TokenAsk, TokenCounts, TokenRates};
+pub use self::hedge::{Late, hedge};
 pub use self::hub::{
     HUB_FILE_LEN_MAX, HUB_NAME_LEN_MAX, HUB_PREFIX, HUB_REVISION_LEN_MAX, HubFile, HubRef, HubRefError, HubRepo,
     ModelSource, PUBLIC_HUB, TOKEN_CONTEXT, choose,

@@ -8,7 +8,7 @@ use crate::ids::NodeId;
 use crate::pricing::UsdPerHour;
 use crate::units::TimeMs;
 
-use super::query::{Query, Rank};
+use super::query::{Paid, Query, Rank};
 use super::record::{Class, Record};
 use super::search::{Found, Random, Search, Tally, mix};
 use super::tree::{Body, Node};
@@ -29,6 +29,9 @@ const BRANCHES_MAX: usize = 16;
 /// Once something fits, so many more branches are opened for more that are near the best, where the best was not
 /// promised to the last per cent.
 const NEAR_BRANCHES_MAX: u64 = 12;
+/// The same for demands that pay by the token: trees are not ordered by that price, so that who is about as cheap stands in
+/// other branches.
+const NEAR_BRANCHES_BY_TOKEN_MAX: u64 = 96;
 /// Once something fits, so many more branches are opened for more to fall back on.
 const FALLBACK_BRANCHES_MAX: u64 = 12;
 
@@ -250,7 +253,7 @@ impl View {
         random: &mut Random,
     ) -> (Vec<Found>, Vec<Odds>) {
         let best = near.iter().map(|found| found.fit.badness).min().unwrap_or(0);
-        let prices = near.iter().filter_map(|found| query.price_of(self.record(found.slot)?));
+        let prices = near.iter().filter_map(|found| query.compared_of(self.record(found.slot)?));
         let least = if query.rank == Rank::Objective(Objective::Best) { prices.min() } else { None };
         let mut left: Vec<(u64, Found)> = near
             .into_iter()
@@ -290,22 +293,15 @@ impl View {
 
     /// A Container's odds: never zero, below 2^50. `best` has the least badness of the near-best and, where the price
     /// has no part in the rank, their least price: at least it shall count among those who are about as good.
-    fn weight(
-        &self,
-        record: &Record,
-        found: &Found,
-        best: (u64, Option<UsdPerHour>),
-        query: &Query,
-        now: TimeMs,
-    ) -> u64 {
+    fn weight(&self, record: &Record, found: &Found, best: (u64, Option<u64>), query: &Query, now: TimeMs) -> u64 {
         // Who has cards should be left for work that needs them.
         let by_match = if query.class == Class::Cpu && record.has_cards { 250 } else { 1_000 };
         // Within the near-best, ten times the distance to the best is the share of the odds that is lost.
         let behind = found.fit.badness.saturating_sub(best.0);
         let lost = u128::from(behind).saturating_mul(10_000) / u128::from(best.0.max(1));
         let mut by_rank = 1_000u64.saturating_sub(u64::try_from(lost).unwrap_or(u64::MAX).min(750));
-        if let (Some(least), Some(price)) = (best.1, query.price_of(record)) {
-            let share = u128::from(least.0).saturating_mul(1_000) / u128::from(price.0.max(1));
+        if let (Some(least), Some(price)) = (best.1, query.compared_of(record)) {
+            let share = u128::from(least).saturating_mul(1_000) / u128::from(price.max(1));
             by_rank = by_rank.saturating_mul(u64::try_from(share).unwrap_or(1_000).clamp(1, 1_000)) / 1_000;
         }
         let by_quality = u64::from(record.quality_bps).saturating_add(1_000);
@@ -389,7 +385,10 @@ fn gather(search: &mut Search<'_, '_>, objective: Objective, choices_max: usize)
     while let Some(found) = search.next() {
         if near.is_empty() {
             if objective != Objective::Cheapest {
-                search.branches_left = NEAR_BRANCHES_MAX;
+                search.branches_left = match search.paid() {
+                    Paid::ByTheHour => NEAR_BRANCHES_MAX,
+                    Paid::ByTheToken | Paid::AtEndpoint(_) => NEAR_BRANCHES_BY_TOKEN_MAX,
+                };
             }
             near_worst = near_best(objective, found.fit.badness);
         }

@@ -5,7 +5,9 @@
 //! nobody can serve, so that a match looks at some dozens of a million Containers and still finds the best.
 //!
 //! - **Feasible**: state, region, policy, hardware, kind of work, term, compliance, latency, price, exclusion.
-//! - **Rank**: by the demand's [`Objective`](crate::demand::Objective).
+//! - **Rank**: by the demand's [`Objective`](crate::demand::Objective). The price in it is that of an hour; of a model, what
+//!   typical tokens cost ([`TokenAsk::typical`](crate::inference::TokenAsk::typical)). The trees are ordered by capacity, so
+//!   that a demand for a model opens some more branches.
 //! - **Warm**: those on which the packages that the demand names are there come first, if they are at most a quarter
 //!   worse than the best (1 % on `cheapest`).
 //! - **Choose**: at random among the near-best (within 1 % of the best price on `cheapest`, else within 5 % of

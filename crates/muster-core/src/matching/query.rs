@@ -30,6 +30,17 @@ pub(super) enum Rank {
     Nearest(Reason),
 }
 
+/// What a demand pays by, which is what Containers are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Paid {
+    /// The time that it takes capacity.
+    ByTheHour,
+    /// Tokens of a model with weights of its own: their ask for each GiB, which says as much as for all of them.
+    ByTheToken,
+    /// Tokens of this endpoint.
+    AtEndpoint(PackageSetId),
+}
+
 /// The thresholds, prices and preferences of a demand. A threshold at its least (or greatest) requires nothing,
 /// so that one can be left out without another code path.
 #[derive(Clone, Debug)]
@@ -60,6 +71,8 @@ pub(super) struct Query {
     pub(super) only: Vec<Reach>,
     /// Packages that had better be there.
     pub(super) packages: Option<PackageSetId>,
+    /// By what it is paid.
+    pub(super) paid: Paid,
     priced_cpu: u64,
     priced_memory_mib: u64,
     priced_disk_mib: u64,
@@ -116,6 +129,11 @@ impl Query {
             excluded,
             only: demand.only.clone(),
             packages: demand.warm_id(),
+            paid: match &demand.model {
+                None => Paid::ByTheHour,
+                Some(model) if model.endpoint => Paid::AtEndpoint(model.weights.warm_id()),
+                Some(_) => Paid::ByTheToken,
+            },
             priced_cpu: u64::from(demand.cpu_millis),
             priced_memory_mib: mib_begun(demand.memory),
             priced_disk_mib: mib_begun(demand.disk),
@@ -237,13 +255,17 @@ impl Query {
         if order != Order::Balanced && price > self.price_max {
             return Err(Reason::Price);
         }
+        let least = match self.paid {
+            // Each item of the price was rounded up, which must not lift the bound above a Container's badness.
+            Paid::ByTheHour => price.saturating_sub(u64::from(self.gpu_count).saturating_add(6)),
+            Paid::ByTheToken => all.tokens,
+            // Summaries know nothing of endpoints; demands for them name those that have one.
+            Paid::AtEndpoint(_) => 0,
+        };
         Ok(match self.rank {
-            Rank::Objective(Objective::Cheapest) => price,
-            Rank::Objective(Objective::Balanced) => {
-                // Each item of the price was rounded up, which must not lift the bound above a Container's badness.
-                let rounded = u64::from(self.gpu_count).saturating_add(6);
-                farther(u128::from(price.saturating_sub(rounded)), latency_us, BALANCED_US)
-            }
+            Rank::Objective(Objective::Cheapest) if self.paid == Paid::ByTheHour => price,
+            Rank::Objective(Objective::Cheapest) => least,
+            Rank::Objective(Objective::Balanced) => farther(u128::from(least), latency_us, BALANCED_US),
             Rank::Objective(Objective::Best) => {
                 let demerit = all.demerit / u64::from(self.gpu_count.max(1));
                 farther(u128::from(demerit), latency_us, BEST_US)
@@ -308,7 +330,9 @@ impl Query {
         }
         let latency_us = latency_us.unwrap_or(if self.origin_known { UNKNOWN_ROUND_TRIP_US } else { 0 });
         let badness = match self.rank {
-            Rank::Objective(objective) => badness(objective, price, record.quality_bps, latency_us, cards.ob),
+            Rank::Objective(objective) => {
+                badness(objective, self.compared(record, price), record.quality_bps, latency_us, cards.ob)
+            }
             Rank::Nearest(reason) => self.nearness(reason, record, side, latency_us, price),
         };
         Ok(Fit { badness })
@@ -319,6 +343,27 @@ impl Query {
     pub(super) fn price_of(&self, record: &Record) -> Option<UsdPerHour> {
         let cards = if self.gpu_count == 0 { Picked::default() } else { self.pick(record.side(self.basis)).ok()? };
         Some(UsdPerHour(self.price_at(&record.price, cards.hour)))
+    }
+
+    /// By what a Container is compared with others, of the same demand; `None` when its free cards do not serve.
+    pub(super) fn compared_of(&self, record: &Record) -> Option<u64> {
+        match self.paid {
+            Paid::ByTheHour => self.price_of(record).map(|price| price.0),
+            Paid::ByTheToken | Paid::AtEndpoint(_) => Some(self.compared(record, 0)),
+        }
+    }
+
+    /// What tokens cost there where the demand pays by the token; else the price of an hour.
+    fn compared(&self, record: &Record, price: u64) -> u64 {
+        match self.paid {
+            Paid::ByTheHour => price,
+            Paid::ByTheToken => record.tokens,
+            Paid::AtEndpoint(id) => {
+                let offer = record.provider().endpoints.iter().find(|offer| offer.id == id);
+                // How large a model is that an endpoint serves, each owner says.
+                offer.map_or(u64::MAX, |offer| offer.ask.for_weights(offer.bytes).typical())
+            }
+        }
     }
 
     fn price_at(&self, prices: &Prices, cards: u64) -> u64 {
@@ -480,7 +525,8 @@ impl Query {
     }
 }
 
-/// How bad a Container is for an objective: falls with quality, rises with the round trip, and
+/// How bad a Container is for an objective: falls with quality, rises with the round trip, and (where the demand is for a
+/// model, the price is what typical tokens cost there, [`crate::inference::TokenAsk::typical`])
 /// - `cheapest`: is the price;
 /// - `balanced`: is the price, times up to three for bad quality, times one more for each 250 ms of round trip;
 /// - `best`: is the square of what quality lacks (and a fifth on top) by the speed of the cards, times one more for

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{ComplianceTier, NetworkId, Origin, Region, WorkloadKinds};
+use crate::demand::{ComplianceTier, NetworkId, Origin, Region, WorkloadKind, WorkloadKinds};
 use crate::hardware::{Capacity, Free, GpuModel, GpuSet};
 use crate::ids::NodeId;
+use crate::inference::TokenAsk;
 use crate::packages::PackageSetId;
 use crate::pricing::Ask;
+use crate::protocol::EndpointOffer;
 use crate::units::{Bytes, Ob, TimeMs, TokenAmount, UsdMicro};
 
 use super::geo::{Around, Point};
@@ -102,6 +104,10 @@ pub struct Provider {
     pub stake: TokenAmount,
     /// Sets of packages that it has.
     pub warm: Vec<PackageSetId>,
+    /// What it asks for a million tokens for each GiB of a model's weights; without an ask it runs no models.
+    pub models: Option<TokenAsk>,
+    /// What its owner's own engines serve; without any it runs no endpoints.
+    pub endpoints: Vec<EndpointOffer>,
 }
 
 /// A class of demand: which cards count.
@@ -207,6 +213,8 @@ pub(super) struct Record {
     pub(super) time_limit_s_max: u32,
     pub(super) kinds: u16,
     pub(super) quality_bps: u16,
+    /// Its ask for tokens, see [`TokenAsk::typical`]; the greatest number where it runs no models.
+    pub(super) tokens: u64,
     pub(super) egress: bool,
     pub(super) compliance: ComplianceTier,
     /// Whether it has cards, free or not.
@@ -265,6 +273,12 @@ impl Record {
     pub(super) fn new(mut provider: Provider, usable: GpuSet) -> Self {
         provider.free = provider.free.within(&provider.capacity);
         provider.quality_bps = provider.quality_bps.min(QUALITY_BPS_MAX);
+        if provider.models.is_none() {
+            provider.kinds = provider.kinds.without(WorkloadKind::Model);
+        }
+        if provider.endpoints.is_empty() {
+            provider.kinds = provider.kinds.without(WorkloadKind::Endpoint);
+        }
         let stake_tokens = provider.stake.0 / TokenAmount::ONE.0;
         let doublings = u128::BITS.saturating_sub(stake_tokens.leading_zeros()).min(64);
         let total = side(&provider, Free::all_of(&provider.capacity), usable);
@@ -283,6 +297,7 @@ impl Record {
             bandwidth_mbps: provider.bandwidth_mbps,
             time_limit_s_max: provider.time_limit_s_max,
             kinds: provider.kinds.bits(),
+            tokens: provider.models.map_or(u64::MAX, |ask| ask.typical()),
             egress: provider.egress,
             compliance: provider.compliance,
             quality_bps: provider.quality_bps,
@@ -370,6 +385,7 @@ impl Record {
             memory_gib_hour: ask(self.price.memory_gib_hour),
             disk_gib_hour: ask(self.price.disk_gib_hour),
             kinds: self.kinds,
+            tokens: priced(self.tokens),
             reserved_bps: self.price.reserved_bps.unwrap_or(u16::MAX),
             compliance: self.compliance,
             egress: self.egress,

@@ -3,7 +3,7 @@
 use core::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::query::{Fit, Query};
+use super::query::{Fit, Paid, Query};
 use super::tree::{Body, Node};
 use super::view::Roots;
 use super::why::Reason;
@@ -131,6 +131,11 @@ impl<'v, 'q> Search<'v, 'q> {
         roots.turned_down.iter().for_each(|(reason, count)| search.tally.note(*reason, *count));
         roots.nodes.iter().for_each(|root| search.consider(root));
         search
+    }
+
+    /// By what the demand pays.
+    pub(super) const fn paid(&self) -> Paid {
+        self.query.paid
     }
 
     /// The next best Container that fits.

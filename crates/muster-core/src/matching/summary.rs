@@ -33,6 +33,8 @@ pub(super) struct Summary {
     pub(super) memory_gib_hour: u32,
     /// Least ask for a GiB of disk.
     pub(super) disk_gib_hour: u32,
+    /// Least ask for tokens of those that run models, as [`crate::inference::TokenAsk::typical`] has it.
+    pub(super) tokens: u64,
     /// Least price of a card of the class.
     pub(super) card_hour: u64,
     /// Least demerit, see [`super::record::demerit`].
@@ -68,6 +70,7 @@ impl Summary {
         core_hour: u32::MAX,
         memory_gib_hour: u32::MAX,
         disk_gib_hour: u32::MAX,
+        tokens: u64::MAX,
         card_hour: u64::MAX,
         demerit: u64::MAX,
         kinds: 0,
@@ -93,6 +96,7 @@ impl Summary {
         self.core_hour = self.core_hour.min(other.core_hour);
         self.memory_gib_hour = self.memory_gib_hour.min(other.memory_gib_hour);
         self.disk_gib_hour = self.disk_gib_hour.min(other.disk_gib_hour);
+        self.tokens = self.tokens.min(other.tokens);
         self.card_hour = self.card_hour.min(other.card_hour);
         self.kinds |= other.kinds;
         self.demerit = self.demerit.min(other.demerit);

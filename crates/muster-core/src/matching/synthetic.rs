@@ -120,6 +120,8 @@ fn container(seed: u64, index: u32) -> Provider {
         quality_bps: u16::try_from(10_000 - random.below(3_000) * random.below(1_000) / 1_000).unwrap_or(0),
         stake: TokenAmount(u128::from(1_000 + random.below(10_000)) * TokenAmount::ONE.0),
         warm: Vec::new(),
+        models: None,
+        endpoints: Vec::new(),
     }
 }
 

@@ -71,6 +71,8 @@ pub async fn serve(dir: &Path, upstream: Option<&str>) -> Result<(), BenchError>
         price: TokenAsk { input: UsdMicro(50_000), cached: UsdMicro(25_000), output: UsdMicro(200_000) },
         access: Access::Keys,
         created_s: 1_700_000_000,
+        context: info.context,
+        hedge_after_ms: None,
     };
     models.deploy(deployment).map_err(|e| part(&e))?;
     models.add(MODEL, ReplicaId("0".to_owned()), engine, &info).map_err(|e| part(&e))?;

@@ -4,14 +4,18 @@
 //! | --- | --- |
 //! | `parse` | OpenAI's JSON becomes an `InferenceRequest` |
 //! | `render` | events become OpenAI's JSON |
-//! | `serve` | a request from its key to its answer: limits, budget, replica, bill |
+//! | `serve` | a request from its key until it is let in: limits, budget |
+//! | `estimate` | what a request may use, about and at most |
+//! | `answered` | from there to its answer: replica, another one where that fails or is late, bill |
 //! | `running` | a request that a replica has, whoever stops listening |
 //! | `x402` | payments of requests without a key |
 //! | `error` | errors in OpenAI's shape |
 //!
 //! `docs/gateway.md` describes it for people.
 
+mod answered;
 mod error;
+mod estimate;
 mod json;
 mod parse;
 mod render;

@@ -1,6 +1,7 @@
 //! A request that a replica has.
 //!
-//! Whoever stops listening, client or Gateway, cancels it; its count is still awaited, and billed.
+//! Whoever stops listening, client or Gateway, cancels it; its count is still awaited, and billed to whoever has its
+//! [`Claim`]. One whose claim went to another replica is billed to nobody.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -8,13 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 use muster_core::inference::{InferenceError, InferenceErrorKind, InferenceEvent, TokenCounts};
 use muster_engine::Answer;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::error::ApiError;
 use super::render::Writer;
@@ -49,19 +50,20 @@ impl Drop for InHand {
 struct Live {
     answer: Answer,
     seat: Seat,
-    model: Arc<Model>,
-    bill: Bill,
+    /// None where another replica has it.
+    claim: Option<Claim>,
     /// What is known so far of its count: less than the last word.
     known: TokenCounts,
     /// Whether something of the answer was there.
     answered: bool,
-    in_hand: InHand,
 }
 
 impl Live {
     fn settle(self, counts: TokenCounts) {
-        let deployment = &self.model.deployment;
-        self.bill.settle(&deployment.name, counts, deployment.price.cost(counts));
+        let Some(Claim { model, bill, in_hand }) = self.claim else { return };
+        let deployment = &model.deployment;
+        bill.settle(&deployment.name, counts, deployment.price.cost(counts));
+        drop(in_hand);
     }
 }
 
@@ -79,18 +81,17 @@ pub(super) enum Ended {
     Failed(InferenceError),
 }
 
-/// What is needed to try again.
-pub(super) struct Again {
-    pub(super) seat: Seat,
+/// Who pays for an answer, and for which model. One replica has it at a time, and what that one counts is billed.
+pub(super) struct Claim {
     pub(super) model: Arc<Model>,
     pub(super) bill: Bill,
     pub(super) in_hand: InHand,
 }
 
 impl Running {
-    pub(super) fn new(answer: Answer, again: Again) -> Self {
-        let Again { seat, model, bill, in_hand } = again;
-        let live = Live { answer, seat, model, bill, known: TokenCounts::ZERO, answered: false, in_hand };
+    /// A request that a replica was just given; without a claim nothing of it is billed.
+    pub(super) fn new(answer: Answer, seat: Seat, claim: Option<Claim>) -> Self {
+        let live = Live { answer, seat, claim, known: TokenCounts::ZERO, answered: false };
         Self { live: Some(live), submitted: Instant::now() }
     }
 
@@ -121,8 +122,7 @@ impl Running {
             | InferenceEvent::Finished { .. }
             | InferenceEvent::Embedding { .. } => {
                 if !std::mem::replace(&mut live.answered, true) {
-                    let took = u64::try_from(self.submitted.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    live.seat.replica.answered_after(took);
+                    live.seat.replica.answered_after(us_since(self.submitted));
                 }
             }
             InferenceEvent::Done { .. }
@@ -140,11 +140,30 @@ impl Running {
         }
     }
 
-    /// Gives everything back for another try: what was done here is not billed.
-    pub(super) fn give_up(mut self) -> Option<Again> {
-        let Live { seat, model, bill, in_hand, .. } = self.live.take()?;
-        Some(Again { seat, model, bill, in_hand })
+    /// Ends it here; its claim, for another try: what was done here is not billed.
+    pub(super) fn give_up(mut self) -> Option<Claim> {
+        self.live.take()?.claim
     }
+
+    /// Takes over what another one of the same request would be billed for.
+    pub(super) fn take_over(&mut self, other: &mut Self) {
+        let claim = other.live.as_mut().and_then(|live| live.claim.take());
+        match &mut self.live {
+            Some(live) => live.claim = claim,
+            None => drop(claim),
+        }
+    }
+
+    /// Another one was faster: this one has needed so long already, and is ended.
+    pub(super) fn lose(self) {
+        if let Some(live) = &self.live {
+            live.seat.replica.answered_after(us_since(self.submitted));
+        }
+    }
+}
+
+fn us_since(submitted: Instant) -> u64 {
+    u64::try_from(submitted.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Drop for Running {
@@ -199,7 +218,7 @@ pub(super) struct Sse {
 
 impl Sse {
     pub(super) fn new(running: Running, writer: Writer, pending: Vec<InferenceEvent>, until: Instant) -> Self {
-        let deadline = Box::pin(tokio::time::sleep_until(until.into()));
+        let deadline = Box::pin(tokio::time::sleep_until(until));
         Self { running, writer, pending: Some(pending), buffer: Vec::with_capacity(1024), ended: false, deadline }
     }
 

@@ -1,33 +1,31 @@
-//! A request from its key to its answer.
+//! A request from its key until it is let in: who asks, what, and whether that is within limits and budget.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
-use muster_core::inference::{
-    Content, ContentPart, InferenceError, InferenceEvent, InferenceRequest, InferenceTask, Prompt, TokenCounts,
-};
+use muster_core::inference::{InferenceRequest, InferenceTask};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
+use super::answered::{answered, seat_after_cold_start};
 use super::error::ApiError;
+use super::estimate::reckon;
 use super::json::{number, quote};
 use super::parse::{Asked, Endpoint, parse};
-use super::render::{About, Whole, Writer};
-use super::running::{Again, Ended, InHand, Running, Sse};
+use super::running::{Claim, InHand};
 use super::x402::{self, Offer};
 use super::{AT_ONCE_MAX, ModelApi, count_stranger, told};
 use crate::keys::{Key, Scope, now_s};
-use crate::models::{Access, Deployment, Model, Replica};
+use crate::models::{Access, Deployment, Model};
 use crate::till::Till;
-use crate::usage::{Bill, Denied, Estimate, Standing};
+use crate::usage::{Denied, Standing};
 
 /// Bodies from here on are read aside, so that nobody else waits for them.
 const LARGE_BYTES: usize = 256 * 1024;
@@ -35,14 +33,6 @@ const LARGE_BYTES: usize = 256 * 1024;
 const STRANGER_BYTES_MAX: usize = 64 * 1024;
 /// How long a body may wait for memory.
 const MEMORY_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes of a prompt's beginning by which replicas are told that read it before.
-const PREFIX_BYTES: usize = 1_024;
-/// Bytes of text that are counted as one token before the work; and what a picture counts.
-const BYTES_A_TOKEN: usize = 3;
-const PICTURE_TOKENS: usize = 1_024;
-/// Tokens that count against a key's limit a minute where a request says nothing of them.
-const USUAL_TOKENS: u64 = 1_024;
-
 /// An error, in OpenAI's shape.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes what `ApiError` writes")]
@@ -65,6 +55,9 @@ struct OpenAiErrorDetail {
 }
 
 /// The next message of a conversation, whole or as server-sent events.
+///
+/// An answer that had to wait for a replica to come up tells in `x-muster-cold-start-ms` how long, here and at the other
+/// addresses that ask a model.
 #[utoipa::path(post, path = "/v1/chat/completions", request_body = serde_json::Value,
     responses((status = 200, body = serde_json::Value), (status = 400, body = OpenAiError),
         (status = 401, body = OpenAiError), (status = 402, body = serde_json::Value), (status = 404, body = OpenAiError),
@@ -140,7 +133,7 @@ pub(crate) async fn usage(State(api): State<ModelApi>, request: Request) -> Resp
     told(&api, shown.unwrap_or_else(IntoResponse::into_response))
 }
 
-fn json(body: Vec<u8>) -> Response {
+pub(super) fn json(body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.reserve(FIELDS);
@@ -309,12 +302,12 @@ async fn serve(
     let model = find(api, &asked.model, key.as_deref())?;
     can(&model.deployment, &asked.request)?;
     let Some(key) = key else { return Box::pin(paid(api, asked, model, &parts, in_hand)).await };
-    let estimate = estimate(&model, &asked.request);
+    let reckoned = reckon(&model, &asked.request);
     let now_ms = now_s().saturating_mul(1_000).max(wall_ms());
-    let (stands, admitted) = api.inner.ledger.admit(&key, estimate, now_ms);
+    let (stands, admitted) = api.inner.ledger.admit(&key, reckoned.reserved, now_ms);
     *standing = Some(stands);
     let bill = admitted.map_err(denied)?;
-    answered(api, asked, model, bill, in_hand).await
+    answered(api, asked, Claim { model, bill, in_hand }, None).await
 }
 
 /// Answers who brings a payment, and tells everybody else what it costs.
@@ -326,22 +319,22 @@ async fn paid(
     in_hand: InHand,
 ) -> Result<Response, ApiError> {
     x402::bound(&mut asked.request);
-    let estimate = estimate(&model, &asked.request);
+    let reckoned = reckon(&model, &asked.request);
     let till = api.till().ok_or_else(no_key)?;
-    let offer = Offer::new(Some(till), &model.deployment, parts.uri.path(), estimate.cost, &parts.headers);
+    let offer = Offer::new(Some(till), &model.deployment, parts.uri.path(), reckoned.price, &parts.headers);
     let offer = offer.ok_or_else(no_key)?;
     let signed = offer.payment(&parts.headers)?;
     let payer = signed.authorization.from;
     let held = offer.hold(api.inner.ledger.payments(), &signed, now_s()).await?;
     // Nothing is taken before somebody is there to answer.
-    if model.seat(0, api.now_ms(), &[]).is_none() {
-        let soon = model.seat_soon(0, || api.now_ms(), api.inner.config.cold_start_within).await;
-        drop(soon.ok_or_else(|| nobody(&model))?);
-    }
-    let (_, admitted) = api.inner.ledger.admit(&api.inner.payers, estimate, wall_ms());
+    let waited = match model.seat(0, api.now_ms(), &[]) {
+        Some(_) => None,
+        None => Some(seat_after_cold_start(api, &model, 0).await?.1),
+    };
+    let (_, admitted) = api.inner.ledger.admit(&api.inner.payers, reckoned.reserved, wall_ms());
     let bill = admitted.map_err(denied)?;
     let paid = offer.settle(held, signed).await?;
-    let answer = answered(api, asked, model, bill, in_hand).await;
+    let answer = answered(api, asked, Claim { model, bill, in_hand }, waited).await;
     paid.answer(till, payer, answer).await
 }
 
@@ -351,7 +344,7 @@ fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn denied(denied: Denied) -> ApiError {
+pub(super) fn denied(denied: Denied) -> ApiError {
     match denied {
         Denied::AtOnce { limit } => {
             ApiError::rate("requests", format!("this key has {limit} requests running, which is all it may; wait"), 1)
@@ -463,236 +456,4 @@ fn can(deployment: &Deployment, request: &InferenceRequest) -> Result<(), ApiErr
         InferenceTask::Reveal(_) | InferenceTask::Replay(_) => (false, "replay answers"),
     };
     if able { Ok(()) } else { Err(ApiError::unsupported("model", format!("the model {name} does not {what}"))) }
-}
-
-/// Tokens that a prompt has, about.
-fn prompt_tokens(task: &InferenceTask) -> usize {
-    let of_content = |content: &Content| match content {
-        Content::Text(text) => text.len() / BYTES_A_TOKEN,
-        Content::Parts(parts) => parts
-            .iter()
-            .map(|part| match part {
-                ContentPart::Text(text) => text.len() / BYTES_A_TOKEN,
-                ContentPart::Image(_) => PICTURE_TOKENS,
-            })
-            .sum(),
-    };
-    let of_prompts = |prompts: &[Prompt]| -> usize {
-        let each = prompts.iter().map(|prompt| match prompt {
-            Prompt::Text(text) => text.len() / BYTES_A_TOKEN,
-            Prompt::Tokens(tokens) => tokens.len(),
-        });
-        each.sum()
-    };
-    match task {
-        InferenceTask::Chat(chat) => {
-            let calls =
-                |call: &muster_core::inference::ToolCall| (call.name.len() + call.arguments.len()) / BYTES_A_TOKEN;
-            let said = chat
-                .messages
-                .iter()
-                .map(|message| of_content(&message.content) + message.tool_calls.iter().map(calls).sum::<usize>() + 4);
-            let tools = chat.tools.iter().map(|tool| (tool.description.len() + tool.parameters.len()) / BYTES_A_TOKEN);
-            said.sum::<usize>() + tools.sum::<usize>()
-        }
-        InferenceTask::Completion(completion) => of_prompts(&completion.prompts),
-        InferenceTask::Embedding(embedding) => of_prompts(&embedding.inputs),
-        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => 0,
-    }
-}
-
-/// What a request may use, at most, by what can be known before the work.
-fn estimate(model: &Model, request: &InferenceRequest) -> Estimate {
-    let input = u64::try_from(prompt_tokens(&request.task)).unwrap_or(u64::MAX).max(1);
-    let answers = u64::try_from(choices(request)).unwrap_or(u64::MAX);
-    let room = u64::from(model.context()).saturating_sub(input).max(1);
-    let (output, usual) = match request.sampling() {
-        None => (0, 0),
-        Some(sampling) => {
-            let each = sampling.max_tokens.map(u64::from);
-            let most = each.unwrap_or(room).min(room);
-            let usual = each.unwrap_or(USUAL_TOKENS).min(room);
-            (most.saturating_mul(answers), usual.saturating_mul(answers))
-        }
-    };
-    let cost = model.deployment.price.cost(TokenCounts { input, cached: 0, output });
-    Estimate { tokens: input.saturating_add(usual), cost }
-}
-
-/// Answers, or vectors, that a request asks for.
-fn choices(request: &InferenceRequest) -> usize {
-    match &request.task {
-        InferenceTask::Chat(chat) => usize::from(chat.sampling.n),
-        InferenceTask::Completion(completion) => completion.prompts.len() * usize::from(completion.sampling.n),
-        InferenceTask::Embedding(embedding) => embedding.inputs.len(),
-        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => 1,
-    }
-}
-
-/// The beginning of a prompt as a number, by which a replica that read it before is found.
-fn prefix(task: &InferenceTask) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let mut left = PREFIX_BYTES;
-    let mut take = |bytes: &[u8]| {
-        let part = bytes.get(..left.min(bytes.len())).unwrap_or_default();
-        part.hash(&mut hasher);
-        left -= part.len();
-        left > 0
-    };
-    let whole = |content: &Content, take: &mut dyn FnMut(&[u8]) -> bool| match content {
-        Content::Text(text) => take(text.as_bytes()),
-        Content::Parts(parts) => parts.iter().all(|part| match part {
-            ContentPart::Text(text) => take(text.as_bytes()),
-            ContentPart::Image(bytes) => take(bytes),
-        }),
-    };
-    match task {
-        // The first two messages are the same in each turn of a conversation.
-        InferenceTask::Chat(chat) => {
-            chat.messages.iter().take(2).all(|message| whole(&message.content, &mut take));
-        }
-        InferenceTask::Completion(completion) => match completion.prompts.first() {
-            Some(Prompt::Text(text)) => {
-                take(text.as_bytes());
-            }
-            Some(Prompt::Tokens(tokens)) => tokens.iter().take(PREFIX_BYTES).for_each(|token| {
-                take(&token.to_le_bytes());
-            }),
-            None => {}
-        },
-        InferenceTask::Embedding(_) | InferenceTask::Reveal(_) | InferenceTask::Replay(_) => return 0,
-    }
-    hasher.finish().max(1)
-}
-
-fn nobody(model: &Model) -> ApiError {
-    let name = &model.deployment.name;
-    let why = if model.has_replicas() {
-        format!("no replica of the model {name} takes requests just now; come back in a few seconds")
-    } else {
-        format!("the model {name} has no replica that is ready; come back in a few seconds")
-    };
-    ApiError::unavailable(why, 5)
-}
-
-/// Finds a replica, and another one where it fails before anything was seen of the answer.
-async fn answered(
-    api: &ModelApi,
-    asked: Asked,
-    model: Arc<Model>,
-    bill: Bill,
-    in_hand: InHand,
-) -> Result<Response, ApiError> {
-    let Asked { request, include_usage, form, .. } = asked;
-    let about = About { id: api.inner.ids.next(), model: model.deployment.name.clone(), created_s: now_s() };
-    let choices = choices(&request);
-    let until = Instant::now() + api.inner.config.answer_within;
-    let prefix = if model.has_choice() { prefix(&request.task) } else { 0 };
-    let mut tried: Vec<Arc<Replica>> = Vec::new();
-    let mut request = Some(request);
-    let seat = match model.seat(prefix, api.now_ms(), &tried) {
-        Some(seat) => seat,
-        None => {
-            let soon = model.seat_soon(prefix, || api.now_ms(), api.inner.config.cold_start_within);
-            soon.await.ok_or_else(|| nobody(&model))?
-        }
-    };
-    let mut again = Again { seat, model, bill, in_hand };
-    loop {
-        let replica = Arc::clone(&again.seat.replica);
-        let may_repeat = tried.len() + 1 < api.inner.config.tries && again.model.has_choice();
-        let this = if may_repeat { request.clone() } else { request.take() };
-        let Some(this) = this else { return Err(nobody(&again.model)) };
-        let stream = this.stream;
-        let mut running = Running::new(replica.engine.submit(this), again);
-        let ended = if stream {
-            match first_events(&mut running, until).await? {
-                Ok(events) => {
-                    let writer = Writer::new(&form, &about, choices, include_usage);
-                    return Ok(streamed(Sse::new(running, writer, events, until)));
-                }
-                Err(ended) => ended,
-            }
-        } else {
-            let mut whole = Whole::new(&form, &about, choices);
-            match gathered(&mut running, &mut whole, until).await? {
-                Ended::Done(counts) => {
-                    running.settle(counts);
-                    let mut body = Vec::with_capacity(1_024);
-                    whole.write(&about, counts, &mut body);
-                    return Ok(json(body));
-                }
-                Ended::Failed(error) => error,
-            }
-        };
-        if !ended.kind.is_worth_another() {
-            // Nothing of it was seen: it is not billed.
-            drop(running.give_up());
-            return Err(ended.into());
-        }
-        replica.failed(api.now_ms());
-        tracing::debug!(model = about.model, error = %ended, "a replica failed before its answer began");
-        tried.push(replica);
-        let Some(Again { model, bill, in_hand, .. }) = running.give_up() else { return Err(ended.into()) };
-        let next = if request.is_some() { model.seat(prefix, api.now_ms(), &tried) } else { None };
-        let Some(seat) = next else { return Err(ended.into()) };
-        again = Again { seat, model, bill, in_hand };
-    }
-}
-
-fn late(_: tokio::time::error::Elapsed) -> ApiError {
-    ApiError::timed_out("the answer took longer than this Gateway waits; ask for fewer tokens, or stream it")
-}
-
-/// Waits for the first events that show something; the error of one that failed before.
-async fn first_events(
-    running: &mut Running,
-    until: Instant,
-) -> Result<Result<Vec<InferenceEvent>, InferenceError>, ApiError> {
-    let mut before = Vec::new();
-    loop {
-        let events = tokio::time::timeout_at(until.into(), running.next()).await.map_err(late)?;
-        let first = events.iter().find(|event| !matches!(event, InferenceEvent::Began { .. }));
-        match first {
-            Some(InferenceEvent::Failed { error, .. }) => return Ok(Err(error.clone())),
-            Some(_) if before.is_empty() => return Ok(Ok(events)),
-            Some(_) => {
-                before.extend(events);
-                return Ok(Ok(before));
-            }
-            None => before.extend(events),
-        }
-    }
-}
-
-/// Takes all events of an answer in.
-async fn gathered(running: &mut Running, whole: &mut Whole, until: Instant) -> Result<Ended, ApiError> {
-    loop {
-        let events = tokio::time::timeout_at(until.into(), running.next()).await.map_err(late)?;
-        for event in events {
-            running.note(&event);
-            match event {
-                InferenceEvent::Done { counts } => return Ok(Ended::Done(counts)),
-                InferenceEvent::Failed { error, .. } => return Ok(Ended::Failed(error)),
-                InferenceEvent::Began { .. }
-                | InferenceEvent::Text { .. }
-                | InferenceEvent::ToolCall { .. }
-                | InferenceEvent::Finished { .. }
-                | InferenceEvent::Embedding { .. }
-                | InferenceEvent::Committed { .. }
-                | InferenceEvent::Transcript(_)
-                | InferenceEvent::Replayed(_) => whole.event(event),
-            }
-        }
-    }
-}
-
-fn streamed(sse: Sse) -> Response {
-    let mut response = Response::new(Body::from_stream(sse));
-    *response.status_mut() = StatusCode::OK;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
 }

@@ -128,6 +128,19 @@ pub(crate) struct Estimate {
     pub(crate) cost: UsdMicro,
 }
 
+/// What a key may spend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Budgets {
+    month: Option<UsdMicro>,
+    ever: Option<UsdMicro>,
+}
+
+impl Budgets {
+    const fn of(terms: &KeyTerms) -> Self {
+        Self { month: terms.budget_month_usd_micro, ever: terms.budget_usd_micro }
+    }
+}
+
 /// How a key's limits stand, for the headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -248,7 +261,7 @@ impl Account {
             let retry_after_s = wait_s(wanted_tokens - tokens.left, tokens_max);
             Err(Denied::Tokens { limit: limit_tokens, wanted: wanted.tokens, retry_after_s })
         } else {
-            state.fits(terms, wanted.cost).map_err(Denied::Budget)
+            state.fits(Budgets::of(terms), wanted.cost).map_err(Denied::Budget)
         };
         if denied.is_ok() {
             state.running += 1;
@@ -268,6 +281,14 @@ impl Account {
             reset_tokens_ms: full_in(tokens.left, tokens_max),
         };
         (standing, denied)
+    }
+
+    /// Reserves more for a request that is let in already.
+    fn raise(&self, budgets: Budgets, more: UsdMicro) -> Result<(), Denied> {
+        let mut state = self.state();
+        state.fits(budgets, more).map_err(Denied::Budget)?;
+        state.reserved = state.reserved.saturating_add(more.0);
+        Ok(())
     }
 
     /// Gives back what was reserved, and notes what was used; `None` for a request of which nothing was answered.
@@ -346,9 +367,9 @@ impl State {
         }
     }
 
-    fn fits(&self, terms: &KeyTerms, cost: UsdMicro) -> Result<(), String> {
-        let month = (terms.budget_month_usd_micro, self.spent_month, "monthly budget");
-        let ever = (terms.budget_usd_micro, self.spent, "budget");
+    fn fits(&self, budgets: Budgets, cost: UsdMicro) -> Result<(), String> {
+        let month = (budgets.month, self.spent_month, "monthly budget");
+        let ever = (budgets.ever, self.spent, "budget");
         for (budget, spent, what) in [month, ever] {
             let Some(budget) = budget else { continue };
             if spent.saturating_add(self.reserved).saturating_add(cost.0) <= budget.0 {
@@ -463,7 +484,9 @@ impl Ledger {
             let account = key.owner().to_owned();
             return (standing, Err(Denied::Purse { account, cost: wanted.cost, left, reserved }));
         }
-        let bill = Bill { ledger: Arc::clone(self), account: Arc::clone(account), reserved: wanted, open: true };
+        let budgets = Budgets::of(&key.shown.terms);
+        let bill =
+            Bill { ledger: Arc::clone(self), account: Arc::clone(account), budgets, reserved: wanted, open: true };
         (standing, Ok(bill))
     }
 
@@ -478,11 +501,31 @@ impl Ledger {
 pub(crate) struct Bill {
     ledger: Arc<Ledger>,
     account: Arc<Account>,
+    budgets: Budgets,
     reserved: Estimate,
     open: bool,
 }
 
 impl Bill {
+    /// Reserves more, where the request turns out to cost up to `cost`; where that does not fit, all is as before.
+    pub(crate) fn raise(&mut self, cost: UsdMicro) -> Result<(), Denied> {
+        let more = UsdMicro(cost.0.saturating_sub(self.reserved.cost.0));
+        if more == UsdMicro(0) {
+            return Ok(());
+        }
+        self.account.raise(self.budgets, more)?;
+        if let Some((account, purse)) = self.account.purse.get()
+            && let Err(balance) = purse.reserve(more)
+        {
+            let mut state = self.account.state();
+            state.reserved = state.reserved.saturating_sub(more.0);
+            let (left, reserved) = (balance.left(), UsdMicro(balance.reserved));
+            return Err(Denied::Purse { account: account.to_string(), cost: more, left, reserved });
+        }
+        self.reserved.cost = cost;
+        Ok(())
+    }
+
     /// Notes what the request used and cost. Once.
     pub(crate) fn settle(mut self, model: &str, counts: TokenCounts, cost: UsdMicro) {
         self.open = false;

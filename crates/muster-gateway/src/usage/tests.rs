@@ -62,6 +62,22 @@ fn many_at_once_spend_no_more_than_the_budget() {
 }
 
 #[test]
+fn what_turns_out_to_cost_more_is_held_against_the_budget_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path(), crate::keys::now_s(), false).unwrap();
+    let key = key(dir.path(), KeyTerms { budget_usd_micro: Some(UsdMicro(100)), ..KeyTerms::default() });
+    let (_, bill) = ledger.admit(&key, Estimate { tokens: 1, cost: UsdMicro(10) }, crate::keys::now_s() * 1_000);
+    let mut bill = bill.unwrap();
+    bill.raise(UsdMicro(90)).unwrap();
+    bill.raise(UsdMicro(20)).unwrap();
+    assert_eq!(ledger.account(&key).spent().2, UsdMicro(90), "it is never lowered");
+    assert!(matches!(bill.raise(UsdMicro(101)), Err(Denied::Budget(_))));
+    assert_eq!(ledger.account(&key).spent().2, UsdMicro(90), "what does not fit changes nothing");
+    bill.settle("m", counts(1, 1), UsdMicro(50));
+    assert_eq!(ledger.account(&key).spent(), (UsdMicro(50), UsdMicro(50), UsdMicro(0)));
+}
+
+#[test]
 fn limits_by_the_minute_fill_again() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(dir.path(), NOW_S, false).unwrap();

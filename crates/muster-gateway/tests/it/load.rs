@@ -31,8 +31,8 @@ async fn many_at_once_do_not_overspend() {
     for turn in 0..1_000 {
         let (rig, key) = (Arc::clone(&rig), key.clone());
         asks.spawn(async move {
-            let body = json!({"model": "tiny", "max_tokens": 2, "stream": turn % 2 == 0, "messages": [{"role": "user", "content": "hi"}]});
-            let reply = rig.ask_as(&key, CHAT, &body).await;
+            let body = json!({"model": "tiny", "max_tokens": 2, "stream": turn % 2 == 0, "prompt": "hi"});
+            let reply = rig.ask_as(&key, "/v1/completions", &body).await;
             match reply.status {
                 200 => true,
                 _ => {
@@ -46,11 +46,10 @@ async fn many_at_once_do_not_overspend() {
     rig.idle().await;
     let rows = rig.raw_get(&key, "/v1/usage").await.json();
     let spent = rows["data"][0]["usd_micro"].as_u64().unwrap();
-    // What this request costs is more than was thought by the prompt's length: the last that were let in may exceed it.
     assert_eq!(rows["data"][0]["requests"], met);
     assert_eq!(u64::try_from(met).unwrap(), seen.answers.load(std::sync::atomic::Ordering::Relaxed));
     assert!(met > 50 && spent > budget / 2, "{met} met, {spent} spent");
-    assert!(spent < 2 * budget, "{met} met, {spent} spent");
+    assert!(spent <= budget, "{met} met, {spent} spent");
 }
 
 /// Numbers that are the same in each run.

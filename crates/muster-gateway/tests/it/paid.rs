@@ -292,7 +292,7 @@ async fn a_wallet_that_pays_is_served_once() {
     assert_eq!(accepts["network"], format!("eip155:{CHAIN_ID}"));
     assert_eq!((accepts["asset"].as_str(), accepts["payTo"].as_str()), (Some(token.as_str()), Some(&*to.to_string())));
     assert_eq!(accepts["extra"], json!({ "assetTransferMethod": "eip3009", "name": "Muster", "version": "1" }));
-    // What a budget would reserve: the prompt by its bytes, and all of max_tokens.
+    // A token for each three bytes of the prompt, and all of max_tokens.
     let most = TokenCounts { input: 4, cached: 0, output: 10 };
     let price = Exchange { token_price: Params::default().token_price }.tokens_for(PRICE.cost(most)).unwrap();
     assert_eq!(accepts["amount"], price.0.to_string());
@@ -534,9 +534,10 @@ async fn an_account_pays_in_and_spends_that_and_no_more() {
     let why = error["message"].as_str().unwrap();
     assert!(why.contains("muster account top-up") && why.contains("$0.00"), "{why}");
 
-    // What one answer may cost is 24 micro-dollars, what it costs 12: five are reserved and paid with 100.
+    // What one answer may cost at most is about 1,110 micro-dollars, what it costs 12.
+    let sum = 2_000;
     let exchange = Exchange { token_price: Params::default().token_price };
-    let amount = exchange.tokens_for(UsdMicro(100)).unwrap();
+    let amount = exchange.tokens_for(UsdMicro(sum)).unwrap();
     let sender = world.payer(TokenAmount(2 * amount.0)).await;
     let tx = pay_in(&world, &sender, world.wallet.address(), amount).await;
     let post = async |world: &World, body: &Value| world.with_key(&key, "POST", "/api/v1/account/credits", body).await;
@@ -562,7 +563,7 @@ async fn an_account_pays_in_and_spends_that_and_no_more() {
     let reply = post(&world, &good).await;
     assert_eq!(reply.status, 201, "{}", reply.body);
     let state = reply.json();
-    assert_eq!((&state["balance_usd_micro"], &state["prepaid"]), (&json!(100), &json!(true)), "{state}");
+    assert_eq!((&state["balance_usd_micro"], &state["prepaid"]), (&json!(sum), &json!(true)), "{state}");
     assert_eq!(state["credits"][0]["tx"], tx);
     refused(&world, &good, 409, "credited_already").await;
     refused(&world, &claim(&world, &sender, &tx, "elsewhere"), 409, "credited_already").await;
@@ -573,16 +574,17 @@ async fn an_account_pays_in_and_spends_that_and_no_more() {
     world.offer(Access::Keys, Scripted::new(|_| hello()));
     refused(&world, &good, 409, "credited_already").await;
     let cost = PRICE.cost(TokenCounts { input: PROMPT, cached: 2, output: 3 }).0;
-    let reserved = PRICE.cost(TokenCounts { input: 4, cached: 0, output: 10 }).0;
+    // A token for each byte, and what a template may add to a conversation and to a message.
+    let reserved = PRICE.cost(TokenCounts { input: 2 + 1_024 + 64, cached: 0, output: 10 }).0;
     let mut answers = 0;
     while ask(&world, if answers % 2 == 0 { &key } else { &second }).await.status == 200 {
         answers += 1;
         assert!(answers < 100, "it never ends");
     }
-    assert_eq!(answers, (100 - reserved) / cost + 1);
+    assert_eq!(answers, (sum - reserved) / cost + 1);
     let state = world.with_key(&second, "GET", "/api/v1/account", &Value::Null).await.json();
     assert_eq!(state["spent_usd_micro"], answers * cost, "{state}");
-    assert_eq!(state["balance_usd_micro"], 100 - answers * cost);
+    assert_eq!(state["balance_usd_micro"], sum - answers * cost);
     assert_eq!((&state["account"], &state["reserved_usd_micro"]), (&json!("studio"), &json!(0)));
     let other = world.with_key(&elsewhere, "GET", "/api/v1/account", &Value::Null).await.json();
     assert_eq!((&other["account"], &other["credited_usd_micro"]), (&json!("elsewhere"), &json!(0)));

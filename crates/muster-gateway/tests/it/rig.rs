@@ -181,6 +181,8 @@ pub(crate) fn deployment(name: &str) -> Deployment {
         price: PRICE,
         access: Access::Keys,
         created_s: 1_700_000_000,
+        context: 4_096,
+        hedge_after_ms: None,
     }
 }
 

@@ -158,6 +158,10 @@ pub(crate) struct ModelDeployArgs {
     /// Let anybody ask it who pays for each request by itself, by x402; other accounts may, too.
     #[arg(long)]
     pub(crate) offered: bool,
+    /// Send a request to a second replica, too, where the first has shown nothing of its answer for so long: `500ms`, `2s`. The
+    /// faster one answers; what the other counted until it was ended is paid by whoever deployed [default: never].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) hedge_after: Option<Millis>,
     /// Do not wait until it answers.
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -186,6 +190,7 @@ impl ModelDeployArgs {
             edge: false,
             shared: false,
             offered: false,
+            hedge_after: None,
             no_wait: false,
             hub: PUBLIC_HUB.to_owned(),
             at: AtGateway { gateway: None, key_file: None },
@@ -331,6 +336,23 @@ impl FromStr for Between {
     }
 }
 
+/// A time in milliseconds, 1 at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Millis(pub(crate) u64);
+
+impl FromStr for Millis {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        let ms = match text.strip_suffix("ms") {
+            Some(ms) => number(ms),
+            None => text.strip_suffix('s').and_then(number).and_then(|s| s.checked_mul(1_000)),
+        };
+        let wrong = || format!("{text:?} is no time; write for example 500ms or 2s");
+        ms.filter(|ms| *ms > 0).map(Self).ok_or_else(wrong)
+    }
+}
+
 /// Dollars for a million tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Prices {
@@ -376,6 +398,10 @@ mod tests {
         assert_eq!("0.1, 0.02,0.4".parse(), Ok(Prices { input: 0.1, cached: 0.02, output: 0.4 }));
         for wrong in ["", "1", "1,2", "1,2,x", "1,2,-3", "1,2,inf"] {
             assert!(wrong.parse::<Prices>().is_err(), "{wrong:?}");
+        }
+        assert_eq!(("500ms".parse(), "2s".parse()), (Ok(Millis(500)), Ok(Millis(2_000))));
+        for wrong in ["", "500", "0ms", "ms", "s", "-1s", "1m", "0.5s"] {
+            assert!(wrong.parse::<Millis>().is_err(), "{wrong:?}");
         }
         assert_eq!(file_of("file:a/b.gguf"), Some("a/b.gguf".into()));
         assert_eq!(file_of("tiny"), None);

@@ -197,6 +197,7 @@ async fn place(cx: &Context, customer: &Customer, plan: &Plan, args: &ModelDeplo
         }),
         "region": args.region.as_ref().map(ToString::to_string), "near": args.near.map(|place| place.to_string()),
         "max_latency_ms": args.max_latency, "shared": args.shared, "offered": args.offered, "edge": args.edge,
+        "hedge_after_ms": args.hedge_after.map(|after| after.0),
     });
     customer.call(Method::POST, "/api/v1/models", Some(&body)).await
 }

@@ -20,6 +20,7 @@ mod groups;
 mod properties;
 mod sentences;
 mod synthetic_world;
+mod tokens;
 
 const NOW: TimeMs = TimeMs(1_000_000);
 
@@ -62,6 +63,8 @@ fn container(n: u32) -> Provider {
         quality_bps: 10_000,
         stake: TokenAmount(1_000 * TokenAmount::ONE.0),
         warm: Vec::new(),
+        models: None,
+        endpoints: Vec::new(),
     }
 }
 
