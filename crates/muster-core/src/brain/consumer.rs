@@ -184,6 +184,8 @@ pub struct Renting {
     go_sent: bool,
     outputs_asked: bool,
     close_sent_at: Option<TimeMs>,
+    /// The chain has shown the lease closing: what is signed from then on may come too late to be paid.
+    closing_seen: bool,
     warned_at: TokenAmount,
     lost_at: Option<TimeMs>,
     lost_why: String,
@@ -223,6 +225,7 @@ impl Renting {
             go_sent: false,
             outputs_asked: false,
             close_sent_at: None,
+            closing_seen: false,
             warned_at: TokenAmount::ZERO,
             lost_at: None,
             lost_why: String::new(),
@@ -386,7 +389,10 @@ impl Renting {
                     self.give_up("the Container gave the slot away", now, out);
                 }
             }
-            EscrowStatus::Closing => out.push(Effect::Finalize),
+            EscrowStatus::Closing => {
+                self.closing_seen = true;
+                out.push(Effect::Finalize);
+            }
             EscrowStatus::Closed => {
                 let was_over = self.rented.lease.end.is_some();
                 let refunded = view.deposit.saturating_sub(view.redeemed);
@@ -514,9 +520,7 @@ impl Renting {
         let tokens = self.believable_tokens(self.claimed);
         let _known = self.rented.lease.apply(&Fact::Counted { tokens }, now);
         let due = self.rented.lease.due();
-        if self.rented.lease.phase == Phase::Ended && due > self.rented.lease.paid() {
-            out.push(Effect::Sign(due));
-        }
+        self.sign_rest(due, out);
     }
 
     /// What of a Container's count can be true: no more than the answers that came, and those that were lost. After a
@@ -587,9 +591,7 @@ impl Renting {
             }
         }
         let due = self.rented.lease.due();
-        if self.rented.lease.phase == Phase::Ended && due > self.rented.lease.paid() {
-            out.push(Effect::Sign(due));
-        }
+        self.sign_rest(due, out);
         if self.rented.outputs_taken {
             out.push(Effect::SayTaken);
         } else if self.wants_outputs() {
@@ -601,6 +603,14 @@ impl Renting {
             self.rented.outputs_taken = true;
             out.push(Effect::Save);
             out.push(Effect::SayTaken);
+        }
+    }
+
+    /// Signs what is due at the end. Not once the lease closes on the chain, where this side handed in what it had signed
+    /// because the Container stayed away: nobody could be sure any more that the voucher is paid.
+    fn sign_rest(&self, due: TokenAmount, out: &mut Vec<Effect>) {
+        if self.rented.lease.phase == Phase::Ended && due > self.rented.lease.paid() && !self.closing_seen {
+            out.push(Effect::Sign(due));
         }
     }
 
@@ -713,10 +723,8 @@ impl Renting {
             if again {
                 self.close_sent_at = Some(now);
                 let due = self.rented.lease.due();
-                if self.rented.lease.phase == Phase::Ended && due > self.rented.lease.paid() {
-                    // A crash came between the end and the last voucher, and the Container asks for it no more.
-                    out.push(Effect::Sign(due));
-                }
+                // A crash came between the end and the last voucher, and the Container asks for it no more.
+                self.sign_rest(due, out);
                 out.push(Effect::CloseOnChain);
             }
             if !self.rented.outputs_taken {

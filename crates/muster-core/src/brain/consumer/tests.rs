@@ -215,6 +215,20 @@ fn what_comes_after_the_end_is_still_paid() {
     assert!(did.contains(&Effect::Sign(TokenAmount(10))), "{did:?}");
 }
 
+/// Met by the simulator: a voucher was signed after the challenge window was over, and its Container was gone for good.
+#[test]
+fn nothing_is_signed_once_the_lease_closes_on_the_chain() {
+    let mut renting = model();
+    let ended = ToConsumer::Ended { end: End::StoppedByConsumer, ran_ms: 100 };
+    renting.handle(Event::Heard(ended), NOW.plus(300));
+    let Event::ChainSeen(view) = opened() else { panic!("no view") };
+    let closing = Event::ChainSeen(EscrowLease { status: EscrowStatus::Closing, ..view });
+    assert!(renting.handle(closing, NOW.plus(310)).contains(&Effect::Finalize));
+    renting.handle(Event::Heard(ToConsumer::Counted { tokens: counts(5, 0, 5) }), NOW.plus(320));
+    let did = renting.handle(Event::Answered { counts: counts(5, 0, 5) }, NOW.plus(330));
+    assert!(!did.iter().any(|e| matches!(e, Effect::Sign(_))), "{did:?}");
+}
+
 #[test]
 fn one_that_forgot_believes_once_and_not_more_than_may_be_unpaid() {
     let mut renting = model();
