@@ -47,6 +47,7 @@ impl Played {
         text.bytes().map(u32::from).collect()
     }
 
+    #[allow(clippy::unwrap_in_result, reason = "what cannot be is a failed test")]
     fn events(&self, request: InferenceRequest) -> Result<Vec<InferenceEvent>, InferenceError> {
         let done = |input: usize, output: usize| {
             let count = |tokens: usize| u64::try_from(tokens).unwrap();

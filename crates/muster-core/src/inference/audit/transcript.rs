@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn log_probabilities_in_thousandths() {
-        assert_eq!(Likely::new(1, -0.693_147), Likely { id: 1, millinats: 693 });
+        assert_eq!(Likely::new(1, -0.693_4), Likely { id: 1, millinats: 693 });
         assert_eq!(Likely::new(1, 0.0).millinats, 0);
         assert_eq!((Likely::new(1, -9_999.0).millinats, Likely::new(1, f32::NAN).millinats), (65_534, 0));
     }
