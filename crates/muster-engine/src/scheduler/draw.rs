@@ -6,6 +6,7 @@
 //! token first, and only where it says no about all of them, which is far cheaper. Tokens of less than e^-30 beside the
 //! likeliest are not looked at: they would come once in a million million draws.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -22,6 +23,11 @@ pub type Allow<'a> = &'a mut dyn FnMut(&mut Vec<Candidate>);
 const FAR: f32 = 30.0;
 /// A difference beyond which all tokens together add nothing to the sum of odds.
 const NOTHING: f32 = 25.0;
+
+/// Numbers that are worked on side by side.
+const LANES: usize = 16;
+/// So many of the likeliest are put in order first.
+const NUCLEUS_PIECE: usize = 64;
 
 /// What was drawn.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,7 +90,7 @@ impl Drawer {
     /// # Errors
     /// Nothing can be drawn.
     pub fn draw(&mut self, logits: &[f32], ends: &[u32], allow: Option<Allow<'_>>) -> Result<Drawn, NoToken> {
-        let token = self.win(self.weighed(logits, ends), allow)?.token;
+        let token = self.win(&self.weighed(logits, ends), allow)?.token;
         self.took(token);
         let asked = self.sampling.logprobs.map(usize::from);
         let odds = Odds::of(logits, asked.unwrap_or(0).max(LIKELY));
@@ -104,11 +110,12 @@ impl Drawer {
         claimed: u32,
     ) -> Result<Row, NoToken> {
         let weighed = self.weighed(logits, ends);
-        let at = usize::try_from(claimed).ok().and_then(|token| weighed.get(token)).copied();
-        let own = self.win(weighed, allow)?;
-        let theirs = at.filter(|(_, logit)| logit.is_finite()).map(|(token, logit)| {
-            let score = self.score(logit, own.best);
-            if self.is_greedy() { score } else { score + self.noise().of(token) }
+        let own = self.win(&weighed, allow)?;
+        let theirs =
+            usize::try_from(claimed).ok().and_then(|token| weighed.get(token)).filter(|logit| logit.is_finite());
+        let theirs = theirs.map(|logit| {
+            let score = self.score(*logit, own.best);
+            if self.is_greedy() { score } else { score + self.noise().of(claimed) }
         });
         let margin = if own.token == claimed { 0.0 } else { own.sum - theirs.unwrap_or(f64::NEG_INFINITY) };
         self.took(claimed);
@@ -134,95 +141,181 @@ impl Drawer {
         *self.drawn.entry(token).or_insert(0) += 1;
     }
 
-    fn win(&self, mut candidates: Vec<Candidate>, allow: Option<Allow<'_>>) -> Result<Won, NoToken> {
-        let Some(allow) = allow else { return self.pick(candidates) };
-        if let Ok(first) = self.pick(candidates.clone()) {
+    fn win(&self, weighed: &[f32], allow: Option<Allow<'_>>) -> Result<Won, NoToken> {
+        let first = self.pick(weighed);
+        let Some(allow) = allow else { return first };
+        if let Ok(first) = first {
             let mut one = vec![(first.token, 0.0)];
             allow(&mut one);
             if one.first().is_some_and(|(_, logit)| logit.is_finite()) {
                 return Ok(first);
             }
         }
+        let mut candidates: Vec<Candidate> = (0u32..).zip(weighed.iter().copied()).collect();
         allow(&mut candidates);
-        self.pick(candidates)
+        let mut allowed = vec![f32::NEG_INFINITY; weighed.len()];
+        for (token, logit) in candidates {
+            if let Some(place) = usize::try_from(token).ok().and_then(|token| allowed.get_mut(token)) {
+                *place = logit;
+            }
+        }
+        self.pick(&allowed)
     }
 
-    fn weighed(&self, logits: &[f32], ends: &[u32]) -> Vec<Candidate> {
-        let mut candidates: Vec<Candidate> = (0u32..).zip(logits.iter().copied()).collect();
-        self.weigh(&mut candidates, ends);
-        candidates
-    }
-
-    fn weigh(&self, candidates: &mut [Candidate], ends: &[u32]) {
-        let at = |candidates: &mut [Candidate], token: u32, change: &dyn Fn(f32) -> f32| {
-            let place = usize::try_from(token).ok().and_then(|token| candidates.get_mut(token));
-            if let Some((_, logit)) = place {
+    /// The logits with what the options add to them and take from them.
+    fn weighed<'l>(&self, logits: &'l [f32], ends: &[u32]) -> Cow<'l, [f32]> {
+        let s = &self.sampling;
+        let repeats = (s.repetition_penalty - 1.0).abs() > f32::EPSILON;
+        let counts = s.presence_penalty != 0.0 || s.frequency_penalty != 0.0;
+        let ends = if s.ignore_eos { ends } else { &[] };
+        if s.logit_bias.is_empty() && !repeats && !counts && ends.is_empty() {
+            return Cow::Borrowed(logits);
+        }
+        let mut weighed = logits.to_vec();
+        let mut at = |token: u32, change: &dyn Fn(f32) -> f32| {
+            if let Some(logit) = usize::try_from(token).ok().and_then(|token| weighed.get_mut(token)) {
                 *logit = change(*logit);
             }
         };
-        let s = &self.sampling;
         for (token, bias) in &s.logit_bias {
-            at(candidates, *token, &|logit| logit + bias);
+            at(*token, &|logit| logit + bias);
         }
-        if (s.repetition_penalty - 1.0).abs() > f32::EPSILON {
+        if repeats {
             let penalty = s.repetition_penalty;
             let also = self.drawn.keys().filter(|token| !self.seen.contains_key(token));
             for token in self.seen.keys().chain(also) {
-                at(candidates, *token, &|logit| if logit > 0.0 { logit / penalty } else { logit * penalty });
+                at(*token, &|logit| if logit > 0.0 { logit / penalty } else { logit * penalty });
             }
         }
-        for (token, times) in &self.drawn {
+        for (token, times) in self.drawn.iter().filter(|_| counts) {
             // More than 2^24 tokens are in no answer.
             #[allow(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^24")]
             let held = s.presence_penalty + s.frequency_penalty * *times as f32;
-            at(candidates, *token, &|logit| logit - held);
+            at(*token, &|logit| logit - held);
         }
-        if s.ignore_eos {
-            for end in ends {
-                at(candidates, *end, &|_| f32::NEG_INFINITY);
-            }
+        for end in ends {
+            at(*end, &|_| f32::NEG_INFINITY);
         }
+        Cow::Owned(weighed)
     }
 
-    fn pick(&self, mut candidates: Vec<Candidate>) -> Result<Won, NoToken> {
-        candidates.retain(|(_, logit)| logit.is_finite());
-        let likeliest =
-            candidates.iter().copied().reduce(|a, b| if likelier(&b, &a) == Ordering::Less { b } else { a });
-        let (token, best) = likeliest.ok_or(NoToken)?;
+    fn pick(&self, weighed: &[f32]) -> Result<Won, NoToken> {
+        let best = greatest(weighed);
+        let first = weighed.iter().position(|logit| *logit >= best && logit.is_finite()).ok_or(NoToken)?;
+        let token = u32::try_from(first).map_err(|_| NoToken)?;
         if self.is_greedy() {
             return Ok(Won { token, sum: 0.0, best });
         }
         let s = &self.sampling;
-        let least = if s.min_p > 0.0 { s.min_p.ln().max(-FAR) } else { -FAR };
-        let mut scores: Vec<(u32, f64)> =
-            candidates.iter().map(|(token, logit)| (*token, self.score(*logit, best))).collect();
-        scores.retain(|(_, score)| *score >= f64::from(least));
-        if s.top_k > 0 || s.top_p < 1.0 {
-            scores.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let least = f64::from(if s.min_p > 0.0 { s.min_p.ln().max(-FAR) } else { -FAR });
+        let scores = (0u32..).zip(weighed.iter().copied()).filter(|(_, logit)| logit.is_finite());
+        let scores = scores.map(|(token, logit)| (token, self.score(logit, best))).filter(|(_, score)| *score >= least);
+        // The likeliest first: most others need not be looked at then.
+        let likeliest = std::iter::once((token, 0.0));
+        let won = if s.top_k > 0 || s.top_p < 1.0 {
+            let mut kept: Vec<(u32, f64)> = scores.collect();
             if s.top_k > 0 {
-                scores.truncate(usize::try_from(s.top_k).unwrap_or(usize::MAX));
+                keep_first(&mut kept, usize::try_from(s.top_k).unwrap_or(usize::MAX));
             }
             if s.top_p < 1.0 {
-                scores.truncate(nucleus(&scores, s.top_p.into()));
+                keep_nucleus(&mut kept, s.top_p.into());
             }
-        }
-        // The likeliest first: most others need not be looked at then.
-        let all = std::iter::once((token, 0.0)).chain(scores);
-        let (token, sum) = self.noise().draw(all).ok_or(NoToken)?;
+            self.noise().draw(likeliest.chain(kept))
+        } else {
+            self.noise().draw(likeliest.chain(scores))
+        };
+        let (token, sum) = won.ok_or(NoToken)?;
         Ok(Won { token, sum, best })
     }
 }
 
-/// How many of the likeliest have this share of all the odds together.
-fn nucleus(scores: &[(u32, f64)], share: f64) -> usize {
-    let odds = || scores.iter().map(|(_, score)| score.exp());
-    let (want, mut have) = (odds().sum::<f64>() * share, 0.0);
-    let before = |odds: f64| {
-        let more = have < want;
-        have += odds;
-        more
+/// The better score first; of two alike the smaller number.
+fn better(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps so many of the best scores, in any order.
+fn keep_first(scores: &mut Vec<(u32, f64)>, count: usize) {
+    if count < scores.len() {
+        scores.select_nth_unstable_by(count, better);
+        scores.truncate(count);
+    }
+}
+
+/// Keeps the best scores that have this share of all the odds together, with the one that completes it. They are few of many,
+/// so that no more of them are put in order than have to be.
+fn keep_nucleus(scores: &mut Vec<(u32, f64)>, share: f64) {
+    let (mut have, mut ordered, mut piece) = (0.0, 0usize, NUCLEUS_PIECE);
+    // Sums in the order of tokens, which is the same everywhere.
+    scores.sort_unstable_by_key(|(token, _)| *token);
+    let want = scores.iter().map(|(_, score)| score.exp()).sum::<f64>() * share;
+    while ordered < scores.len() {
+        let Some(rest) = scores.get_mut(ordered..) else { break };
+        let count = piece.min(rest.len());
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count, better);
+        }
+        let Some(next) = rest.get_mut(..count) else { break };
+        next.sort_unstable_by(better);
+        for (at, (_, score)) in next.iter().enumerate() {
+            if have >= want {
+                scores.truncate(ordered.saturating_add(at));
+                return;
+            }
+            have += score.exp();
+        }
+        ordered = ordered.saturating_add(count);
+        piece = piece.saturating_mul(4);
+    }
+}
+
+/// The greatest of those that are numbers.
+fn greatest(logits: &[f32]) -> f32 {
+    let greater = |most: f32, logit: f32| if logit.is_finite() && logit > most { logit } else { most };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, logit) in lanes.iter_mut().zip(chunk) {
+            *lane = greater(*lane, *logit);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, greater)
+}
+
+/// e to the power of `x`, from -25 to 0, to a few millionths: sums and products alone, so that it is the same on every
+/// machine, and several are worked out at once.
+fn exp(x: f32) -> f32 {
+    /// Added to a small number it leaves the nearest whole one in the last bits.
+    const WHOLE: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + WHOLE;
+    let whole = shifted - WHOLE;
+    // What is left of x once whole powers of two are taken out: at most half of ln 2 either way.
+    let rest = x - whole * 0.693_359_375 + whole * 2.121_944_4e-4;
+    let power =
+        1.0 + rest * (1.0 + rest * (0.5 + rest * (0.166_666_67 + rest * (0.041_666_67 + rest * 0.008_333_334))));
+    let exponent = shifted.to_bits().wrapping_sub(WHOLE.to_bits()).wrapping_add(127);
+    f32::from_bits(exponent << 23) * power
+}
+
+/// The sum of the odds beside the greatest logit.
+fn odds_beside(logits: &[f32], max: f32) -> f64 {
+    let odds = |logit: f32| {
+        let far = logit - max;
+        if far > -NOTHING { exp(far) } else { 0.0 }
     };
-    odds().map(before).take_while(|more| *more).count()
+    let mut sum = 0.0;
+    // Short sums, so that none of them loses what is small.
+    for part in logits.chunks(LANES * 64) {
+        let mut lanes = [0.0f32; LANES];
+        let (chunks, rest) = part.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, logit) in lanes.iter_mut().zip(chunk) {
+                *lane += odds(*logit);
+            }
+        }
+        sum += lanes.iter().copied().chain(rest.iter().map(|logit| odds(*logit))).map(f64::from).sum::<f64>();
+    }
+    sum
 }
 
 /// The likelier first; of two alike the smaller number.
@@ -239,19 +332,25 @@ struct Odds {
 
 impl Odds {
     fn of(logits: &[f32], top: usize) -> Self {
-        let max = logits.iter().copied().filter(|l| l.is_finite()).fold(f32::NEG_INFINITY, f32::max);
-        let counts = |logit: &&f32| logit.is_finite() && max - **logit < NOTHING;
-        let sum: f64 = logits.iter().filter(counts).map(|l| f64::from(l - max).exp()).sum();
+        let max = greatest(logits);
         // A sum of at most a million numbers from 0 to 1.
         #[allow(clippy::cast_possible_truncation, reason = "the logarithm of a number up to a million")]
-        let log_sum = max + sum.ln() as f32;
+        let log_sum = max + odds_beside(logits, max).ln() as f32;
         let mut likeliest: Vec<Candidate> = Vec::with_capacity(top + 1);
-        for candidate in (0u32..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite()) {
-            if top > 0 && (likeliest.len() < top || likeliest.last().is_some_and(|l| likelier(&candidate, l).is_lt())) {
-                let at = likeliest.partition_point(|l| likelier(l, &candidate).is_lt());
-                likeliest.insert(at, candidate);
-                likeliest.truncate(top);
+        let mut first = 0u32;
+        for chunk in logits.chunks(LANES) {
+            let least = likeliest.last().filter(|_| likeliest.len() >= top).map_or(f32::NEG_INFINITY, |last| last.1);
+            // Hardly any chunk has one.
+            if top > 0 && chunk.iter().fold(false, |any, logit| any | (*logit > least)) {
+                for candidate in (first..).zip(chunk.iter().copied()).filter(|(_, logit)| logit.is_finite()) {
+                    if likeliest.len() < top || likeliest.last().is_some_and(|l| likelier(&candidate, l).is_lt()) {
+                        let at = likeliest.partition_point(|l| likelier(l, &candidate).is_lt());
+                        likeliest.insert(at, candidate);
+                        likeliest.truncate(top);
+                    }
+                }
             }
+            first = first.saturating_add(u32::try_from(LANES).unwrap_or(u32::MAX));
         }
         Self { log_sum, likeliest }
     }
@@ -381,7 +480,56 @@ mod tests {
         assert_eq!((unknown.own, unknown.margin), (1, muster_core::inference::audit::MARGIN_MAX));
     }
 
+    #[test]
+    fn powers_of_e_are_right_to_a_few_millionths() {
+        for step in 0u16..=25_000 {
+            let x = f32::from(step) / -1_000.0;
+            let (got, right) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((got / right - 1.0).abs() < 4e-6, "e^{x} is {right}, not {got}");
+        }
+    }
+
+    /// What is left by the plain way: all in order, one after the other.
+    fn plain(mut scores: Vec<(u32, f64)>, top_k: usize, share: f64) -> std::collections::BTreeSet<u32> {
+        scores.sort_by(better);
+        scores.truncate(top_k);
+        let want = scores.iter().map(|(_, score)| score.exp()).sum::<f64>() * share;
+        let mut have = 0.0;
+        let before = |(token, score): &(u32, f64)| {
+            let more = have < want;
+            have += score.exp();
+            more.then_some(*token)
+        };
+        scores.iter().map_while(before).collect()
+    }
+
     proptest! {
+        #[test]
+        fn the_nucleus_is_that_of_the_plain_way(
+            scores in prop::collection::vec(-12f64..0.0, 1..900), top_k in 1usize..1_000, share in 0.01f64..0.999,
+        ) {
+            let scores: Vec<(u32, f64)> = (0u32..).zip(scores).collect();
+            let mut kept = scores.clone();
+            keep_first(&mut kept, top_k);
+            keep_nucleus(&mut kept, share);
+            let kept: std::collections::BTreeSet<u32> = kept.iter().map(|(token, _)| *token).collect();
+            prop_assert_eq!(kept, plain(scores, top_k, share));
+        }
+
+        #[test]
+        fn odds_are_those_of_the_plain_way(logits in prop::collection::vec(prop_oneof![9 => -30f32..30.0, 1 => Just(f32::NAN), 1 => Just(f32::NEG_INFINITY)], 1..300), top in 0usize..9) {
+            let finite: Vec<Candidate> = (0u32..).zip(logits.iter().copied()).filter(|(_, l)| l.is_finite()).collect();
+            let odds = Odds::of(&logits, top);
+            let mut ordered = finite.clone();
+            ordered.sort_by(likelier);
+            ordered.truncate(top);
+            prop_assert_eq!(&odds.likeliest, &ordered);
+            if let Some((_, max)) = finite.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a }) {
+                let sum: f64 = finite.iter().map(|(_, logit)| f64::from(logit - max).exp()).sum();
+                prop_assert!((f64::from(odds.log_sum) - (f64::from(max) + sum.ln())).abs() < 1e-4);
+            }
+        }
+
         #[test]
         fn the_same_seed_draws_the_same(seed: u64, choice in 0u32..4, logits in prop::collection::vec(-9f32..9., 1..40)) {
             let s = Sampling { seed: Some(seed), top_p: 0.9, ..Sampling::default() };
