@@ -208,9 +208,11 @@ fn first(info: &EngineInfo) -> InferenceRequest {
 }
 
 async fn read(
-    mut stdout: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+    stdout: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
     frames: mpsc::Sender<Result<FromEngine, FrameError>>,
 ) {
+    // A token is a frame of a few bytes: one look at the pipe for each, and not three.
+    let mut stdout = tokio::io::BufReader::new(stdout);
     loop {
         let frame = match protocol::read(&mut stdout).await {
             Ok(Some(frame)) => Ok(frame),

@@ -118,6 +118,7 @@ impl Repository {
 mod tests {
     use super::*;
 
+    #[allow(clippy::unwrap_in_result, reason = "a reference that is none is a failed test")]
     fn look(body: &str, wanted: &str, token: bool) -> Result<Found, HubError> {
         found(body.as_bytes(), &wanted.parse().unwrap(), token)
     }

@@ -290,7 +290,7 @@ fn exp(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + WHOLE;
     let whole = shifted - WHOLE;
     // What is left of x once whole powers of two are taken out: at most half of ln 2 either way.
-    let rest = x - whole * 0.693_359_375 + whole * 2.121_944_4e-4;
+    let rest = x - whole * 0.693_359_4 + whole * 2.121_944_4e-4;
     let power =
         1.0 + rest * (1.0 + rest * (0.5 + rest * (0.166_666_67 + rest * (0.041_666_67 + rest * 0.008_333_334))));
     let exponent = shifted.to_bits().wrapping_sub(WHOLE.to_bits()).wrapping_add(127);

@@ -63,7 +63,7 @@ pub(super) async fn run(cx: &Context, command: ModelCommand) -> Result<u8, Failu
         }
         ModelCommand::Logs { name, follow, tail, at } => logs(cx, &name, follow, tail, &at).await?,
         ModelCommand::Convert { folder, file } => convert(cx, &folder, &file)?,
-        ModelCommand::Chat(args) if args.wallet.is_some() => return wallet::chat(cx, &args).await,
+        ModelCommand::Chat(args) if args.wallet.is_some() => return Box::pin(wallet::chat(cx, &args)).await,
         ModelCommand::Chat(args) => return chat(cx, &args).await,
         ModelCommand::Embed { name, texts, at } => return embed(cx, &name, texts, &at).await,
     }

@@ -93,6 +93,7 @@ fn read_request(stream: &TcpStream) -> std::io::Result<(String, String, String)>
     Ok((path, range, token))
 }
 
+#[allow(clippy::unwrap_in_result, reason = "a lock that is poisoned is a failed test")]
 fn serve(mut stream: TcpStream, files: &Files, first: First, asked: &Asked, sent: &AtomicUsize) -> std::io::Result<()> {
     let (path, range, token) = read_request(&stream)?;
     let private = path.contains("secret");

@@ -64,12 +64,8 @@ pub(super) async fn chat(cx: &Context, args: &ModelChatArgs) -> Result<u8, Failu
     };
     control.stop();
     cx.output.note("ending the lease: what was counted is paid, the rest of the deposit comes back …");
-    let settled = tokio::time::timeout(SETTLE_WITHIN, replica.over()).await;
-    let report = match settled {
-        Ok(report) => report,
-        // The agent drives on what this process lets go of.
-        Err(_) => None,
-    };
+    // The agent drives on what this process lets go of.
+    let report = tokio::time::timeout(SETTLE_WITHIN, replica.over()).await.unwrap_or_default();
     let leaves_work = report.as_ref().is_none_or(JobReport::leaves_work);
     renter.close().await;
     if leaves_work {
