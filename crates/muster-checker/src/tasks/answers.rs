@@ -291,7 +291,8 @@ async fn look(
 ) -> Result<String, String> {
     let weights = model.spec.weights;
     let mut account = house.accounts.get(subject, weights).map(|audited| audited.account).unwrap_or_default();
-    let (itself, (others, more)) = ([subject], witnesses(&account, subject, draw));
+    let trusted = |node: &NodeId| is_trusted(house, config, model, node);
+    let (itself, (others, more)) = ([subject], witnesses(&account, subject, draw, trusted));
     let (one, other, third) =
         tokio::join!(rent(config, model, &itself), rent(config, model, &others), rent(config, model, &more));
     let (one, other) = (one?, other?);
@@ -305,7 +306,7 @@ async fn look(
     metrics::counter!("muster_checker_answers_total").increment(visit.compared.into());
     let engine = one.info.engine.clone();
     let limits = config.limits.find(&model.spec.name, &model.quantisation, &engine);
-    let found = limits.map(|entry| found(&account, account.standing(&entry.limits)).1);
+    let found = limits.map(|entry| found(&account, account.standing(&entry.limits, trusted)).1);
     let audited = Audited { account, engine, at: house.clock.now() };
     let kept = Arc::clone(house);
     let written = house.blocking(move || kept.accounts.put(subject, weights, audited)).await;
@@ -329,6 +330,13 @@ pub(super) enum Honest {
     No,
 }
 
+/// Whether a Container may be another one's witness: not one whose own answers were found to be another model's.
+fn is_trusted(house: &House, config: &AnswersConfig, model: &AuditedModel, node: &NodeId) -> bool {
+    let Some(audited) = house.accounts.get(*node, model.spec.weights) else { return true };
+    let limits = config.limits.find(&model.spec.name, &model.quantisation, &audited.engine);
+    !limits.is_some_and(|entry| matches!(audited.account.standing(&entry.limits, |_| true), Standing::Deviates(_)))
+}
+
 /// What is known of a Container's answers since some time: the worst of all models, with its sentence and its fingerprint.
 fn known(
     house: &House,
@@ -339,7 +347,8 @@ fn known(
     let of = |model: &AuditedModel| {
         let audited = house.accounts.get(container, model.spec.weights).filter(|audited| audited.at >= since)?;
         let entry = config.limits.find(&model.spec.name, &model.quantisation, &audited.engine)?;
-        let (honest, why) = found(&audited.account, audited.account.standing(&entry.limits));
+        let trusted = |node: &NodeId| is_trusted(house, config, model, node);
+        let (honest, why) = found(&audited.account, audited.account.standing(&entry.limits, trusted));
         Some((honest, format!("{}: {why}", model.spec.name), audited.fingerprint(container, model.spec.weights)))
     };
     config.models.iter().filter_map(of).max_by_key(|(honest, ..)| *honest)
@@ -356,9 +365,15 @@ fn found(account: &Account, standing: Standing) -> (Honest, String) {
 }
 
 /// Whose replays are wanted, of two groups one each: those of who replayed before, and chance.
-fn witnesses(account: &Account, subject: NodeId, draw: &Draw) -> (Vec<NodeId>, Vec<NodeId>) {
+fn witnesses(
+    account: &Account,
+    subject: NodeId,
+    draw: &Draw,
+    trusted: impl Fn(&NodeId) -> bool,
+) -> (Vec<NodeId>, Vec<NodeId>) {
     let view = draw.view().containers();
-    let here = |node: &NodeId| *node != subject && view.iter().any(|container| container.node == *node);
+    let listed = |node: &NodeId| view.iter().any(|container| container.node == *node);
+    let here = |node: &NodeId| *node != subject && listed(node) && trusted(node);
     let known = account.witnesses();
     // Two that say enough are enough.
     let mut wanted: Vec<NodeId> = known.into_iter().filter(here).take(2).collect();
@@ -458,7 +473,7 @@ mod tests {
     fn what_an_account_says_is_said_with_a_sentence() {
         let limits = Limits { differing_ppm: 10_000, margin_micronats: 1_000, distance_micronats: 5_000 };
         let mut account = Account::default();
-        let said = |account: &Account| found(account, account.standing(&limits));
+        let said = |account: &Account| found(account, account.standing(&limits, |_| true));
         assert_eq!(said(&account).0, Honest::Unknown);
         for differing in [0, 30] {
             for _ in 0..10 {

@@ -128,10 +128,10 @@ async fn visits(subject: &Played, witness: &Played) -> Account {
 async fn the_honest_are_faithful_and_others_are_found_out() {
     let witness = Played { weights: 5, noise: 1e-4, ..Played::default() };
     let honest = visits(&Played { weights: 5, ..Played::default() }, &witness).await;
-    assert_eq!(honest.standing(&LIMITS), Standing::Faithful);
+    assert_eq!(honest.standing(&LIMITS, |_| true), Standing::Faithful);
     for cheat in [Played { weights: 6, ..Played::default() }, Played { weights: 5, noise: 0.2, ..Played::default() }] {
         let account = visits(&cheat, &witness).await;
-        let standing = account.standing(&LIMITS);
+        let standing = account.standing(&LIMITS, |_| true);
         assert!(matches!(standing, Standing::Deviates(_)), "{standing:?}");
     }
 }
@@ -140,7 +140,7 @@ async fn the_honest_are_faithful_and_others_are_found_out() {
 async fn who_does_not_reveal_is_told_from_who_does_not_answer() {
     let witness = Played { weights: 5, ..Played::default() };
     let mute = visits(&Played { weights: 5, mute: true, ..Played::default() }, &witness).await;
-    assert!(mute.hides() && mute.standing(&LIMITS) == Standing::Unknown);
+    assert!(mute.hides() && mute.standing(&LIMITS, |_| true) == Standing::Unknown);
     // Questions of another kind are refused by this engine: that is no fault of its answers.
     let mut account = Account::default();
     let subject = Played::default();

@@ -82,7 +82,7 @@ fn a_container_that_answers_with_another_model_is_found_out_and_slashed() {
         .filter(|(_, finding, _)| finding.contains("substituted"))
         .map(|found| found.0)
         .collect();
-    assert_eq!(accused, BTreeSet::from([cheat.clone()]), "nobody else is accused");
+    assert_eq!(accused, BTreeSet::from([cheat.clone()]), "nobody else is accused: {:#?}", answered(dir));
     for node in nodes.iter().map(id).filter(|node| *node != cheat) {
         assert!(!status(&node).unwrap_or_default().contains("jailed"), "{node} is honest");
     }

@@ -44,6 +44,10 @@ impl Up {
     pub(crate) fn start_with(dir: &Path, args: &[&str]) -> Self {
         let mut command = muster();
         command.arg("--dir").arg(dir).args(["up", "--no-rental", "--gateway-port", "0"]).args(args);
+        // A new network takes any port; one that is there has its own.
+        if !dir.join("network.toml").exists() {
+            command.args(["--rpc-port", "0"]);
+        }
         let mut up = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = String::new();
         for line in BufReader::new(up.stderr.take().unwrap()).lines() {

@@ -42,10 +42,10 @@ impl Account {
         self.unrevealed >= UNREVEALED_MAX
     }
 
-    /// What its answers come to.
+    /// What its answers come to, by the replays of those that are trusted.
     #[must_use]
-    pub fn standing(&self, limits: &Limits) -> Standing {
-        judge(self.witnesses.values(), limits)
+    pub fn standing(&self, limits: &Limits, trusted: impl Fn(&NodeId) -> bool) -> Standing {
+        judge(self.witnesses.iter().filter(|(witness, _)| trusted(witness)).map(|(_, tally)| tally), limits)
     }
 
     /// The Containers whose replays are wanted next: those who have said most, until enough have said enough.
@@ -70,20 +70,34 @@ mod tests {
         for _ in 0..16 {
             account.compared(NodeId([1; 32]), bad);
         }
-        assert_eq!(account.standing(&LIMITS), Standing::Unknown);
+        assert_eq!(account.standing(&LIMITS, |_| true), Standing::Unknown);
         for _ in 0..8 {
             account.compared(NodeId([2; 32]), bad);
         }
-        assert!(matches!(account.standing(&LIMITS), Standing::Deviates(_)));
+        assert!(matches!(account.standing(&LIMITS, |_| true), Standing::Deviates(_)));
         assert_eq!(account.witnesses(), [NodeId([1; 32]), NodeId([2; 32])]);
         for _ in 0..9 {
             account.compared(NodeId([2; 32]), Compared { differing: 0, ..bad });
         }
-        assert_eq!(account.standing(&LIMITS), Standing::Unknown, "they disagree");
+        assert_eq!(account.standing(&LIMITS, |_| true), Standing::Unknown, "they disagree");
         for node in 3..99 {
             account.compared(NodeId([node; 32]), bad);
         }
         assert_eq!(account.witnesses().len(), WITNESSES_MAX);
+    }
+
+    #[test]
+    fn whoever_is_not_trusted_accuses_nobody_and_clears_nobody() {
+        let mut account = Account::default();
+        let good = Compared { tokens: 125, ..Compared::default() };
+        for _ in 0..8 {
+            account.compared(NodeId([1; 32]), Compared { differing: 20, ..good });
+            account.compared(NodeId([2; 32]), Compared { differing: 20, ..good });
+            account.compared(NodeId([3; 32]), good);
+        }
+        assert!(matches!(account.standing(&LIMITS, |_| true), Standing::Deviates(_)));
+        assert_eq!(account.standing(&LIMITS, |node| *node != NodeId([2; 32])), Standing::Unknown);
+        assert_eq!(account.standing(&LIMITS, |node| *node == NodeId([3; 32])), Standing::Faithful);
     }
 
     #[test]
