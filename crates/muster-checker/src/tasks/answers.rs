@@ -478,7 +478,7 @@ mod tests {
         for differing in [0, 30] {
             for _ in 0..10 {
                 for node in [1, 2] {
-                    let answer = Compared { tokens: 100, differing, ..Compared::default() };
+                    let answer = Compared { tokens: 100, differing, margin: differing * 100, ..Compared::default() };
                     account.compared(NodeId([node; 32]), answer);
                 }
             }

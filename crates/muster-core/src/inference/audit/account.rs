@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn two_witnesses_who_agree_are_enough() {
         let mut account = Account::default();
-        let bad = Compared { tokens: 125, differing: 20, margin: 0, distance: 0 };
+        let bad = Compared { tokens: 125, differing: 20, margin: 2_000, distance: 0 };
         for _ in 0..16 {
             account.compared(NodeId([1; 32]), bad);
         }
@@ -77,7 +77,7 @@ mod tests {
         assert!(matches!(account.standing(&LIMITS, |_| true), Standing::Deviates(_)));
         assert_eq!(account.witnesses(), [NodeId([1; 32]), NodeId([2; 32])]);
         for _ in 0..9 {
-            account.compared(NodeId([2; 32]), Compared { differing: 0, ..bad });
+            account.compared(NodeId([2; 32]), Compared { differing: 0, margin: 0, ..bad });
         }
         assert_eq!(account.standing(&LIMITS, |_| true), Standing::Unknown, "they disagree");
         for node in 3..99 {
@@ -91,8 +91,8 @@ mod tests {
         let mut account = Account::default();
         let good = Compared { tokens: 125, ..Compared::default() };
         for _ in 0..8 {
-            account.compared(NodeId([1; 32]), Compared { differing: 20, ..good });
-            account.compared(NodeId([2; 32]), Compared { differing: 20, ..good });
+            account.compared(NodeId([1; 32]), Compared { differing: 20, margin: 2_000, ..good });
+            account.compared(NodeId([2; 32]), Compared { differing: 20, margin: 2_000, ..good });
             account.compared(NodeId([3; 32]), good);
         }
         assert!(matches!(account.standing(&LIMITS, |_| true), Standing::Deviates(_)));

@@ -41,10 +41,9 @@ impl Aggregate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Excess {
-    /// The tokens are others than the seed draws.
+    /// The tokens are others than the seed draws, and further from those than honest ones. Either alone is no sign: where
+    /// two tokens are alike, as in an answer that repeats itself, honest engines draw the other one as well.
     Tokens,
-    /// They are further from those than honest ones.
-    Margins,
     /// The log-probabilities are another model's.
     Likelihoods,
 }
@@ -72,10 +71,6 @@ impl fmt::Display for Deviation {
                 let (got, limit) = (share(self.got), share(self.limit));
                 write!(f, "of {tokens} tokens {got} are not those that the seed draws; {limit} would be")
             }
-            Excess::Margins => {
-                let (got, limit) = (nats(self.got), nats(self.limit));
-                write!(f, "{tokens} tokens are {got} nats each below those that the seed draws; {limit} would be usual")
-            }
             Excess::Likelihoods => {
                 let (got, limit) = (nats(self.got), nats(self.limit));
                 write!(f, "log-probabilities at {tokens} tokens are {got} nats apart; {limit} would be usual")
@@ -84,19 +79,19 @@ impl fmt::Display for Deviation {
     }
 }
 
-/// The first limit that an aggregate is beyond. An aggregate that is too small is beyond none.
+/// What of an aggregate is beyond its limits, if anything is. Of an aggregate that is too small nothing is.
 #[must_use]
 pub fn judge_one(aggregate: &Aggregate, limits: &Limits) -> Option<Deviation> {
     let each = aggregate.sums.per_token().filter(|_| aggregate.is_enough())?;
     let tokens = aggregate.sums.tokens;
+    let far = each.margin_micronats > limits.margin_micronats;
     [
-        (Excess::Tokens, each.differing_ppm, limits.differing_ppm),
-        (Excess::Margins, each.margin_micronats, limits.margin_micronats),
-        (Excess::Likelihoods, each.distance_micronats, limits.distance_micronats),
+        (Excess::Tokens, each.differing_ppm, limits.differing_ppm, far),
+        (Excess::Likelihoods, each.distance_micronats, limits.distance_micronats, true),
     ]
     .into_iter()
-    .find(|(_, got, limit)| got > limit)
-    .map(|(excess, got, limit)| Deviation { excess, got, limit, tokens })
+    .find(|(_, got, limit, counts)| *counts && got > limit)
+    .map(|(excess, got, limit, _)| Deviation { excess, got, limit, tokens })
 }
 
 /// One Container's answers by one other's replays, as they come in: what was before the last aggregate is forgotten, so
@@ -175,7 +170,7 @@ mod tests {
     fn tally(differing: u64) -> Tally {
         let mut tally = Tally::default();
         for _ in 0..10 {
-            tally.add(Compared { tokens: 100, differing, margin: 0, distance: 0 });
+            tally.add(Compared { tokens: 100, differing, margin: differing * 100, distance: 0 });
         }
         tally
     }
@@ -214,16 +209,21 @@ mod tests {
     fn what_is_new_counts_and_each_excess_has_its_sentence() {
         let mut changed = tally(0);
         for _ in 0..10 {
-            changed.add(Compared { tokens: 100, differing: 3, margin: 0, distance: 0 });
+            changed.add(Compared { tokens: 100, differing: 3, margin: 300, distance: 0 });
         }
         let Standing::Deviates(deviation) = judge([&changed, &changed], &LIMITS) else { panic!("{changed:?}") };
         assert_eq!(deviation.to_string(), "of 1000 tokens 3.00 % are not those that the seed draws; 1.00 % would be");
         let said = |sums: Compared| {
             let aggregate = Aggregate { answers: 10, sums: Compared { tokens: 1_000, ..sums } };
-            judge_one(&aggregate, &LIMITS).unwrap().to_string()
+            judge_one(&aggregate, &LIMITS).map(|deviation| deviation.to_string())
         };
-        assert!(said(Compared { margin: 2_345, ..Compared::default() }).contains("are 0.0023 nats each below"));
-        assert!(said(Compared { distance: 1_234_500, ..Compared::default() }).contains("are 1.2345 nats apart"));
+        assert!(
+            said(Compared { distance: 1_234_500, ..Compared::default() }).unwrap().contains("are 1.2345 nats apart")
+        );
+        // Ties that fall otherwise, and a single token that is far off.
+        assert_eq!(said(Compared { differing: 90, margin: 900, ..Compared::default() }), None);
+        assert_eq!(said(Compared { differing: 1, margin: 2_345, ..Compared::default() }), None);
+        assert!(said(Compared { differing: 90, margin: 2_345, ..Compared::default() }).unwrap().contains("9.00 %"));
     }
 
     proptest! {
@@ -248,7 +248,7 @@ mod tests {
                 tally.add(Compared { tokens, ..Compared::default() });
             }
             for _ in 0..16 {
-                tally.add(Compared { tokens: 125, differing: 125, margin: 0, distance: 0 });
+                tally.add(Compared { tokens: 125, differing: 125, margin: 12_500, distance: 0 });
             }
             prop_assert!(matches!(judge([&tally, &tally], &LIMITS), Standing::Deviates(_)));
         }
