@@ -7,7 +7,7 @@ use std::path::Path;
 use muster_engine::tiny::{self, Numbers, Shape};
 use serde_json::Value;
 
-use crate::checkers::{Up, configure, json, run, wait_for};
+use crate::checkers::{Up, configure, json, run, told, wait_for};
 use crate::network::{code, shown};
 
 /// The model that `calibration/models.toml` calls "generated".
@@ -28,15 +28,9 @@ fn audit(dir: &Path, model: &Path) {
     }
 }
 
-/// What Checkers found at looks at Containers' work that was about answers: Container, finding, and why.
+/// What Checkers found that was about answers.
 fn answered(dir: &Path) -> Vec<(String, String, String)> {
-    let status = json(dir, &["checker", "status"]);
-    let tasks = |checker: &Value| checker["checker"]["tasks"].as_array().cloned().unwrap_or_default();
-    let all = status["checkers"].as_array().unwrap().iter().flat_map(tasks);
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    all.filter(|task| text(&task["why"]).starts_with("generated: "))
-        .map(|task| (text(&task["subject"]), task["finding"].to_string(), text(&task["why"])))
-        .collect()
+    told(dir, "generated: ")
 }
 
 #[test]

@@ -221,13 +221,18 @@ pub(crate) fn configure(dir: &Path, key: &str, value: &str) {
     }
 }
 
-/// What Checkers found who came as players, by Container.
+/// What Checkers found who came as players.
 fn played(dir: &Path) -> Vec<(String, String, String)> {
+    told(dir, "as a player")
+}
+
+/// What Checkers found, of what they explain by words that begin so: the Container, the finding, and why.
+pub(crate) fn told(dir: &Path, beginning: &str) -> Vec<(String, String, String)> {
     let status = json(dir, &["checker", "status"]);
     let tasks = |checker: &Value| checker["checker"]["tasks"].as_array().cloned().unwrap_or_default();
     let all = status["checkers"].as_array().unwrap().iter().flat_map(tasks);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    all.filter(|task| text(&task["why"]).starts_with("as a player"))
+    all.filter(|task| text(&task["why"]).starts_with(beginning))
         .map(|task| (text(&task["subject"]), task["finding"].to_string(), text(&task["why"])))
         .collect()
 }

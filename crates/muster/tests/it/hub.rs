@@ -147,12 +147,7 @@ fn point_to(net: &Net, hub: &Hub) {
     let text = std::fs::read_to_string(&path).unwrap();
     let line = text.lines().find(|line| line.starts_with("hub = ")).unwrap().to_owned();
     std::fs::write(&path, text.replace(&line, &format!("hub = \"{}\"", hub.url()))).unwrap();
-    let before = net.pid("container-0");
-    net.kill("container-0");
-    net.wait_for("the Container to be back", || {
-        let back = std::fs::read_to_string(net.role("container-0").join("lock")).ok()?;
-        (back.trim().parse::<u32>().ok()? != before).then_some(())
-    });
+    net.restart("container-0");
 }
 
 #[test]

@@ -105,6 +105,16 @@ impl Net {
         assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
     }
 
+    /// Kills a role and waits until it is back, with what its folder says by now.
+    pub(crate) fn restart(&self, role: &str) {
+        let before = self.pid(role);
+        self.kill(role);
+        self.wait_for("the role to be back", || {
+            let back = std::fs::read_to_string(self.role(role).join("lock")).ok()?;
+            (back.trim().parse::<u32>().ok()? != before).then_some(())
+        });
+    }
+
     /// Waits until something is true.
     pub(crate) fn wait_for<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         let until = Instant::now() + PATIENCE;

@@ -117,12 +117,7 @@ fn offer(net: &Net, url: &str) {
          context = 2048\nparallel = 2\n"
     );
     std::fs::write(&path, text + &endpoint).unwrap();
-    let before = net.pid("container-0");
-    net.kill("container-0");
-    net.wait_for("the Container to be back", || {
-        let back = std::fs::read_to_string(net.role("container-0").join("lock")).ok()?;
-        (back.trim().parse::<u32>().ok()? != before).then_some(())
-    });
+    net.restart("container-0");
 }
 
 #[test]
