@@ -19,7 +19,7 @@ use muster_core::demand::{Demand, Reach};
 use muster_core::epoch::{Draw, EpochNo};
 use muster_core::ids::{ContentHash, NodeId};
 use muster_core::inference::audit::{Account, LimitsTable, Standing};
-use muster_core::inference::{ModelDemand, ModelError, ModelKind, ModelSpec, TokenAsk, WeightsId};
+use muster_core::inference::{ModelDemand, ModelError, ModelKind, ModelSpec, TokenAsk, WEIGHTS_NAME, WeightsId};
 use muster_core::reward::Finding;
 use muster_core::units::{Bytes, TimeMs};
 use muster_engine::audit::visit;
@@ -31,8 +31,6 @@ use super::{Found, Job, unknown};
 use crate::accounts::Audited;
 use crate::node::House;
 
-/// The name under which weights are sent.
-const WEIGHTS_SENT: &str = "weights";
 /// Questions of one visit, at most: so many that their answers are an aggregate, where they are not very short.
 const QUESTIONS_MAX: u32 = 24;
 /// Looks that go on at once.
@@ -150,7 +148,7 @@ impl AuditedFile {
 impl AuditedFile {
     fn sendable(&self, folder: &Path, spec: &ModelSpec) -> std::io::Result<PathBuf> {
         let own = folder.join(spec.weights.to_string());
-        let path = own.join(WEIGHTS_SENT);
+        let path = own.join(WEIGHTS_NAME);
         if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == spec.bytes.0) {
             return Ok(path);
         }
@@ -225,13 +223,18 @@ impl Drop for Visiting {
     }
 }
 
-/// What is known of a Container's answers. Now and then one asks for more of them: that takes longer than the tests of a
-/// short epoch, goes on beside them, and counts at the next look. `None`: nothing can be said.
-pub(super) fn answers(house: &Arc<House>, job: &Job) -> Option<(Honest, String)> {
-    let config = house.answers.as_ref()?;
-    if rand::random_range(0..config.every.get()) == 0 && !config.models.is_empty() {
+/// Now and then begins to ask for a Container's answers, at an instant that nobody foresees: that takes longer than the tests
+/// of a short epoch, goes on beside them, and counts from then on.
+pub(super) fn ask_by_chance(house: &Arc<House>, job: &Job) {
+    let Some(config) = house.answers.as_ref().filter(|config| !config.models.is_empty()) else { return };
+    if rand::random_range(0..config.every.get()) == 0 {
         begin(house, job, rand::random_range(0..config.models.len()), job.left(house.clock.now()).mul_f64(0.5));
     }
+}
+
+/// What is known of a Container's answers. `None`: nothing can be said.
+pub(super) fn answers(house: &House, job: &Job) -> Option<(Honest, String)> {
+    let config = house.answers.as_ref()?;
     let fresh_ms = job.draw.params().suspect_for_ms;
     let since = TimeMs(house.clock.now().0.saturating_sub(fresh_ms));
     known(house, config, job.subject, since).map(|(honest, why, _)| (honest, why))
@@ -372,11 +375,10 @@ fn witnesses(
     trusted: impl Fn(&NodeId) -> bool,
 ) -> (Vec<NodeId>, Vec<NodeId>) {
     let view = draw.view().containers();
-    let listed = |node: &NodeId| view.iter().any(|container| container.node == *node);
-    let here = |node: &NodeId| *node != subject && listed(node) && trusted(node);
-    let known = account.witnesses();
+    let here = |node: &NodeId| *node != subject && trusted(node);
+    let known = account.witnesses().into_iter().filter(|node| draw.view().container(node).is_some());
     // Two that say enough are enough.
-    let mut wanted: Vec<NodeId> = known.into_iter().filter(here).take(2).collect();
+    let mut wanted: Vec<NodeId> = known.filter(here).take(2).collect();
     let first = rand::random_range(0..view.len().max(1));
     let rest = view.iter().cycle().skip(first).take(view.len()).map(|container| container.node);
     let rest: Vec<NodeId> = rest.filter(here).filter(|node| !wanted.contains(node)).collect();

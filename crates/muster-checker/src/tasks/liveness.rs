@@ -13,7 +13,7 @@ use muster_core::units::{TimeMs, TokenAmount};
 use muster_net::{NetError, StreamKind};
 use muster_wire::message::audit::{Alive, Question};
 
-use super::answers::{Honest, answers};
+use super::answers::{Honest, answers, ask_by_chance};
 use super::play::play;
 use super::{Found, Job, unknown};
 use crate::ledger::LedgerError;
@@ -80,6 +80,7 @@ enum Look {
 /// Looks at the work until the tests are over, and may play or ask meanwhile: what a player sees, and what answers come to,
 /// counts before what is told, and what is poor before what is good.
 pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
+    ask_by_chance(house, job);
     let (looked, played) = tokio::join!(looks(house, job), play(house, job));
     let seen = match (played, answers(house, job)) {
         (_, Some((Honest::No, why))) => Some((Finding::Substituted, why)),
