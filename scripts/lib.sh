@@ -29,7 +29,7 @@ packages() {
     ;;
   pip) echo python3 python3-venv ;;
   # What compiles llama.cpp's shaders (scripts/vulkan.sh, make build FEATURES=vulkan).
-  vulkan) echo libvulkan-dev glslc ;;
+  vulkan) echo libvulkan-dev glslc spirv-headers ;;
   # Who stands beside the Gateway when it is measured (scripts/bench-gateway.sh).
   bench) echo nginx-light python3 python3-venv ;;
   *) fail "no package list is called '$1'" ;;
@@ -84,11 +84,36 @@ need_toolchains() {
     fail "Node.js with npm is missing (it builds the contracts and the pages; nothing needs it at run time): install version 20.19 or newer (nodejs.org)"
 }
 
+# need_vulkan: what compiles llama.cpp for Vulkan. It asks for headers of 1.3.275 on, and Debian 12 has older ones: then those
+# of Debian 13 from the same mirror, by their hash, in cargo's folder. They are text, and the same for each processor; nothing
+# of that package is installed or linked.
+need_vulkan() {
+  need vulkan
+  local package=libvulkan-dev_1.4.309.0-1_amd64.deb hash=8d329d465e16168afff58b1bd0dd6db46aac2cc3f56054a481b25a04e90b345a
+  local known into mirror
+  known=$(sed -n 's/^#define VK_HEADER_VERSION \([0-9]*\)$/\1/p' /usr/include/vulkan/vulkan_core.h 2>/dev/null || true)
+  ((${known:-0} < 275)) || return 0
+  into=$(target_dir)/vulkan-headers
+  if [[ ! -e $into/usr/include/vulkan/vulkan.hpp ]]; then
+    mirror=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(COMPONENT)' 'Created-By: Packages' |
+      sed -n 's/ Debian main$//p' | head -n 1)
+    [[ -n $mirror ]] || fail "Vulkan's headers are of version ${known:-none} here, and 275 is needed: install newer ones"
+    say "fetching headers of Vulkan 1.4: those of this system are older than llama.cpp wants"
+    mkdir -p "$into"
+    /usr/lib/apt/apt-helper download-file "${mirror}pool/main/v/vulkan-loader/$package" "$into/$package" "SHA256:$hash" >&2 ||
+      fail "$package could not be fetched from this system's Debian mirror; install headers of Vulkan 1.3.275 or newer by hand"
+    dpkg-deb -x "$into/$package" "$into"
+  fi
+  # The compiler looks there before it looks at the system's own.
+  export CPATH=$into/usr/include${CPATH:+:$CPATH}
+}
+
 # build_release: the one binary, from contracts and pages to link. FEATURES names what models compute on beside the
 # processor: cuda, vulkan or metal.
 build_release() {
   contracts/build.sh
   scripts/console.sh
+  [[ ${FEATURES:-} != vulkan ]] || need_vulkan
   # The features of the whole workspace, as every other command resolves them: nothing is compiled twice.
   cargo build --release --locked --workspace --bin muster ${FEATURES:+--features "muster/$FEATURES"}
 }

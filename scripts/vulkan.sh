@@ -7,7 +7,8 @@
 . "$(dirname "$0")/lib.sh"
 
 need_toolchains
-need base run vulkan
+need base run
+need_vulkan
 export MUSTER_TEST_GPU_LAYERS=99
 # llama.cpp passes over devices that are no cards, unless they are named.
 export GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0}

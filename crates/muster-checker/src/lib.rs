@@ -56,4 +56,4 @@ pub use muster_net::evidence::{FetchError, fetch};
 pub use node::{CheckerConfig, CheckerError, CheckerNode};
 pub use status::{CheckerStatus, Counted, TaskStatus};
 pub use store::StoreError;
-pub use tasks::{AnswersConfig, AuditedError, AuditedFile, AuditedModel, PlayConfig};
+pub use tasks::{AnswersConfig, AskedThrough, AuditedError, AuditedFile, AuditedModel, PlayConfig};

@@ -295,7 +295,7 @@ impl Asked<'_> {
             for event in &events {
                 match event {
                     InferenceEvent::Began { counts } => self.began = Some(*counts),
-                    InferenceEvent::Committed { choice: 0, commitment } => self.committed = Some(*commitment),
+                    InferenceEvent::Committed { choice: 0, commitment, .. } => self.committed = Some(*commitment),
                     InferenceEvent::Done { counts } | InferenceEvent::Failed { counts, .. } => {
                         self.line.tally.answered(*counts);
                         last = true;

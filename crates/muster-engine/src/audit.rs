@@ -55,7 +55,7 @@ async fn hear(engine: &dyn Engine, request: InferenceRequest) -> Result<Heard, I
     while let Some(events) = answer.next().await {
         for event in events {
             match event {
-                InferenceEvent::Committed { choice: 0, commitment } => heard.commitment = Some(commitment),
+                InferenceEvent::Committed { choice: 0, commitment, .. } => heard.commitment = Some(commitment),
                 InferenceEvent::Transcript(transcript) => heard.transcript = Some(*transcript),
                 InferenceEvent::Replayed(replayed) => heard.replayed = Some(*replayed),
                 InferenceEvent::Done { counts } => {
@@ -162,20 +162,24 @@ pub struct Visit {
 }
 
 /// Asks the questions of these numbers, until the answers are enough for an aggregate; then for what was committed to with
-/// them, and has each replayed by all witnesses. What that comes to is added to the account.
+/// them, and has each replayed by all witnesses. What that comes to is added to the account; answers whose transcript does not
+/// come only where that is the Container's own doing (`is_close`), and not of whoever passes things on.
 pub async fn visit(
     subject: &dyn Engine,
     witnesses: &[(NodeId, &dyn Engine)],
     account: &mut Account,
     numbers: &[u64],
     chat: bool,
+    is_close: bool,
 ) -> Visit {
     let (mut visit, mut pending) = (Visit::default(), Vec::new());
     let hides = |error: &AuditError, visit: &mut Visit, account: &mut Account| {
         tracing::debug!(%error, "an answer cannot be audited");
         if error.hides() {
             visit.hidden += 1;
-            account.unrevealed();
+            if is_close {
+                account.unrevealed();
+            }
         }
     };
     let mut tokens = 0u64;

@@ -5,6 +5,7 @@
 //! told, each piece counts as one token: that is a lower bound.
 
 mod loose;
+mod native;
 mod pieces;
 mod plain;
 mod request;
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 use muster_core::inference::{InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, InferenceTask};
 use serde_json::Value;
+
+pub use self::native::{GatewayLine, Through, Verify};
 
 use self::loose::Piece;
 use self::pieces::Reading;
@@ -99,6 +102,12 @@ pub enum UpstreamError {
     /// The address is none.
     #[error("{url:?} is no address of a server: write http://host:port/v1")]
     Address {
+        /// What was given.
+        url: String,
+    },
+    /// The address is no Gateway's, or a key would go to it in clear.
+    #[error("{url:?} is no address of a Gateway: write https://host, or http://127.0.0.1:port for one on this machine")]
+    Gateway {
         /// What was given.
         url: String,
     },

@@ -81,6 +81,7 @@ const PUBLIC_KEY_BYTES_MAX: usize = 512;
         crate::openai::completions,
         crate::openai::embeddings,
         crate::openai::responses,
+        crate::openai::native,
         crate::openai::usage
     )
 )]

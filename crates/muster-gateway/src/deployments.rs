@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::keys::{secret, write_private};
 use crate::logs::Log;
-use crate::models::{Access, Deployment, Models, ModelsError, ReplicaId};
+use crate::models::{Access, Deployment, Models, ModelsError, ReplicaId, Whence};
 use crate::weights::Weights;
 
 /// How often a deployment is looked at.
@@ -573,10 +573,15 @@ impl Task {
         let price = self.price.unwrap_or_default();
         let Some(replica) = self.replicas.get_mut(at) else { return };
         let id = ReplicaId(state.lease.map_or_else(|| replica.id.to_string(), |lease| lease.to_string()));
+        // Of a version that was replaced meanwhile nobody knows here which weights those are.
+        let weights =
+            (replica.version == record.version && record.model.endpoint.is_none()).then_some(record.model.weights);
+        let whence = Whence { container: state.container, weights };
+        let engine = Arc::new(replica.line.clone());
         let listed = self
             .models
             .deploy(listing(&record, info.abilities, price))
-            .and_then(|()| self.models.add(&record.model.name, id.clone(), Arc::new(replica.line.clone()), info));
+            .and_then(|()| self.models.add(&record.model.name, id.clone(), engine, info, whence));
         match listed {
             Ok(()) => {
                 replica.listed = Some(id);

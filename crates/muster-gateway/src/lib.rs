@@ -42,7 +42,7 @@ pub use apps::{App, AppError, Keyboard, Needs, Pointer, distance, size};
 pub use catalog::{CatalogEntry, CatalogError, CatalogSource, HubSource, Recipe, Runs, catalog, in_catalog};
 pub use content::{Content, ContentFile, PART_BYTES_MAX, gather};
 pub use keys::{KeyError, KeyShown, KeyStore, KeyTerms, Scope};
-pub use models::{Access, Deployment, Models, ModelsError, ReplicaId};
+pub use models::{Access, Deployment, Models, ModelsError, ReplicaId, Whence};
 pub use needs::model_needs;
 pub use openai::{ModelApi, ModelApiConfig};
 pub use patient::{Patient, PatientListener, Patiently, TAKES_WITHIN, allow_many_connections, patient};

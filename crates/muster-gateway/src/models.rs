@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use muster_core::inference::{self, Late, TokenAsk};
+use muster_core::ids::NodeId;
+use muster_core::inference::{self, Late, TokenAsk, WeightsId};
 use muster_engine::{Abilities, Engine, EngineInfo};
 use tokio::sync::Notify;
 
@@ -109,9 +110,21 @@ impl std::fmt::Debug for Models {
     }
 }
 
+/// Where a replica runs, and what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Whence {
+    /// Its Container; none where it is no rented one.
+    pub container: Option<NodeId>,
+    /// Its weights; none where they are not known.
+    pub weights: Option<WeightsId>,
+}
+
 /// A replica.
 pub(crate) struct Replica {
     id: ReplicaId,
+    pub(crate) whence: Whence,
+    /// What runs it, for people and for tables of limits.
+    pub(crate) runs: String,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) context: u32,
     parallel: u32,
@@ -201,6 +214,21 @@ impl Model {
             }
         }?;
         Some(Seat::at(chosen, prefix))
+    }
+
+    /// A place at the replica of one Container, where it has one that takes requests.
+    pub(crate) fn seat_at(&self, container: NodeId) -> Option<Seat> {
+        let replicas = self.shared.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        let takes = |replica: &&Arc<Replica>| {
+            replica.whence.container == Some(container) && !replica.draining.load(Ordering::Relaxed)
+        };
+        replicas.iter().find(takes).map(|chosen| Seat::at(chosen, 0))
+    }
+
+    /// Its replicas that take requests.
+    pub(crate) fn replicas(&self) -> Vec<Arc<Replica>> {
+        let replicas = self.shared.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        replicas.iter().filter(|replica| !replica.draining.load(Ordering::Relaxed)).cloned().collect()
     }
 
     /// A place for a request that is late at another replica already, where one is free.
@@ -308,6 +336,7 @@ impl Models {
         id: ReplicaId,
         engine: Arc<dyn Engine>,
         info: &EngineInfo,
+        whence: Whence,
     ) -> Result<(), ModelsError> {
         // The list is held while the replica goes in: a model that is deployed anew meanwhile must not miss it.
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
@@ -321,6 +350,8 @@ impl Models {
         }
         replicas.push(Arc::new(Replica {
             id,
+            whence,
+            runs: info.engine.clone(),
             engine,
             context: info.context,
             parallel: info.parallel,

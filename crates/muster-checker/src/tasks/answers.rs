@@ -1,5 +1,5 @@
-//! A Checker as somebody who asks a model: rents it from a Container like anybody, asks questions of its own, and has the
-//! answers drawn again by another Container with the same weights.
+//! A Checker as somebody who asks a model: through a Gateway that has it at a Container, or rents it there like anybody; asks
+//! questions of its own, and has the answers drawn again by another Container with the same weights.
 //!
 //! What was committed to is asked for when the last answer is there: until then nobody can know that this was an audit.
 //! A look takes as long as it takes, beside the tests of epochs; what it came to counts for a while at every look at that
@@ -18,11 +18,13 @@ use muster_client::model::{self, ModelLine};
 use muster_core::demand::{Demand, Reach};
 use muster_core::epoch::{Draw, EpochNo};
 use muster_core::ids::{ContentHash, NodeId};
-use muster_core::inference::audit::{Account, LimitsTable, Standing};
+use muster_core::inference::audit::{Account, COMMITMENT_CONTEXT, Limits, LimitsTable, Standing};
 use muster_core::inference::{ModelDemand, ModelError, ModelKind, ModelSpec, TokenAsk, WEIGHTS_NAME, WeightsId};
+use muster_core::protocol::NodeSignature;
 use muster_core::reward::Finding;
 use muster_core::units::{Bytes, TimeMs};
 use muster_engine::audit::visit;
+use muster_engine::upstream::{GatewayLine, Through};
 use muster_engine::{Engine, EngineInfo};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -177,6 +179,24 @@ pub struct AnswersConfig {
     pub models: Vec<AuditedModel>,
     /// What honest answers come to.
     pub limits: LimitsTable,
+    /// Gateways through which it asks, where one has the model at the Container: what comes from there are requests of many.
+    pub through: Vec<AskedThrough>,
+}
+
+impl AnswersConfig {
+    fn limits_of(&self, model: &AuditedModel, engine: &str) -> Option<Limits> {
+        self.limits.judged_by(&model.spec.name, &model.quantisation, engine)
+    }
+}
+
+/// A Gateway that a Checker asks through.
+#[derive(Clone, Debug)]
+pub struct AskedThrough {
+    /// Where it is, with a key.
+    pub gateway: Through,
+    /// Whether it is the operator's own: then it counts that a transcript does not come, too. What Containers have signed counts
+    /// whoever passes it on.
+    pub own: bool,
 }
 
 /// A model on a lease, which is stopped whatever becomes of whoever waits.
@@ -185,6 +205,46 @@ struct Rented {
     info: EngineInfo,
     container: NodeId,
     control: JobControl,
+}
+
+/// Who answers.
+enum Subject {
+    /// A Container, on a lease of this Checker's own.
+    Rented(Rented),
+    /// A Container, on a lease of a Gateway.
+    Through(GatewayLine, EngineInfo, bool),
+}
+
+impl Subject {
+    fn engine(&self) -> &dyn Engine {
+        match self {
+            Self::Rented(rented) => &rented.line,
+            Self::Through(line, ..) => line,
+        }
+    }
+
+    /// What it is asked through, in one word.
+    const fn way(&self) -> &'static str {
+        match self {
+            Self::Rented(_) => "lease",
+            Self::Through(..) => "gateway",
+        }
+    }
+
+    /// Whether it is the Container's own doing where a transcript does not come.
+    const fn is_close(&self) -> bool {
+        match self {
+            Self::Rented(_) => true,
+            Self::Through(_, _, own) => *own,
+        }
+    }
+
+    const fn info(&self) -> &EngineInfo {
+        match self {
+            Self::Rented(rented) => &rented.info,
+            Self::Through(_, info, _) => info,
+        }
+    }
 }
 
 impl Drop for Rented {
@@ -232,22 +292,30 @@ pub(super) fn ask_by_chance(house: &Arc<House>, job: &Job) {
     }
 }
 
-/// What is known of a Container's answers. `None`: nothing can be said.
-pub(super) fn answers(house: &House, job: &Job) -> Option<(Honest, String)> {
+/// What is known of a Container's answers, and by which weights. `None`: nothing can be said.
+pub(super) fn answers(house: &House, job: &Job) -> Option<(Honest, String, ContentHash)> {
     let config = house.answers.as_ref()?;
     let fresh_ms = job.draw.params().suspect_for_ms;
     let since = TimeMs(house.clock.now().0.saturating_sub(fresh_ms));
-    known(house, config, job.subject, since).map(|(honest, why, _)| (honest, why))
+    let each = config.models.iter().filter_map(|model| {
+        let (honest, why, _) = known(house, config, model, job.subject, since)?;
+        Some((honest, why, ContentHash(model.spec.weights.0)))
+    });
+    each.max_by_key(|(honest, ..)| *honest)
 }
 
-/// Decides whether a Container answers with another model, as it was accused of in an epoch: by answers that were given since.
-pub(super) async fn substitution(house: &Arc<House>, job: &Job, accused: EpochNo) -> Found {
-    let Some(config) = house.answers.as_ref().filter(|config| !config.models.is_empty()) else {
-        return unknown("this Checker audits no models");
+/// Decides whether a Container answers with another model than that with these weights, as it was accused of in an epoch: by
+/// answers that were given since.
+pub(super) async fn substitution(house: &Arc<House>, job: &Job, weights: ContentHash, accused: EpochNo) -> Found {
+    let of = |config: &AnswersConfig| config.models.iter().position(|model| model.spec.weights.0 == weights.0);
+    let asked = house.answers.as_ref().and_then(|config| Some((config, of(config)?)));
+    let Some((config, at)) = asked else {
+        return unknown("this Checker does not audit the model that the Container is accused about");
     };
+    let Some(model) = config.models.get(at) else { return unknown("this Checker audits no models") };
     let since = job.draw.params().begin(accused);
     loop {
-        match known(house, config, job.subject, since) {
+        match known(house, config, model, job.subject, since) {
             Some((Honest::No, why, evidence)) => return (Finding::Upheld { evidence }, Some(why)),
             Some((Honest::Yes, why, _)) => return (Finding::Dismissed, Some(why)),
             Some((Honest::Hides | Honest::Unknown, ..)) | None => {}
@@ -255,9 +323,7 @@ pub(super) async fn substitution(house: &Arc<House>, job: &Job, accused: EpochNo
         if job.left(house.clock.now()) <= GRACE + LOOK_EVERY {
             return unknown("too few of its answers were looked at since it was accused");
         }
-        for model in 0..config.models.len() {
-            begin(house, job, model, Duration::ZERO);
-        }
+        begin(house, job, at, Duration::ZERO);
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -295,21 +361,35 @@ async fn look(
     let weights = model.spec.weights;
     let mut account = house.accounts.get(subject, weights).map(|audited| audited.account).unwrap_or_default();
     let trusted = |node: &NodeId| is_trusted(house, config, model, node);
-    let (itself, (others, more)) = ([subject], witnesses(&account, subject, draw, trusted));
-    let (one, other, third) =
-        tokio::join!(rent(config, model, &itself), rent(config, model, &others), rent(config, model, &more));
-    let (one, other) = (one?, other?);
+    let (others, more) = witnesses(&account, subject, draw, trusted);
+    let (other, third) = tokio::join!(rent(config, model, &others), rent(config, model, &more));
     // A second witness is as good as a second visit, and can be done without.
-    let others: Vec<Rented> = [other].into_iter().chain(third.ok()).collect();
+    let others: Vec<Rented> = [other?].into_iter().chain(third.ok()).collect();
     let witnesses: Vec<(NodeId, &dyn Engine)> =
         others.iter().map(|other| (other.container, &other.line as &dyn Engine)).collect();
-    let chat = one.info.abilities.chat && model.spec.kind == ModelKind::Chat;
-    let numbers: Vec<u64> = (0..QUESTIONS_MAX).map(|_| rand::random()).collect();
-    let visit = visit(&one.line, &witnesses, &mut account, &numbers, chat).await;
-    metrics::counter!("muster_checker_answers_total").increment(visit.compared.into());
-    let engine = one.info.engine.clone();
-    let limits = config.limits.find(&model.spec.name, &model.quantisation, &engine);
-    let found = limits.map(|entry| found(&account, account.standing(&entry.limits, trusted)).1);
+    let mut ask = async |one: Subject| {
+        let chat = one.info().abilities.chat && model.spec.kind == ModelKind::Chat;
+        let numbers: Vec<u64> = (0..QUESTIONS_MAX).map(|_| rand::random()).collect();
+        let seen = visit(one.engine(), &witnesses, &mut account, &numbers, chat, one.is_close()).await;
+        (one, seen)
+    };
+    let (one, visit) = match through(config, model, subject).await {
+        Some(one) => ask(one).await,
+        None => ask(Subject::Rented(rent(config, model, &[subject]).await?)).await,
+    };
+    let (one, visit) = match visit.compared {
+        // What comes through a Gateway cannot be judged: it is asked itself.
+        0 if matches!(one, Subject::Through(..)) => {
+            tracing::info!(container = %subject.short(), "nothing that came through a Gateway can be judged");
+            ask(Subject::Rented(rent(config, model, &[subject]).await?)).await
+        }
+        _ => (one, visit),
+    };
+    let info = one.info();
+    metrics::counter!("muster_checker_answers_total", "way" => one.way()).increment(visit.answered.into());
+    let engine = info.engine.clone();
+    let limits = config.limits_of(model, &engine);
+    let found = limits.map(|limits| found(&account, account.standing(&limits, trusted)).1);
     let audited = Audited { account, engine, at: house.clock.now() };
     let kept = Arc::clone(house);
     let written = house.blocking(move || kept.accounts.put(subject, weights, audited)).await;
@@ -317,8 +397,9 @@ async fn look(
         tracing::warn!(%error, "what answers came to is not kept");
     }
     let (name, quantisation) = (&model.spec.name, &model.quantisation);
-    let answered = format!("{} answered, {} replays held against them", visit.answered, visit.compared);
-    let unknown = || format!("no limits are known for {name} in {quantisation} on {}", one.info.engine);
+    let answered =
+        format!("{} answered through a {}, {} replays held against them", visit.answered, one.way(), visit.compared);
+    let unknown = || format!("no limits are known for {name} in {quantisation}");
     Ok(format!("{answered}: {}", found.unwrap_or_else(unknown)))
 }
 
@@ -336,25 +417,23 @@ pub(super) enum Honest {
 /// Whether a Container may be another one's witness: not one whose own answers were found to be another model's.
 fn is_trusted(house: &House, config: &AnswersConfig, model: &AuditedModel, node: &NodeId) -> bool {
     let Some(audited) = house.accounts.get(*node, model.spec.weights) else { return true };
-    let limits = config.limits.find(&model.spec.name, &model.quantisation, &audited.engine);
-    !limits.is_some_and(|entry| matches!(audited.account.standing(&entry.limits, |_| true), Standing::Deviates(_)))
+    let limits = config.limits_of(model, &audited.engine);
+    !limits.is_some_and(|limits| matches!(audited.account.standing(&limits, |_| true), Standing::Deviates(_)))
 }
 
-/// What is known of a Container's answers since some time: the worst of all models, with its sentence and its fingerprint.
+/// What is known of a Container's answers as one model since some time, with its sentence and its fingerprint.
 fn known(
     house: &House,
     config: &AnswersConfig,
+    model: &AuditedModel,
     container: NodeId,
     since: TimeMs,
 ) -> Option<(Honest, String, ContentHash)> {
-    let of = |model: &AuditedModel| {
-        let audited = house.accounts.get(container, model.spec.weights).filter(|audited| audited.at >= since)?;
-        let entry = config.limits.find(&model.spec.name, &model.quantisation, &audited.engine)?;
-        let trusted = |node: &NodeId| is_trusted(house, config, model, node);
-        let (honest, why) = found(&audited.account, audited.account.standing(&entry.limits, trusted));
-        Some((honest, format!("{}: {why}", model.spec.name), audited.fingerprint(container, model.spec.weights)))
-    };
-    config.models.iter().filter_map(of).max_by_key(|(honest, ..)| *honest)
+    let audited = house.accounts.get(container, model.spec.weights).filter(|audited| audited.at >= since)?;
+    let limits = config.limits_of(model, &audited.engine)?;
+    let trusted = |node: &NodeId| is_trusted(house, config, model, node);
+    let (honest, why) = found(&audited.account, audited.account.standing(&limits, trusted));
+    Some((honest, format!("{}: {why}", model.spec.name), audited.fingerprint(container, model.spec.weights)))
 }
 
 /// What an account says, with its sentence.
@@ -386,6 +465,24 @@ fn witnesses(
     wanted.truncate(2 * WITNESSES_ASKED);
     let every_other = |first: usize| wanted.iter().skip(first).step_by(2).copied().collect();
     (every_other(0), every_other(1))
+}
+
+/// A way to ask a Container through a Gateway, where one has this model there.
+async fn through(config: &AnswersConfig, model: &AuditedModel, subject: NodeId) -> Option<Subject> {
+    let verify = |node, bytes: &[u8], signature: &NodeSignature| {
+        muster_net::verify(node, COMMITMENT_CONTEXT, bytes, &(*signature).into()).is_ok()
+    };
+    for AskedThrough { gateway, own } in &config.through {
+        match gateway.find(model.spec.weights, subject, verify).await {
+            Ok(Some(line)) => match line.ready().await {
+                Ok(info) => return Some(Subject::Through(line, info, *own)),
+                Err(error) => tracing::warn!(%error, "a Container is not asked through a Gateway"),
+            },
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "a Container is not asked through a Gateway"),
+        }
+    }
+    None
 }
 
 async fn rent(config: &AnswersConfig, model: &AuditedModel, of: &[NodeId]) -> Result<Rented, String> {

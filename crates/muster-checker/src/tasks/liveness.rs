@@ -83,10 +83,10 @@ pub(super) async fn quality(house: &Arc<House>, job: &Job) -> Found {
     ask_by_chance(house, job);
     let (looked, played) = tokio::join!(looks(house, job), play(house, job));
     let seen = match (played, answers(house, job)) {
-        (_, Some((Honest::No, why))) => Some((Finding::Substituted, why)),
+        (_, Some((Honest::No, why, weights))) => Some((Finding::Substituted { weights }, why)),
         (Some((Delivered::Poor(_), why)), _) => Some((Finding::Poor, why)),
-        (_, Some((Honest::Hides, why))) => Some((Finding::Poor, why)),
-        (Some((Delivered::Good, why)), _) | (_, Some((Honest::Yes, why))) => Some((Finding::Good, why)),
+        (_, Some((Honest::Hides, why, _))) => Some((Finding::Poor, why)),
+        (Some((Delivered::Good, why)), _) | (_, Some((Honest::Yes, why, _))) => Some((Finding::Good, why)),
         _ => None,
     };
     match (looked, seen) {

@@ -18,7 +18,7 @@ use muster_core::units::TimeMs;
 use tracing::{debug, info};
 
 pub(crate) use answers::Visits;
-pub use answers::{AnswersConfig, AuditedError, AuditedFile, AuditedModel};
+pub use answers::{AnswersConfig, AskedThrough, AuditedError, AuditedFile, AuditedModel};
 pub use play::PlayConfig;
 pub(crate) use recheck::set_proof;
 
@@ -136,7 +136,7 @@ async fn dispute(house: &Arc<House>, job: &Job) -> Found {
     match accused.map(|accused| (accused.of, accused.epoch)) {
         Some((AccusedOf::Absence | AccusedOf::FarBelow, _)) => capacity::capacity(house, job).await,
         Some((AccusedOf::Interruption, epoch)) => liveness::interruption(house, job, epoch).await,
-        Some((AccusedOf::Substitution, epoch)) => answers::substitution(house, job, epoch).await,
+        Some((AccusedOf::Substitution { weights }, epoch)) => answers::substitution(house, job, weights, epoch).await,
         None => unknown("nothing is disputed"),
     }
 }

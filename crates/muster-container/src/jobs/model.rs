@@ -1,12 +1,12 @@
 //! A job that is a model: its weights, its engine in the Sandbox, its count.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use muster_core::brain::container::Event;
 use muster_core::inference::{
-    HubFile, InferenceError, InferenceErrorKind, ModelFile, ModelKind, ModelSource, ModelSpec, TokenCounts,
+    HubFile, InferenceError, InferenceErrorKind, ModelFile, ModelKind, ModelSource, ModelSpec, TokenCounts, WeightsId,
 };
 use muster_core::lease::End;
 use muster_core::protocol::{JobSpec as Job, NodeAddr};
@@ -77,6 +77,8 @@ pub(crate) struct ModelPlace {
     token: watch::Sender<Option<Token>>,
     /// Every answer that is being given, so that the end can wait for their counts.
     pub(crate) answers: TaskTracker,
+    /// What it is paid for, once that is known.
+    weights: OnceLock<WeightsId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,7 +107,22 @@ impl InHand<'_> {
 impl ModelPlace {
     pub(super) fn new() -> Self {
         let standing = watch::Sender::new(Standing::Preparing(None));
-        Self { standing, counted: Mutex::default(), token: watch::Sender::new(None), answers: TaskTracker::new() }
+        Self {
+            standing,
+            counted: Mutex::default(),
+            token: watch::Sender::new(None),
+            answers: TaskTracker::new(),
+            weights: OnceLock::new(),
+        }
+    }
+
+    /// What it answers with, while it does: the weights that it is paid for, and how the engine describes itself.
+    pub(crate) fn answers_with(&self) -> Option<(WeightsId, Sentence)> {
+        let engine = match &*self.standing.borrow() {
+            Standing::Ready(ready, _) => ready.engine.clone(),
+            Standing::Preparing(_) | Standing::TokenWanted(..) | Standing::Over(_) => return None,
+        };
+        Some((*self.weights.get()?, engine))
     }
 
     /// How far it is, now and from now on.
@@ -236,6 +253,8 @@ enum Ran {
 impl Workplace {
     /// Serves a model until its lease is over. It counts as started once it has answered something.
     pub(super) async fn serve(self: &Arc<Self>, wanted: Job, model: ModelSpec) -> (End, Option<String>) {
+        // Said once, before the first answer: a lease has one model.
+        self.model.weights.get_or_init(|| model.weights);
         let end = self.serve_to_the_end(wanted, &model).await;
         self.model.close(&end.to_string());
         self.model.answers.close();

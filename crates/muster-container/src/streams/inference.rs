@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_core::ids::LeaseId;
+use muster_core::inference::audit::COMMITMENT_CONTEXT;
 use muster_core::inference::{
     InferenceError, InferenceErrorKind, InferenceEvent, InferenceRequest, TOKEN_CONTEXT, TokenCounts,
 };
@@ -149,12 +150,27 @@ impl House {
         }
         let in_hand = place.model().in_hand();
         let mut answer = place.ask(request);
-        let (counts, outcome) = relay(&mut answer, &mut reader, &mut writer, place).await;
+        let sign = |events: &mut [InferenceEvent]| self.sign_commitments(place, events);
+        let (counts, outcome) = relay(&mut answer, &mut reader, &mut writer, place, sign).await;
         in_hand.counted(counts);
         if let Ok(last) = outcome {
             send(&mut writer, last).await?;
         }
         writer.finish().await
+    }
+}
+
+impl House {
+    /// Signs what is committed to: whoever gets it from others still knows whose it is, and for which model.
+    fn sign_commitments(&self, place: &Workplace, events: &mut [InferenceEvent]) {
+        for event in events {
+            if let InferenceEvent::Committed { commitment, signature, .. } = event
+                && let Some((weights, engine)) = place.model().answers_with()
+            {
+                let signed = commitment.signed(weights, engine.as_str());
+                *signature = Some(self.secret.sign(COMMITMENT_CONTEXT, &signed).into());
+            }
+        }
     }
 }
 
@@ -164,6 +180,7 @@ async fn relay(
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
     place: &Workplace,
+    sign: impl Fn(&mut [InferenceEvent]),
 ) -> (TokenCounts, Result<Vec<InferenceEvent>, NetError>) {
     let mut asking = true;
     let mut began = TokenCounts::ZERO;
@@ -187,11 +204,12 @@ async fn relay(
                 return (counts, Ok(vec![failed(error, counts)]));
             }
         };
-        let Some(events) = events else {
+        let Some(mut events) = events else {
             let error =
                 InferenceError::new(InferenceErrorKind::EngineLost, "the engine broke while this was being answered");
             return (began, Ok(vec![failed(error, began)]));
         };
+        sign(&mut events);
         for event in &events {
             match event {
                 InferenceEvent::Began { counts } => began = *counts,

@@ -73,10 +73,12 @@ impl Draw {
             DrawnWhy::Disputed => {
                 let accused = entry.accused.map_or_else(String::new, |a| {
                     let what = match a.of {
-                        AccusedOf::Absence => "not answering the test",
-                        AccusedOf::FarBelow => "being far slower than it claims",
-                        AccusedOf::Interruption => "breaking work off",
-                        AccusedOf::Substitution => "answering with another model",
+                        AccusedOf::Absence => "not answering the test".to_owned(),
+                        AccusedOf::FarBelow => "being far slower than it claims".to_owned(),
+                        AccusedOf::Interruption => "breaking work off".to_owned(),
+                        AccusedOf::Substitution { weights } => {
+                            format!("answering with another model in place of that with the weights {weights}")
+                        }
                     };
                     format!(": in epoch {} it was accused of {what}", a.epoch)
                 });

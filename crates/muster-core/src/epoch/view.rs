@@ -64,14 +64,38 @@ pub enum AccusedOf {
     /// It broke work off, or told more than it did.
     Interruption,
     /// It answered with another model than it is paid for.
-    Substitution,
+    Substitution {
+        /// The weights of the one that it is paid for.
+        weights: ContentHash,
+    },
 }
 
 impl AccusedOf {
     /// Whether votes over what was done decide it; the others are decided by another test.
     #[must_use]
     pub const fn is_decided_by_votes(self) -> bool {
-        matches!(self, Self::Interruption | Self::Substitution)
+        matches!(self, Self::Interruption | Self::Substitution { .. })
+    }
+
+    /// As it is written: a number of its own, above zero, and what it is about.
+    pub(crate) const fn parts(self) -> (u8, ContentHash) {
+        match self {
+            Self::Absence => (1, ContentHash::ZERO),
+            Self::FarBelow => (2, ContentHash::ZERO),
+            Self::Interruption => (3, ContentHash::ZERO),
+            Self::Substitution { weights } => (4, weights),
+        }
+    }
+
+    /// From what was written so; `None` for what nobody writes.
+    pub(crate) fn of_parts(number: u8, about: ContentHash) -> Option<Self> {
+        match number {
+            1 if about == ContentHash::ZERO => Some(Self::Absence),
+            2 if about == ContentHash::ZERO => Some(Self::FarBelow),
+            3 if about == ContentHash::ZERO => Some(Self::Interruption),
+            4 => Some(Self::Substitution { weights: about }),
+            _ => None,
+        }
     }
 }
 
@@ -337,9 +361,10 @@ fn hash_container(hasher: &mut blake3::Hasher, c: &ContainerEntry) {
     *fingerprint = u8::from(c.fingerprint.is_some());
     *block = u8::from(c.block.is_some());
     *tested = u8::from(c.tested.is_some());
-    *accused = c.accused.map_or(0, |a| a.of as u8 + 1);
+    let (number, about) = c.accused.map_or((0, ContentHash::ZERO), |a| a.of.parts());
+    *accused = number;
     hasher.update(&c.node.0).update(&c.owner.0).update(&c.stake.0.to_be_bytes());
-    hasher.update(&c.stake_due.0.to_be_bytes()).update(&flags);
+    hasher.update(&c.stake_due.0.to_be_bytes()).update(&flags).update(&about.0);
     hasher.update(&c.fingerprint.unwrap_or(Fingerprint([0; 32])).0);
     let numbers = [
         c.registered_at.0,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TokenCounts;
 use super::audit::{Commitment, Replayed, Transcript};
+use crate::protocol::NodeSignature;
 
 /// Of how many of the likeliest tokens log-probabilities are told.
 pub const TOP_LOGPROBS_MAX: u8 = 20;
@@ -72,6 +73,8 @@ pub enum InferenceEvent {
         choice: Choice,
         /// Names its transcript, which can be asked for.
         commitment: Commitment,
+        /// The Container's, over [`Commitment::signed`]; an engine by itself signs nothing.
+        signature: Option<NodeSignature>,
     },
     /// What was committed to.
     Transcript(Box<Transcript>),

@@ -90,8 +90,8 @@ fn follow(
         record.accused = Some(Accusation { of: AccusedOf::Interruption, epoch });
     }
     // Who has looked at so many answers is rarely more than one of a small committee: the larger one looks for itself.
-    if found.substituted && record.accused.is_none() {
-        record.accused = Some(Accusation { of: AccusedOf::Substitution, epoch });
+    if let Some(weights) = found.substituted.filter(|_| record.accused.is_none()) {
+        record.accused = Some(Accusation { of: AccusedOf::Substitution { weights }, epoch });
     }
     let fault = tested.max(appealed).max(twice);
     if fault.is_some() {
@@ -170,7 +170,7 @@ fn follow_appeal(epoch: EpochNo, record: &mut ContainerRecord, found: &Found) ->
     match found.appeal {
         Some(Verdict::Upheld { evidence }) => {
             return Some(match accused.of {
-                AccusedOf::Substitution => Fault::Substitution(evidence),
+                AccusedOf::Substitution { .. } => Fault::Substitution(evidence),
                 _ => Fault::Interruption(evidence),
             });
         }

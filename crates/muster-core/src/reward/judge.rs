@@ -133,7 +133,7 @@ fn vote(judged: &mut Judged, audit: &Audit, counted: &[(u32, Finding)]) {
         of(|f| matches!(f, Finding::Good | Finding::Same { .. })),
         of(|f| matches!(f, Finding::Interrupted)),
         // Broken off is less than good as well, and so is another model.
-        of(|f| matches!(f, Finding::Poor | Finding::Interrupted | Finding::Substituted)),
+        of(|f| matches!(f, Finding::Poor | Finding::Interrupted | Finding::Substituted { .. })),
         of(|f| matches!(f, Finding::Upheld { .. })),
         of(|f| matches!(f, Finding::Dismissed)),
     ];
@@ -149,7 +149,7 @@ fn vote(judged: &mut Judged, audit: &Audit, counted: &[(u32, Finding)]) {
         },
         Some(Finding::Absent) => Verdict::Absent,
         Some(Finding::Good | Finding::Same { .. }) => Verdict::Good,
-        Some(Finding::Interrupted | Finding::Poor | Finding::Substituted) => {
+        Some(Finding::Interrupted | Finding::Poor | Finding::Substituted { .. }) => {
             if voters.iter().all(|(_, f)| *f == Finding::Interrupted) { Verdict::Interrupted } else { Verdict::Poor }
         }
         Some(Finding::Upheld { .. }) => {

@@ -49,7 +49,10 @@ pub enum Finding {
     /// Quality: it broke work off.
     Interrupted,
     /// Quality: many of its answers together are not those of the model that it is paid for.
-    Substituted,
+    Substituted {
+        /// The weights of that model.
+        weights: ContentHash,
+    },
     /// Duplicate: the task that was run elsewhere gave the same.
     Same {
         /// The signed transcript.
@@ -86,7 +89,7 @@ impl Finding {
             Self::Proved { .. } | Self::Refuted { .. } | Self::Absent => {
                 matches!(kind, TaskKind::Capacity | TaskKind::Dispute)
             }
-            Self::Good | Self::Poor | Self::Interrupted | Self::Substituted => matches!(kind, TaskKind::Quality),
+            Self::Good | Self::Poor | Self::Interrupted | Self::Substituted { .. } => matches!(kind, TaskKind::Quality),
             Self::Same { .. } | Self::Differs { .. } => matches!(kind, TaskKind::Duplicate),
             Self::Rechecked { .. } => matches!(kind, TaskKind::Recheck),
             Self::Upheld { .. } | Self::Dismissed => matches!(kind, TaskKind::Dispute),
@@ -109,7 +112,7 @@ impl Finding {
             | Self::Good
             | Self::Poor
             | Self::Interrupted
-            | Self::Substituted
+            | Self::Substituted { .. }
             | Self::Dismissed => None,
         }
     }
@@ -129,7 +132,7 @@ impl Finding {
             Self::Rechecked { good, proof } => (10, u32::from(good), 0, Some(proof)),
             Self::Upheld { evidence } => (11, 0, 0, Some(evidence)),
             Self::Dismissed => (12, 0, 0, None),
-            Self::Substituted => (13, 0, 0, None),
+            Self::Substituted { weights } => (13, 0, 0, Some(weights)),
         };
         out.u8(tag);
         out.u32(a);

@@ -6,7 +6,7 @@ use super::SettleError;
 use super::bytes::{Reader, Writer};
 use super::outcome::{LeafKind, RewardLeaf};
 use crate::epoch::{Accusation, AccusedOf, EpochNo, RegistryView};
-use crate::ids::{Address, NodeId};
+use crate::ids::{Address, ContentHash, NodeId};
 use crate::units::Ob;
 
 /// Quality of a Container that nothing is known of, in ten-thousandths.
@@ -79,7 +79,9 @@ impl ContainerRecord {
         out.u8(u8::from(self.proved));
         out.u8(u8::from(self.again));
         out.u64(self.suspect_until.0);
-        out.u8(self.accused.map_or(0, |a| a.of as u8 + 1));
+        let (number, about) = self.accused.map_or((0, ContentHash::ZERO), |accused| accused.of.parts());
+        out.u8(number);
+        out.bytes(&about.0);
         out.u64(self.accused.map_or(0, |a| a.epoch.0));
         out.u16(self.quality_bps);
         out.u16(self.presence_bps);
@@ -91,13 +93,12 @@ impl ContainerRecord {
         let node = NodeId(from.array()?);
         let (was_tested, at) = (from.bool()?, from.u64()?);
         let (proved, again, suspect_until) = (from.bool()?, from.bool()?, EpochNo(from.u64()?));
-        let of = match from.u8()? {
-            0 => None,
-            1 => Some(AccusedOf::Absence),
-            2 => Some(AccusedOf::FarBelow),
-            3 => Some(AccusedOf::Interruption),
-            4 => Some(AccusedOf::Substitution),
-            _ => return Err(SettleError::Malformed("an accusation")),
+        let of = match (from.u8()?, ContentHash(from.array()?)) {
+            (0, ContentHash::ZERO) => None,
+            (number, about) => {
+                let of = AccusedOf::of_parts(number, about);
+                Some(of.ok_or(SettleError::Malformed("an accusation"))?)
+            }
         };
         let epoch = EpochNo(from.u64()?);
         let (quality_bps, presence_bps, ob_day) = (from.u16()?, from.u16()?, from.u64()?);

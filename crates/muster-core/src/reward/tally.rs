@@ -6,6 +6,7 @@ use super::report::{Finding, Reexecution};
 use super::settle::ByPlace;
 use super::state::Duty;
 use crate::epoch::{AccusedOf, Draw, TaskKind};
+use crate::ids::ContentHash;
 
 /// A Checker whose count of answers is off from the median by more than this was outvoted.
 const PRESENCE_APART_BPS: u16 = 2_000;
@@ -20,7 +21,7 @@ pub(super) struct Found {
     pub(super) appeal: Option<Verdict>,
     pub(super) quality: Option<Verdict>,
     /// Somebody of the committee says that its answers are another model's.
-    pub(super) substituted: bool,
+    pub(super) substituted: Option<ContentHash>,
     pub(super) duplicate: Option<Verdict>,
 }
 
@@ -91,7 +92,10 @@ impl Tally {
             match (audit.task.kind, by_votes) {
                 (TaskKind::Quality, _) => {
                     found.quality = verdict;
-                    found.substituted = audit.each().any(|(_, finding)| finding == Some(Finding::Substituted));
+                    found.substituted = audit.each().find_map(|(_, finding)| match finding {
+                        Some(Finding::Substituted { weights }) => Some(weights),
+                        _ => None,
+                    });
                 }
                 (TaskKind::Duplicate, _) => found.duplicate = verdict,
                 (TaskKind::Dispute, true) => found.appeal = verdict,

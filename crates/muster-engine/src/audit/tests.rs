@@ -69,7 +69,7 @@ impl Played {
                 let transcript = Transcript { seed, choice: 0, prompt, prompt_tokens, tokens };
                 let (commitment, output) = (transcript.commitment(), transcript.tokens.len());
                 self.kept.lock().unwrap().insert(commitment, transcript);
-                Ok(vec![InferenceEvent::Committed { choice: 0, commitment }, done(have, output)])
+                Ok(vec![InferenceEvent::Committed { choice: 0, commitment, signature: None }, done(have, output)])
             }
             InferenceTask::Reveal(commitment) if !self.mute => {
                 let transcript = self.kept.lock().unwrap()[&commitment].clone();
@@ -118,7 +118,7 @@ async fn visits(subject: &Played, witness: &Played) -> Account {
     let witnesses: [(NodeId, &dyn Engine); 2] = [1, 2].map(|node| (NodeId([node; 32]), witness as &dyn Engine));
     for at in 0..2 {
         let numbers: Vec<u64> = (0..u64::from(QUESTIONS)).map(|nth| at << 32 | nth << 7).collect();
-        let visit = visit(subject, &witnesses, &mut account, &numbers, true).await;
+        let visit = visit(subject, &witnesses, &mut account, &numbers, true, true).await;
         assert_eq!((visit.answered, visit.compared + 2 * visit.hidden), (QUESTIONS, 2 * QUESTIONS));
     }
     account
@@ -141,9 +141,15 @@ async fn who_does_not_reveal_is_told_from_who_does_not_answer() {
     let witness = Played { weights: 5, ..Played::default() };
     let mute = visits(&Played { weights: 5, mute: true, ..Played::default() }, &witness).await;
     assert!(mute.hides() && mute.standing(&LIMITS, |_| true) == Standing::Unknown);
+    // What somebody in between does not pass on says nothing of it.
+    let (subject, mut account) = (Played { weights: 5, mute: true, ..Played::default() }, Account::default());
+    let witnesses = [(NodeId::ZERO, &witness as &dyn Engine)];
+    let seen = visit(&subject, &witnesses, &mut account, &[1, 2, 3, 4], true, false).await;
+    assert!(seen.hidden == 4 && !account.hides());
     // Questions of another kind are refused by this engine: that is no fault of its answers.
     let mut account = Account::default();
     let subject = Played::default();
-    let visit = visit(&subject, &[(NodeId::ZERO, &witness as &dyn Engine)], &mut account, &[1, 2, 3, 4], false).await;
+    let visit =
+        visit(&subject, &[(NodeId::ZERO, &witness as &dyn Engine)], &mut account, &[1, 2, 3, 4], false, true).await;
     assert_eq!((visit, account.hides()), (Visit::default(), false));
 }

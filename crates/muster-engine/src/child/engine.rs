@@ -287,7 +287,8 @@ impl<'m> Drawing<'m> {
         let finish = open.events.iter().skip(before).position(|event| matches!(event, InferenceEvent::Finished { .. }));
         if let (Some(finish), Some(answer)) = (finish, self.answers.remove(&key)) {
             let commitment = self.kept.keep(answer.transcript);
-            open.events.insert(before + finish, InferenceEvent::Committed { choice: key.1, commitment });
+            open.events
+                .insert(before + finish, InferenceEvent::Committed { choice: key.1, commitment, signature: None });
         }
         self.complete(key, entry.slot);
     }

@@ -10,10 +10,25 @@ use super::lost;
 pub(super) const LINE_MAX: usize = 4 * 1024 * 1024;
 
 /// Puts lines together from bytes that come in any pieces.
-#[derive(Debug, Default)]
-pub(super) struct Lines(Vec<u8>);
+#[derive(Debug)]
+pub(super) struct Lines {
+    held: Vec<u8>,
+    /// What lines begin with that are told; others are left aside.
+    begin: &'static [u8],
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { held: Vec::new(), begin: b"data:" }
+    }
+}
 
 impl Lines {
+    /// Each line, whatever it begins with.
+    pub(super) const fn whole() -> Self {
+        Self { held: Vec::new(), begin: b"" }
+    }
+
     /// More bytes: `each` is told what the lines that are whole hold, and says whether to go on.
     pub(super) fn push(
         &mut self,
@@ -21,11 +36,11 @@ impl Lines {
         mut each: impl FnMut(&str) -> Result<bool, InferenceError>,
     ) -> Result<(), InferenceError> {
         let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
-            self.0.extend_from_slice(bytes);
+            self.held.extend_from_slice(bytes);
             return self.is_bounded();
         };
         let (whole, rest) = bytes.split_at(end);
-        let before = std::mem::take(&mut self.0);
+        let before = std::mem::take(&mut self.held);
         let joined;
         let whole = if before.is_empty() {
             whole
@@ -34,19 +49,19 @@ impl Lines {
             &joined
         };
         for line in whole.split(|byte| *byte == b'\n') {
-            let Some(data) = line.strip_prefix(b"data:") else { continue };
+            let Some(data) = line.strip_prefix(self.begin) else { continue };
             // What is no text is made one; nearly everything is one.
             let text = std::str::from_utf8(data).map_or_else(|_| String::from_utf8_lossy(data), Cow::Borrowed);
             if !each(text.trim())? {
                 return Ok(());
             }
         }
-        self.0.extend_from_slice(rest.get(1..).unwrap_or_default());
+        self.held.extend_from_slice(rest.get(1..).unwrap_or_default());
         self.is_bounded()
     }
 
     fn is_bounded(&self) -> Result<(), InferenceError> {
-        if self.0.len() > LINE_MAX {
+        if self.held.len() > LINE_MAX {
             return Err(lost(format!("a line of the server's answer is longer than {LINE_MAX} bytes")));
         }
         Ok(())

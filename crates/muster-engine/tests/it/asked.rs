@@ -63,7 +63,7 @@ impl Got {
                 assert_eq!(self.vectors.len(), place(index));
                 self.vectors.push(vector);
             }
-            InferenceEvent::Committed { choice, commitment } => {
+            InferenceEvent::Committed { choice, commitment, .. } => {
                 assert!(self.finishes.get(place(choice)).is_none_or(Option::is_none), "it comes before the end");
                 self.commitments.push(commitment);
             }

@@ -57,7 +57,8 @@ async fn it_loads_streams_and_counts() {
         let info = engine.ready().await.unwrap();
         assert_eq!((info.context, info.parallel, info.queue), (512, 3, 8));
         assert!(info.abilities.chat && info.abilities.tools && !info.abilities.vision && !info.abilities.embedding);
-        assert!(info.engine.starts_with("llama.cpp, CPU"), "{}", info.engine);
+        assert!(info.engine.starts_with("llama.cpp, "), "{}", info.engine);
+        assert_eq!(info.engine.starts_with("llama.cpp, CPU"), gpu_layers() == 0, "{}", info.engine);
         let got = ask(&engine, completion("Hello", sampling(12))).await;
         assert_eq!((got.error.as_ref(), got.finish()), (None, Some(Finish::Length)), "{got:?}");
         // The first token, and each letter.

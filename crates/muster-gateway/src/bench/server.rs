@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use super::BenchError;
 use super::upstream::{MODEL, Played, info};
 use crate::{
-    Access, Deployment, KeyStore, KeyTerms, ModelApi, ModelApiConfig, Models, ReplicaId, TAKES_WITHIN, patient,
+    Access, Deployment, KeyStore, KeyTerms, ModelApi, ModelApiConfig, Models, ReplicaId, TAKES_WITHIN, Whence, patient,
     read_snapshot,
 };
 
@@ -75,7 +75,7 @@ pub async fn serve(dir: &Path, upstream: Option<&str>) -> Result<(), BenchError>
         hedge_after_ms: None,
     };
     models.deploy(deployment).map_err(|e| part(&e))?;
-    models.add(MODEL, ReplicaId("0".to_owned()), engine, &info).map_err(|e| part(&e))?;
+    models.add(MODEL, ReplicaId("0".to_owned()), engine, &info, Whence::default()).map_err(|e| part(&e))?;
     let config = ModelApiConfig { loopback_only: true, ..ModelApiConfig::default() };
     let api = ModelApi::new(dir, config, keys, models).map_err(|e| part(&e))?;
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed("cannot listen on this machine"))?;

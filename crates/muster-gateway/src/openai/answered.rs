@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use muster_core::ids::NodeId;
 use muster_core::inference::{
     Content, ContentPart, InferenceError, InferenceEvent, InferenceRequest, InferenceTask, Late, Prompt,
 };
@@ -15,12 +16,12 @@ use tokio::time::Instant;
 use super::ModelApi;
 use super::error::ApiError;
 use super::estimate::{choices, reckon};
-use super::parse::Asked;
+use super::parse::{Asked, Form};
 use super::render::{About, Whole, Writer};
 use super::running::{Claim, Ended, Running, Sse};
 use super::serve::{denied, json};
 use crate::keys::now_s;
-use crate::models::{Model, Replica, Seat};
+use crate::models::{Model, Replica, Seat, Whence};
 
 /// Bytes of a prompt's beginning by which replicas are told that read it before.
 const PREFIX_BYTES: usize = 1_024;
@@ -28,6 +29,8 @@ const PREFIX_BYTES: usize = 1_024;
 const HEDGE_AGAIN: Duration = Duration::from_millis(100);
 /// How long a request had to wait for a replica to come up.
 const COLD_START: HeaderName = HeaderName::from_static("x-muster-cold-start-ms");
+/// Which Container answered; in a request, whose answer alone is wanted.
+pub(super) const CONTAINER: HeaderName = HeaderName::from_static("x-muster-container");
 
 /// A place at a replica that has to come up first, and how long that took.
 pub(super) async fn seat_after_cold_start(
@@ -49,13 +52,17 @@ pub(super) async fn answered(
     mut claim: Claim,
     waited: Option<Duration>,
 ) -> Result<Response, ApiError> {
-    let Asked { request, include_usage, form, .. } = asked;
+    let Asked { request, include_usage, form, container, .. } = asked;
     let mut model = Arc::clone(&claim.model);
     let about = About { id: api.inner.ids.next(), model: model.deployment.name.clone(), created_s: now_s() };
-    let (stream, answers) = (request.stream, choices(&request));
+    let (stream, answers) = (request.stream || matches!(form, Form::Native), choices(&request));
     let until = Instant::now() + api.inner.config.answer_within;
     let prefix = if model.has_choice() { prefix(&request.task) } else { 0 };
-    let (seat, waited) = match model.seat(prefix, api.now_ms(), &[]) {
+    let seat = match container {
+        Some(container) => Some(model.seat_at(container).ok_or_else(|| not_there(&model, container))?),
+        None => model.seat(prefix, api.now_ms(), &[]),
+    };
+    let (seat, waited) = match seat {
         Some(seat) => (seat, waited),
         None => {
             let (seat, took) = seat_after_cold_start(api, &model, prefix).await?;
@@ -67,13 +74,15 @@ pub(super) async fn answered(
         }
     };
     let mut quest = Quest::new(api, model, request, (answers, prefix), until);
+    quest.pinned = container.is_some();
     let mut asked = quest.ask(seat, Some(claim)).ok_or_else(|| nobody(&quest.model))?;
     loop {
         let (failed, error) = match quest.begun(asked).await? {
             Ok((shown, events)) if stream => {
                 let writer = Writer::new(&form, &about, answers, include_usage);
+                let kind = writer.content_type();
                 let sse = Sse::new(shown.running, writer, events, until);
-                return Ok(with_cold_start(streamed(sse), waited));
+                return Ok(with_origin(streamed(sse, kind), shown.replica.whence, waited));
             }
             Ok((mut shown, events)) => {
                 let mut whole = Whole::new(&form, &about, answers);
@@ -82,7 +91,7 @@ pub(super) async fn answered(
                         shown.running.settle(counts);
                         let mut body = Vec::with_capacity(1_024);
                         whole.write(&about, counts, &mut body);
-                        return Ok(with_cold_start(json(body), waited));
+                        return Ok(with_origin(json(body), shown.replica.whence, waited));
                     }
                     Ended::Failed(error) => (shown, error),
                 }
@@ -146,6 +155,8 @@ struct Quest<'a> {
     tried: Vec<Arc<Replica>>,
     /// Whether a second replica was given it while the first had it.
     hedged: bool,
+    /// Whether no other replica's answer is wanted.
+    pinned: bool,
 }
 
 impl<'a> Quest<'a> {
@@ -158,13 +169,14 @@ impl<'a> Quest<'a> {
     ) -> Self {
         // Where it matters when the first token comes, engines must not hold it back.
         request.stream |= model.deployment.hedge_after_ms.is_some();
-        Self { api, model, request: Some(request), answers, prefix, until, asked: 0, tried: Vec::new(), hedged: false }
+        let (request, tried) = (Some(request), Vec::new());
+        Self { api, model, request, answers, prefix, until, asked: 0, tried, hedged: false, pinned: false }
     }
 
     /// Gives the request to a replica; `None` where it was given away for the last time.
     fn ask(&mut self, seat: Seat, claim: Option<Claim>) -> Option<Runner> {
         self.asked = self.asked.saturating_add(1);
-        let may_repeat = self.asked < self.api.inner.config.tries && self.model.has_choice();
+        let may_repeat = !self.pinned && self.asked < self.api.inner.config.tries && self.model.has_choice();
         let this = if may_repeat { self.request.clone() } else { self.request.take() }?;
         let replica = Arc::clone(&seat.replica);
         let running = Running::new(replica.engine.submit(this), seat, claim);
@@ -295,12 +307,24 @@ async fn next_of(first: &mut Runner, second: Option<&mut Runner>, look_at: Optio
     }
 }
 
-fn with_cold_start(mut response: Response, waited: Option<Duration>) -> Response {
+/// Who answered, and how long it took to come up where it had to.
+fn with_origin(mut response: Response, from: Whence, waited: Option<Duration>) -> Response {
+    if let Some(value) = from.container.and_then(|container| HeaderValue::try_from(container.to_string()).ok()) {
+        response.headers_mut().insert(CONTAINER, value);
+    }
     if let Some(waited) = waited {
         let ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         response.headers_mut().insert(COLD_START, HeaderValue::from(ms));
     }
     response
+}
+
+fn not_there(model: &Model, container: NodeId) -> ApiError {
+    let name = &model.deployment.name;
+    let why = format!(
+        "no replica of the model {name} that takes requests is at the Container {container}; /v1/models/{name} names those that are, and without {CONTAINER} any of them answers"
+    );
+    ApiError::not_found("container_not_here", why)
 }
 
 fn nobody(model: &Model) -> ApiError {
@@ -380,11 +404,11 @@ async fn gathered(
     }
 }
 
-fn streamed(sse: Sse) -> Response {
+fn streamed(sse: Sse, kind: &'static str) -> Response {
     let mut response = Response::new(Body::from_stream(sse));
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response

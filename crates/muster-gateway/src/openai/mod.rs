@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `parse` | OpenAI's JSON becomes an `InferenceRequest` |
 //! | `render` | events become OpenAI's JSON |
+//! | `listing` | what a key may ask, and has used |
 //! | `serve` | a request from its key until it is let in: limits, budget |
 //! | `estimate` | what a request may use, about and at most |
 //! | `answered` | from there to its answer: replica, another one where that fails or is late, bill |
@@ -17,6 +18,7 @@ mod answered;
 mod error;
 mod estimate;
 mod json;
+mod listing;
 mod parse;
 mod render;
 mod running;
@@ -44,9 +46,9 @@ use crate::models::Models;
 use crate::till::Till;
 use crate::usage::{Ledger, UsageError};
 
+pub(crate) use self::listing::{__path_get_model, __path_list_models, __path_usage};
 pub(crate) use self::serve::{
-    __path_chat_completions, __path_completions, __path_embeddings, __path_get_model, __path_list_models,
-    __path_responses, __path_usage,
+    __path_chat_completions, __path_completions, __path_embeddings, __path_native, __path_responses,
 };
 
 /// Requests that are in hand at once; more are told to come back.
@@ -198,13 +200,14 @@ impl ModelApi {
     /// Everything under `/v1`.
     pub fn router(&self) -> Router {
         Router::new()
-            .route("/v1/models", get(serve::list_models))
-            .route("/v1/models/{*id}", get(serve::get_model))
+            .route("/v1/models", get(listing::list_models))
+            .route("/v1/models/{*id}", get(listing::get_model))
             .route("/v1/chat/completions", post(serve::chat_completions))
             .route("/v1/completions", post(serve::completions))
             .route("/v1/embeddings", post(serve::embeddings))
             .route("/v1/responses", post(serve::responses))
-            .route("/v1/usage", get(serve::usage))
+            .route("/v1/native", post(serve::native))
+            .route("/v1/usage", get(listing::usage))
             .route("/v1/{*rest}", axum::routing::any(nothing_here))
             .method_not_allowed_fallback(wrong_method)
             .with_state(self.clone())
@@ -235,7 +238,7 @@ async fn nothing_here(State(api): State<ModelApi>, request: Request) -> Response
     let error = ApiError::not_found(
         "unknown_url",
         format!(
-            "there is nothing at {path}; /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/responses are served"
+            "there is nothing at {path}; /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses and /v1/native are served"
         ),
     );
     told(&api, error.into_response())

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
-use muster_core::inference::{InferenceRequest, InferenceTask};
+use muster_core::ids::NodeId;
+use muster_core::inference::{InferenceRequest, InferenceTask, TokenAsk};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
-use super::answered::{answered, seat_after_cold_start};
+use super::answered::{CONTAINER, answered, seat_after_cold_start};
 use super::error::ApiError;
 use super::estimate::reckon;
-use super::json::{number, quote};
+use super::json::number;
 use super::parse::{Asked, Endpoint, parse};
 use super::running::{Claim, InHand};
 use super::x402::{self, Offer};
@@ -90,49 +91,6 @@ pub(crate) async fn responses(State(api): State<ModelApi>, request: Request) -> 
     answer(api, Endpoint::Responses, request).await
 }
 
-/// The models that the key may ask.
-#[utoipa::path(get, path = "/v1/models",
-    responses((status = 200, body = serde_json::Value), (status = 401, body = OpenAiError)))]
-pub(crate) async fn list_models(State(api): State<ModelApi>, request: Request) -> Response {
-    let listed = known(&api, &request).map(|key| {
-        let mut body = b"{\"object\":\"list\",\"data\":[".to_vec();
-        let models = api.inner.models.list();
-        for (at, model) in models.iter().filter(|model| may(&model.deployment, &key)).enumerate() {
-            if at > 0 {
-                body.push(b',');
-            }
-            show(model, &mut body);
-        }
-        body.extend_from_slice(b"]}");
-        json(body)
-    });
-    told(&api, listed.unwrap_or_else(IntoResponse::into_response))
-}
-
-/// One model.
-#[utoipa::path(get, path = "/v1/models/{id}", params(("id" = String, Path, description = "Its name; it may hold slashes")),
-    responses((status = 200, body = serde_json::Value), (status = 401, body = OpenAiError),
-        (status = 404, body = OpenAiError)))]
-pub(crate) async fn get_model(State(api): State<ModelApi>, Path(id): Path<String>, request: Request) -> Response {
-    let shown = known(&api, &request).and_then(|key| find(&api, &id, Some(&key))).map(|model| {
-        let mut body = Vec::new();
-        show(&model, &mut body);
-        json(body)
-    });
-    told(&api, shown.unwrap_or_else(IntoResponse::into_response))
-}
-
-/// What the key has used this month, by model.
-#[utoipa::path(get, path = "/v1/usage",
-    responses((status = 200, body = serde_json::Value), (status = 401, body = OpenAiError)))]
-pub(crate) async fn usage(State(api): State<ModelApi>, request: Request) -> Response {
-    let shown = known(&api, &request).map(|key| {
-        let rows = api.inner.ledger.account(&key).rows(now_s());
-        axum::Json(serde_json::json!({ "object": "list", "data": rows })).into_response()
-    });
-    told(&api, shown.unwrap_or_else(IntoResponse::into_response))
-}
-
 pub(super) fn json(body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
@@ -141,32 +99,12 @@ pub(super) fn json(body: Vec<u8>) -> Response {
     response
 }
 
-fn show(model: &Model, to: &mut Vec<u8>) {
-    let deployment = &model.deployment;
-    to.extend_from_slice(b"{\"id\":");
-    quote(to, &deployment.name);
-    to.extend_from_slice(b",\"object\":\"model\",\"created\":");
-    number(to, deployment.created_s);
-    to.extend_from_slice(b",\"owned_by\":");
-    quote(to, &deployment.owner);
-    to.extend_from_slice(b",\"context_length\":");
-    number(to, u64::from(model.context()));
-    let price = &deployment.price;
-    to.extend_from_slice(b",\"price_usd_micro_per_million_tokens\":{\"input\":");
-    number(to, price.input.0);
-    to.extend_from_slice(b",\"cached\":");
-    number(to, price.cached.0);
-    to.extend_from_slice(b",\"output\":");
-    number(to, price.output.0);
-    to.extend_from_slice(b"}}");
-}
-
 fn address(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip())
 }
 
 /// The key of a request that needs one.
-fn known(api: &ModelApi, request: &Request) -> Result<Arc<Key>, ApiError> {
+pub(super) fn known(api: &ModelApi, request: &Request) -> Result<Arc<Key>, ApiError> {
     check_host(api, request.headers())?;
     match key(api, request.headers()) {
         Ok(Some(key)) => Ok(key),
@@ -208,14 +146,14 @@ fn check_host(api: &ModelApi, headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Whether a key may know of a model and ask it.
-fn may(deployment: &Deployment, key: &Key) -> bool {
+pub(super) fn may(deployment: &Deployment, key: &Key) -> bool {
     let owned = deployment.access != Access::Owner || deployment.owner == key.owner();
     let models = &key.shown.terms.models;
     owned && (models.is_empty() || models.contains(&deployment.name))
 }
 
 /// The model of a name; one that the key may not ask is as one that is not there.
-fn find(api: &ModelApi, name: &str, key: Option<&Key>) -> Result<Arc<Model>, ApiError> {
+pub(super) fn find(api: &ModelApi, name: &str, key: Option<&Key>) -> Result<Arc<Model>, ApiError> {
     let open = |deployment: &Deployment| match key {
         Some(key) => may(deployment, key),
         None => deployment.access == Access::Offered,
@@ -231,6 +169,24 @@ fn find(api: &ModelApi, name: &str, key: Option<&Key>) -> Result<Arc<Model>, Api
     let shown: String = name.chars().take(200).collect();
     let why = format!("the model {shown:?} does not exist here, or this key may not ask it: {hint}");
     Err(ApiError::not_found("model_not_found", why).param("model"))
+}
+
+/// A request, and the events of its answer, as nodes have them among themselves: a JSON object `{"model", "request"}`, and a
+/// line of JSON for each event. An answer that commits to what it was drawn from can so be held against that.
+#[utoipa::path(post, path = "/v1/native", request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value), (status = 400, body = OpenAiError),
+        (status = 401, body = OpenAiError), (status = 404, body = OpenAiError), (status = 429, body = OpenAiError)))]
+pub(crate) async fn native(State(api): State<ModelApi>, request: Request) -> Response {
+    answer(api, Endpoint::Native, request).await
+}
+
+/// The Container whose answer alone is wanted.
+fn container(headers: &HeaderMap) -> Result<Option<NodeId>, ApiError> {
+    let Some(named) = headers.get(CONTAINER) else { return Ok(None) };
+    let id = named.to_str().ok().and_then(|text| text.parse().ok());
+    let wrong =
+        || ApiError::invalid(CONTAINER.as_str(), format!("{CONTAINER} must be a Container's key, 64 hex digits"));
+    id.map(Some).ok_or_else(wrong)
 }
 
 async fn answer(api: ModelApi, endpoint: Endpoint, request: Request) -> Response {
@@ -287,7 +243,7 @@ async fn serve(
             count_stranger(api, from)?;
             let offered = |model: &Arc<Model>| model.deployment.access == Access::Offered;
             let takes_payments = api.till().is_some_and(Till::takes_single_payments);
-            if !takes_payments || !api.inner.models.list().iter().any(offered) {
+            if !takes_payments || endpoint == Endpoint::Native || !api.inner.models.list().iter().any(offered) {
                 return Err(no_key());
             }
             None
@@ -298,7 +254,8 @@ async fn serve(
         ApiError::unavailable(format!("this Gateway has {AT_ONCE_MAX} requests in hand, which is all; come back"), 1)
     })?;
     let (body, _memory) = read(api, &parts.headers, body, key.is_some()).await?;
-    let asked = parsed(endpoint, body).await?;
+    let mut asked = parsed(endpoint, body).await?;
+    asked.container = container(&parts.headers)?;
     let model = find(api, &asked.model, key.as_deref())?;
     can(&model.deployment, &asked.request)?;
     let Some(key) = key else { return Box::pin(paid(api, asked, model, &parts, in_hand)).await };
@@ -319,6 +276,13 @@ async fn paid(
     in_hand: InHand,
 ) -> Result<Response, ApiError> {
     x402::bound(&mut asked.request);
+    let name = &model.deployment.name;
+    if model.deployment.price == TokenAsk::default() && !model.has_replicas() {
+        let why = format!(
+            "what the model {name} costs is not known before its first replica is up; come back when its owner has started one"
+        );
+        return Err(ApiError::unavailable(why, 30));
+    }
     let reckoned = reckon(&model, &asked.request);
     let till = api.till().ok_or_else(no_key)?;
     let offer = Offer::new(Some(till), &model.deployment, parts.uri.path(), reckoned.price, &parts.headers);
@@ -452,8 +416,9 @@ fn can(deployment: &Deployment, request: &InferenceRequest) -> Result<(), ApiErr
         }
         InferenceTask::Completion(_) => (abilities.completion, "go on with texts"),
         InferenceTask::Embedding(_) => (abilities.embedding, "give embeddings"),
-        // Nothing of the API becomes one: audits are between nodes.
-        InferenceTask::Reveal(_) | InferenceTask::Replay(_) => (false, "replay answers"),
+        // Whoever knows a commitment was given it with an answer. What it stands for costs nothing.
+        InferenceTask::Reveal(_) => (true, "tell what they committed to"),
+        InferenceTask::Replay(_) => (false, "replay answers; rent a Container for that"),
     };
     if able { Ok(()) } else { Err(ApiError::unsupported("model", format!("the model {name} does not {what}"))) }
 }

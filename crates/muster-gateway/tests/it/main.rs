@@ -7,5 +7,6 @@ mod endpoints;
 mod faults;
 mod hedge;
 mod load;
+mod native;
 mod paid;
 mod rig;

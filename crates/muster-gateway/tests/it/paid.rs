@@ -17,13 +17,13 @@ use muster_client::chain::ChainLedger;
 use muster_client::network::Chain as ChainAt;
 use muster_client::{ClientDir, Network, Renter};
 use muster_core::ids::Address;
-use muster_core::inference::{InferenceErrorKind, TokenCounts};
+use muster_core::inference::{InferenceErrorKind, TokenAsk, TokenCounts};
 use muster_core::params::Params;
 use muster_core::pricing::Exchange;
 use muster_core::units::{TokenAmount, UsdMicro};
 use muster_gateway::{
-    Access, Deployment, Gateway, GatewayConfig, KeyStore, KeyTerms, ReplicaId, TAKES_WITHIN, Till, credit_message,
-    patient, signature_text,
+    Access, Deployment, Gateway, GatewayConfig, KeyStore, KeyTerms, ReplicaId, TAKES_WITHIN, Till, Whence,
+    credit_message, patient, signature_text,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -176,7 +176,7 @@ impl World {
         let (seen, models) = (engine.seen(), self.gateway().gateway.models());
         models.deploy(Deployment { access, ..deployment("tiny") }).unwrap();
         let id = ReplicaId(self.replicas.fetch_add(1, Ordering::Relaxed).to_string());
-        models.add("tiny", id, Arc::new(engine), &info()).unwrap();
+        models.add("tiny", id, Arc::new(engine), &info(), Whence::default()).unwrap();
         seen
     }
 
@@ -475,6 +475,12 @@ async fn without_a_payment_in_its_form_keys_are_what_counts() {
         )
         .await
         .error(404, "model_not_found");
+    // Nothing is offered for nothing because nobody knows yet what it costs.
+    let unpriced = Deployment { access: Access::Offered, price: TokenAsk::default(), ..deployment("unpriced") };
+    world.gateway().gateway.models().deploy(unpriced).unwrap();
+    let body = chat(&json!({ "model": "unpriced" }));
+    let error = world.call("POST", "/v1/chat/completions", &[], &body).await.error(503, "service_unavailable");
+    assert!(error["message"].as_str().unwrap().contains("not known before its first replica"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

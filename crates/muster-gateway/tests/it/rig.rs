@@ -10,7 +10,9 @@ use muster_core::inference::{
 };
 use muster_core::units::UsdMicro;
 use muster_engine::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotReady, answer};
-use muster_gateway::{Access, Deployment, KeyStore, KeyTerms, ModelApi, ModelApiConfig, Models, ReplicaId, patient};
+use muster_gateway::{
+    Access, Deployment, KeyStore, KeyTerms, ModelApi, ModelApiConfig, Models, ReplicaId, Whence, patient,
+};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -221,12 +223,16 @@ impl Rig {
     }
 
     pub(crate) fn add(&self, model: &str, engine: Scripted) -> Arc<Seen> {
+        self.add_at(model, engine, Whence::default())
+    }
+
+    pub(crate) fn add_at(&self, model: &str, engine: Scripted, whence: Whence) -> Arc<Seen> {
         let seen = engine.seen();
         if !self.api.models().names().iter().any(|name| name == model) {
             self.api.models().deploy(deployment(model)).unwrap();
         }
         let id = ReplicaId(self.replicas.fetch_add(1, Ordering::Relaxed).to_string());
-        self.api.models().add(model, id, Arc::new(engine), &info()).unwrap();
+        self.api.models().add(model, id, Arc::new(engine), &info(), whence).unwrap();
         seen
     }
 

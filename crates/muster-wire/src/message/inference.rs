@@ -177,6 +177,7 @@ mod tests {
         Chat, Content, Embedding, Finish, InferenceError, InferenceErrorKind, InferenceTask, Message, Part, Prompt,
         Role, TokenCounts, ToolCallPiece,
     };
+    use muster_core::protocol::NodeSignature;
 
     fn chat(text: &str) -> InferenceRequest {
         let content = Content::Text(text.to_owned());
@@ -224,7 +225,12 @@ mod tests {
             InferenceEvent::Embedding { index: 0, vector: vec![0.25, -1.0] },
             InferenceEvent::Done { counts },
             InferenceEvent::Failed { error, counts },
-            InferenceEvent::Committed { choice: 1, commitment: Commitment([9; 32]) },
+            InferenceEvent::Committed { choice: 1, commitment: Commitment([9; 32]), signature: None },
+            InferenceEvent::Committed {
+                choice: 0,
+                commitment: Commitment([9; 32]),
+                signature: Some(NodeSignature { r: [1; 32], s: [2; 32] }),
+            },
         ];
         let message = FromInference::Events(events.try_into().unwrap());
         assert_eq!(frame::decode::<FromInference>(&frame::encode(&message).unwrap()).unwrap(), message);

@@ -43,7 +43,10 @@ impl Up {
 
     pub(crate) fn start_with(dir: &Path, args: &[&str]) -> Self {
         let mut command = muster();
-        command.arg("--dir").arg(dir).args(["up", "--no-rental", "--gateway-port", "0"]).args(args);
+        command.arg("--dir").arg(dir).args(["up", "--no-rental"]).args(args);
+        if !args.contains(&"--gateway-port") {
+            command.args(["--gateway-port", "0"]);
+        }
         // A new network takes any port; one that is there has its own.
         if !dir.join("network.toml").exists() {
             command.args(["--rpc-port", "0"]);
@@ -79,10 +82,15 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A request to the page of a Checker, by hand: the headers matter.
+/// A request to the page of the first Checker.
 fn page(dir: &Path, path: &str, host: Option<&str>) -> (String, String) {
+    page_of(&dir.join("checker-0"), path, host)
+}
+
+/// A request to the page of a Checker with this folder, by hand: the headers matter.
+pub(crate) fn page_of(checker: &Path, path: &str, host: Option<&str>) -> (String, String) {
     use std::io::{Read, Write};
-    let addr = std::fs::read_to_string(dir.join("checker-0").join("health")).unwrap();
+    let addr = std::fs::read_to_string(checker.join("health")).unwrap();
     let addr = addr.trim();
     let mut stream = std::net::TcpStream::connect(addr).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", host.unwrap_or(addr)).unwrap();

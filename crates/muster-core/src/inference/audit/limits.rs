@@ -19,6 +19,15 @@ const DEVIATIONS: u64 = 6;
 /// What is allowed at least, however alike the honest answers were: another processor may add in another order.
 const FLOOR: Limits = Limits { differing_ppm: 2_000, margin_micronats: 400, distance_micronats: 2_000 };
 
+/// How much wider than its model's widest line an engine is judged that has none.
+const UNKNOWN_TIMES: u32 = 3;
+/// And at most so: what has nothing to do with the model is further apart.
+const UNKNOWN_MAX: Limits = Limits {
+    differing_ppm: 500_000,
+    margin_micronats: MARGIN_MAX as u32 * 500,
+    distance_micronats: DISTANCE_MAX as u32 * 500,
+};
+
 /// The most that an aggregate may differ in, for each token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,6 +194,26 @@ impl LimitsTable {
         let named = |entry: &&Entry| entry.model == model && entry.quantisation == quantisation && runs(entry);
         self.model.iter().filter(named).max_by_key(|entry| entry.engine.len())
     }
+
+    /// By what a model's answers are judged on an engine: by its line, or by [`UNKNOWN_TIMES`] the widest of that model's lines
+    /// where the engine has none, so that nobody escapes by what he calls his engine.
+    #[must_use]
+    pub fn judged_by(&self, model: &str, quantisation: &str, engine: &str) -> Option<Limits> {
+        if let Some(entry) = self.find(model, quantisation, engine) {
+            return Some(entry.limits);
+        }
+        let of = |entry: &&Entry| entry.model == model && entry.quantisation == quantisation;
+        let lines = || self.model.iter().filter(of).map(|entry| entry.limits);
+        let wide = |figure: fn(Limits) -> u32| {
+            let widest = lines().map(figure).max()?;
+            Some(widest.saturating_mul(UNKNOWN_TIMES).min(figure(UNKNOWN_MAX)).max(widest))
+        };
+        Some(Limits {
+            differing_ppm: wide(|limits| limits.differing_ppm)?,
+            margin_micronats: wide(|limits| limits.margin_micronats)?,
+            distance_micronats: wide(|limits| limits.distance_micronats)?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +275,23 @@ mod tests {
         assert!(matches!(refused(|t| t.model[0].limits.differing_ppm = 1_000_001), LimitsError::Range { .. }));
         assert!(matches!(refused(|t| t.model[0].limits.margin_micronats = 0), LimitsError::Range { .. }));
         assert!(matches!(refused(|t| t.model = vec![entry("a", "b"); ENTRIES_MAX + 1]), LimitsError::TooMany));
+    }
+
+    #[test]
+    fn nobody_escapes_by_what_he_calls_his_engine() {
+        let mut wide = entry("a", "vllm");
+        wide.limits = Limits { differing_ppm: 300_000, margin_micronats: 700, distance_micronats: 3_000 };
+        let table = LimitsTable { serial: 1, issued: String::new(), model: vec![entry("a", "llama.cpp"), wide] };
+        let by = |model, quantisation, engine| table.judged_by(model, quantisation, engine);
+        assert_eq!(by("a", "F16", "llama.cpp, CPU"), Some(FLOOR));
+        let unknown = Limits { differing_ppm: 500_000, margin_micronats: 2_100, distance_micronats: 9_000 };
+        assert_eq!(by("a", "F16", "something of my own"), Some(unknown));
+        assert_eq!((by("a", "Q4_0", "llama.cpp"), by("b", "F16", "llama.cpp")), (None, None));
+        // What is as wide as can be stays so.
+        let most = Limits { differing_ppm: 1_000_000, margin_micronats: 3_000_000, distance_micronats: 1_000 };
+        let table = LimitsTable { model: vec![Entry { limits: most, ..entry("a", "x") }], ..table };
+        let unknown = Limits { distance_micronats: 3_000, ..most };
+        assert_eq!(table.judged_by("a", "F16", "y"), Some(unknown));
     }
 
     proptest! {

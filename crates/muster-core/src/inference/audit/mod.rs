@@ -29,5 +29,6 @@ pub use self::tally::{
     ANSWERS_MIN, Aggregate, Deviation, Excess, Standing, TOKENS_MIN, Tally, WITNESSES_MIN, judge, judge_one,
 };
 pub use self::transcript::{
-    Claimed, Commitment, LIKELY, Likely, PromptHash, Replay, Replayable, Replayed, TRANSCRIPT_TOKENS_MAX, Transcript,
+    COMMITMENT_CONTEXT, Claimed, Commitment, LIKELY, Likely, PromptHash, Replay, Replayable, Replayed,
+    TRANSCRIPT_TOKENS_MAX, Transcript,
 };

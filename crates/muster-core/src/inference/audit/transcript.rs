@@ -5,7 +5,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::compare::Row;
-use crate::inference::{Chat, Completion, InferenceRequest, InferenceTask, RequestError, Sampling};
+use crate::inference::{Chat, Completion, InferenceRequest, InferenceTask, RequestError, Sampling, WeightsId};
 
 /// Of how many of the likeliest tokens log-probabilities are committed.
 pub const LIKELY: usize = 5;
@@ -40,6 +40,17 @@ hash!(
     /// The BLAKE3 of a prompt's tokens.
     PromptHash
 );
+
+/// What a Container's signature over a commitment is for.
+pub const COMMITMENT_CONTEXT: &str = "muster answer commitment v1";
+
+impl Commitment {
+    /// What a Container signs: that it drew this answer with these weights, on this engine as it describes it.
+    #[must_use]
+    pub fn signed(&self, weights: WeightsId, engine: &str) -> Vec<u8> {
+        [&weights.0, &self.0, engine.as_bytes()].concat()
+    }
+}
 
 impl PromptHash {
     /// Of these tokens.

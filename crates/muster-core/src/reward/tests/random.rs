@@ -43,7 +43,7 @@ fn any_finding(chance: &mut Chance, draw: &Draw, a: &Assignment) -> Option<Findi
         (6, TaskKind::Capacity | TaskKind::Dispute) => Finding::Absent,
         (_, TaskKind::Capacity | TaskKind::Dispute) => Finding::Proved { ob, took_ms: 3, transcript },
         (5, TaskKind::Quality) => Finding::Poor,
-        (6, TaskKind::Quality) => Finding::Substituted,
+        (6, TaskKind::Quality) => Finding::Substituted { weights: ContentHash([6; 32]) },
         (_, TaskKind::Quality) => Finding::Interrupted,
         (_, TaskKind::Duplicate) => Finding::Differs { transcript },
         (_, TaskKind::Recheck) => Finding::Rechecked { good: chance.below(2) == 0, proof: transcript },

@@ -208,15 +208,16 @@ fn another_model_needs_one_voice_and_then_the_larger_committee() {
     let mut net = Net::new(small());
     net.honest_epoch();
     let serving = net.view.containers().iter().position(|c| c.serving).unwrap() as u32;
+    let weights = ContentHash([5; 32]);
     // One of the committee has seen enough of its answers; the others have not asked, and find it good.
     let said = core::cell::Cell::new(0);
     let one_voice = |draw: &Draw, a: &Assignment| {
         let first = a.task.kind == TaskKind::Quality && a.task.subject == serving && seat(draw, a) == 0;
-        first.then_some(Finding::Substituted)
+        first.then_some(Finding::Substituted { weights })
     };
     let settled = net.epoch(one_voice, |_| Reexecution::Good);
     assert!(settled.slashes.is_empty(), "one voice takes nothing");
-    assert_eq!(net.state.containers[serving as usize].accused.unwrap().of, AccusedOf::Substitution);
+    assert_eq!(net.state.containers[serving as usize].accused.unwrap().of, AccusedOf::Substitution { weights });
     assert_ne!(net.draw().tested(serving), Some(crate::epoch::DrawnWhy::Disputed), "another test decides nothing");
     // The larger committee cannot tell at first: the accusation stays, and nothing is taken.
     let unsure = |_: &Draw, a: &Assignment| {

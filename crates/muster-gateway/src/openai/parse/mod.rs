@@ -4,9 +4,11 @@
 //! as servers of open models do.
 
 mod chat;
+mod native;
 mod responses;
 mod text;
 
+use muster_core::ids::NodeId;
 use muster_core::inference::{InferenceRequest, ResponseFormat, Sampling};
 use serde::Deserialize;
 
@@ -23,6 +25,8 @@ pub(crate) enum Endpoint {
     Completions,
     Embeddings,
     Responses,
+    /// The form that nodes have among themselves.
+    Native,
 }
 
 /// A request as it was asked.
@@ -36,6 +40,8 @@ pub(crate) struct Asked {
     pub(crate) include_usage: bool,
     /// How the answer is written.
     pub(crate) form: Form,
+    /// Whose answer alone is wanted.
+    pub(crate) container: Option<NodeId>,
 }
 
 /// How an answer is written.
@@ -54,6 +60,8 @@ pub(crate) enum Form {
     Responses {
         repeated: String,
     },
+    /// Events, a line each.
+    Native,
 }
 
 /// All fields that are read, of every address.
@@ -165,6 +173,9 @@ pub(crate) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> 
         let what = if text.trim().is_empty() { "empty" } else { "no JSON object at line 1, column 1" };
         return Err(ApiError::malformed(format!("the body is {what}; send one JSON object")));
     }
+    if endpoint == Endpoint::Native {
+        return native::parse(text);
+    }
     let fields: Fields<'_> = serde_json::from_str(text)
         .map_err(|error| ApiError::malformed(format!("the body cannot be read as JSON: {error}")))?;
     let model = string(fields.model, &At::Field("model"))?.ok_or_else(|| At::Field("model").missing())?;
@@ -175,11 +186,12 @@ pub(crate) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> 
         Endpoint::Completions => text::completion(&fields)?,
         Endpoint::Embeddings => text::embedding(&fields)?,
         Endpoint::Responses => responses::parse(&fields)?,
+        Endpoint::Native => return native::parse(text),
     };
     let stream = stream && endpoint != Endpoint::Embeddings;
     let request = InferenceRequest { task, stream };
     request.check()?;
-    Ok(Asked { model, request, include_usage, form })
+    Ok(Asked { model, request, include_usage, form, container: None })
 }
 
 /// Line and column of a byte, from 1.

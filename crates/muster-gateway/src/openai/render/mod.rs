@@ -4,6 +4,7 @@
 //! that is used again. No JSON is built before it is written.
 
 mod chat;
+mod native;
 mod responses;
 mod text;
 
@@ -28,6 +29,7 @@ pub(crate) enum Writer {
     Chat(chat::Stream),
     Text(text::Stream),
     Responses(Box<responses::Stream>),
+    Native,
 }
 
 impl Writer {
@@ -38,6 +40,15 @@ impl Writer {
             Form::Text { logprobs } => Self::Text(text::Stream::new(about, choices, include_usage, *logprobs)),
             Form::Embedding { .. } => Self::Text(text::Stream::new(about, 0, include_usage, false)),
             Form::Responses { repeated } => Self::Responses(Box::new(responses::Stream::new(about, repeated))),
+            Form::Native => Self::Native,
+        }
+    }
+
+    /// What it writes, as a head says it.
+    pub(crate) const fn content_type(&self) -> &'static str {
+        match self {
+            Self::Chat(_) | Self::Text(_) | Self::Responses(_) => "text/event-stream; charset=utf-8",
+            Self::Native => "application/x-ndjson",
         }
     }
 
@@ -47,6 +58,7 @@ impl Writer {
             Self::Chat(stream) => stream.event(event, to),
             Self::Text(stream) => stream.event(event, to),
             Self::Responses(stream) => stream.event(event, to),
+            Self::Native => native::event(event, to),
         }
     }
 
@@ -56,6 +68,7 @@ impl Writer {
             Self::Chat(stream) => stream.done(counts, to),
             Self::Text(stream) => stream.done(counts, to),
             Self::Responses(stream) => stream.done(counts, to),
+            Self::Native => native::event(&InferenceEvent::Done { counts }, to),
         }
     }
 
@@ -68,6 +81,10 @@ impl Writer {
                 to.extend_from_slice(b"\n\n");
             }
             Self::Responses(stream) => stream.failed(error, to),
+            Self::Native => {
+                error.write(to);
+                to.push(b'\n');
+            }
         }
     }
 }
@@ -117,6 +134,8 @@ impl Whole {
         let gathered = match form {
             Form::Chat { logprobs } => of(true, *logprobs),
             Form::Text { logprobs } => of(false, *logprobs),
+            // Always given as it comes.
+            Form::Native => of(false, false),
             Form::Embedding { base64 } => Gathered::Vectors { vectors: vec![Vec::new(); choices], base64: *base64 },
             Form::Responses { repeated } => {
                 Gathered::Responses(Box::new(responses::Stream::new(about, repeated)), Vec::new())

@@ -4,9 +4,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use muster_checker::{AuditedFile, EvidenceLimits};
+use muster_checker::{AskedThrough, AuditedFile, EvidenceLimits};
 use muster_core::ids::{Address, NodeId};
 use muster_core::units::{Bytes, TokenAmount};
+use muster_engine::upstream::Through;
 use muster_net::NodeSecret;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,33 @@ pub(crate) struct CheckerFile {
     /// Models whose answers are audited.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) answers: Vec<AuditedFile>,
+    /// Gateways through which they are asked, where one has them at the Container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) answers_through: Vec<GatewayFile>,
+}
+
+/// A Gateway that a Checker asks through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GatewayFile {
+    /// `https://host`, or `http://127.0.0.1:port` on this machine.
+    pub(crate) url: String,
+    /// A file that holds an API key for it, with the scope of models.
+    pub(crate) key_file: PathBuf,
+    /// Whether it is the operator's own, so that what does not come through it counts against the Container.
+    #[serde(default)]
+    pub(crate) own: bool,
+}
+
+impl GatewayFile {
+    /// The Gateway, with its key; `dir` is where relative paths begin.
+    pub(crate) fn open(&self, dir: &Path) -> Result<AskedThrough, Failure> {
+        let path = dir.join(&self.key_file);
+        let key = std::fs::read_to_string(&path)
+            .because(Code::Config, format!("answers_through: the API key in {}", path.display()))?;
+        let gateway = Through::new(&self.url, key.trim()).because(Code::Config, "answers_through")?;
+        Ok(AskedThrough { gateway, own: self.own })
+    }
 }
 
 const fn answers_usd_micro_per_million() -> u64 {
@@ -96,6 +124,7 @@ impl CheckerFile {
             answers_every: play_every(),
             answers_usd_micro_per_million: answers_usd_micro_per_million(),
             answers: Vec::new(),
+            answers_through: Vec::new(),
         }
     }
 

@@ -119,7 +119,8 @@ fn answers(dir: &Path, file: &CheckerFile, player: Option<&PlayConfig>) -> Resul
     let each = UsdMicro(file.answers_usd_micro_per_million);
     let price_max = TokenAsk { input: each, cached: each, output: each };
     let limits = muster_wire::audits::built_in().code(Code::Internal)?;
-    Ok(Some(AnswersConfig { renter: player.renter.clone(), every, price_max, models, limits }))
+    let through = file.answers_through.iter().map(|gateway| gateway.open(dir)).collect::<Result<_, _>>()?;
+    Ok(Some(AnswersConfig { renter: player.renter.clone(), every, price_max, models, limits, through }))
 }
 
 async fn node(
