@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! cargo run -p muster-engine --features llama --example model_audits -- [ANSWERS] [MODEL.gguf NAME QUANTISATION [CHEAPER.gguf]]
+//! cargo run -p muster-engine --features llama --example model_audits -- honest ANSWERS [MODEL.gguf NAME QUANTISATION]
 //! cargo run -p muster-engine --features llama --example model_audits -- quantise FROM.gguf TO.gguf TYPE
 //! ```
 //!
 //! Without a model's file it makes one, with its cheaper brothers; with one, `CHEAPER.gguf` is what a cheat serves
 //! instead, as `quantise` makes it (`TYPE` by llama.cpp's number: 2 for Q4_0, 10 for Q2_K). ANSWERS (100) are drawn for
-//! each case. Beside it must lie the program `muster-engine`, which `cargo build -p muster-engine --features llama` makes.
+//! each case. `honest` draws honest answers alone, makes limits from a tenth of them, and judges the others by those as they came,
+//! in runs that share no answer. Beside it must lie the program `muster-engine`, which `cargo build -p muster-engine --features llama` makes.
 #![allow(clippy::print_stdout, reason = "it prints what it measured")]
 
 use std::path::{Path, PathBuf};
@@ -256,6 +258,47 @@ fn report(outcomes: &[Outcome], names: &Names, engine: &str) -> Result<(), Failu
     Ok(())
 }
 
+/// Judges honest answers as they came, by limits that were made from others: how often a run of [`TOKENS`] would be accused, and
+/// how near the worst aggregate came to its limits.
+fn report_honest(answers: &[Compared]) -> Result<(), Failure> {
+    let (first, rest) = answers.split_at(answers.len() / 10);
+    let limits = calibrate(first).ok_or("too few honest answers; ask for more")?;
+    let (mut runs, mut accused, mut worst) = (0u64, 0u64, [0.0f64; 3]);
+    let mut rest = rest.iter().peekable();
+    while rest.peek().is_some() {
+        let (mut tally, mut tokens, mut found) = (Tally::default(), 0, false);
+        while let Some(answer) = rest.next_if(|answer| tokens + answer.tokens <= TOKENS) {
+            tokens += answer.tokens;
+            if tally.add(*answer)
+                && let Some(last) = tally.last()
+            {
+                found |= judge_one(&last, &limits).is_some();
+                let Some(each) = last.sums.per_token() else { continue };
+                let of = |figure: u32, limit: u32| f64::from(figure) / f64::from(limit);
+                let now = [
+                    of(each.differing_ppm, limits.differing_ppm),
+                    of(each.margin_micronats, limits.margin_micronats),
+                    of(each.distance_micronats, limits.distance_micronats),
+                ];
+                worst.iter_mut().zip(now).for_each(|(worst, now)| *worst = worst.max(now));
+            }
+        }
+        if tokens == 0 {
+            return Err("an answer is longer than a run".into());
+        }
+        runs += 1;
+        accused += u64::from(found);
+    }
+    let tokens: u64 = answers.iter().map(|answer| answer.tokens).sum();
+    println!("{} honest answers, {tokens} tokens; limits from the first {}", answers.len(), first.len());
+    println!("{accused} of {runs} runs of {TOKENS} tokens accused");
+    let [differing, margin, distance] = worst;
+    println!(
+        "the worst aggregate is at {differing:.2} of its tokens' limit, {margin:.2} of margins', {distance:.2} of distances'"
+    );
+    Ok(())
+}
+
 struct Names {
     model: String,
     quantisation: String,
@@ -312,6 +355,10 @@ async fn main() -> Result<(), Failure> {
     {
         return quantise(from, to, kind.parse()?);
     }
+    let only_honest = arguments.first().is_some_and(|first| first == "honest");
+    if only_honest {
+        arguments.remove(0);
+    }
     let count: u64 = if arguments.is_empty() { 100 } else { arguments.remove(0).parse()? };
     let folder = tempfile::tempdir()?;
     let made = |name: &str, shape: Shape| {
@@ -336,6 +383,17 @@ async fn main() -> Result<(), Failure> {
         _ => return Err("a model's file needs its name and quantisation after it".into()),
     };
     let (checks, info, _stop) = engine(config(&file, 4, 2)).await?;
+    if only_honest {
+        let mut answers = Vec::new();
+        let honest: Vec<Case> = cases(&file, Vec::new()).into_iter().filter(|case| case.honest).collect();
+        let each = count / 10 / u64::try_from(honest.len())?.max(1);
+        // A tenth at a time of each way, so that limits and what they judge are of all ways.
+        for (at, case) in (0..).zip(honest.iter().cycle().take(honest.len() * 10)) {
+            eprintln!("{} answers; next: {}", answers.len(), case.what);
+            answers.extend(measure(case, &checks, each, at * each).await?.answers);
+        }
+        return report_honest(&answers);
+    }
     let mut outcomes = Vec::new();
     for (at, case) in (0..).zip(cases(&file, cheats)) {
         eprintln!("{}", case.what);
