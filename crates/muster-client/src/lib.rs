@@ -23,6 +23,7 @@ mod renter;
 mod seek;
 mod session;
 pub mod store;
+pub mod weights;
 
 pub use network::{Network, NetworkError};
 pub use renter::{Renter, RenterError};

@@ -50,7 +50,7 @@ pub use sessions::IceServer;
 pub use stakes::{AppStakes, PUBLISHER_HEADER, STAKE_NEEDED, publish_message, signature_text};
 pub use till::Till;
 pub use usage::{PAYERS, UsageError, UsageRow, Used, read_snapshot};
-pub use weights::{WEIGHTS_PART_MAX, hash};
+pub use weights::WEIGHTS_PART_MAX;
 
 /// What a Gateway is told at its start.
 #[derive(Clone, Debug)]

@@ -10,19 +10,18 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use muster_client::weights::hash;
 use muster_core::inference::{ModelSpec, WEIGHTS_MAX, WEIGHTS_NAME, WeightsId};
 use muster_core::units::Bytes;
-use sha2::{Digest, Sha256};
 
 /// Bytes of one part.
 pub const WEIGHTS_PART_MAX: usize = 8 << 20;
 /// Files that are kept.
 const FILES_MAX: usize = 1_024;
-const CHUNK: usize = 1 << 20;
 
 /// Why weights are not taken.
 #[derive(Debug, thiserror::Error)]
@@ -179,27 +178,12 @@ impl Weights {
     }
 }
 
-/// The SHA-256 of a file, and how many bytes it has. Blocks.
-///
-/// # Errors
-/// It cannot be read.
-pub fn hash(path: &Path) -> io::Result<(WeightsId, u64)> {
-    let mut file = File::open(path)?;
-    let (mut hasher, mut bytes, mut chunk) = (Sha256::new(), 0u64, vec![0; CHUNK]);
-    loop {
-        let count = file.read(&mut chunk)?;
-        if count == 0 {
-            return Ok((WeightsId(hasher.finalize().into()), bytes));
-        }
-        hasher.update(chunk.get(..count).unwrap_or_default());
-        bytes = bytes.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use muster_core::inference::{ModelKind, WeightsPart};
     use muster_engine::tiny::{Shape, in_parts};
+
+    use sha2::{Digest as _, Sha256};
 
     use super::*;
 

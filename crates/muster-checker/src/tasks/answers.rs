@@ -6,7 +6,6 @@
 //! Container's work. Where it shows another model, a larger committee is asked, and each of it looks for itself.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +14,7 @@ use std::time::Duration;
 use muster_client::Renter;
 use muster_client::job::{JobControl, JobRequest};
 use muster_client::model::{self, ModelLine};
+use muster_client::weights;
 use muster_core::demand::{Demand, Reach};
 use muster_core::epoch::{Draw, EpochNo};
 use muster_core::ids::{ContentHash, NodeId};
@@ -27,7 +27,6 @@ use muster_engine::audit::visit;
 use muster_engine::upstream::{GatewayLine, Through};
 use muster_engine::{Engine, EngineInfo};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::{Found, Job, unknown};
 use crate::accounts::Audited;
@@ -119,21 +118,12 @@ impl AuditedFile {
     /// They cannot be read or copied, or the model is none.
     pub fn open(&self, folder: &Path) -> Result<AuditedModel, AuditedError> {
         let broken = |source| AuditedError::File { path: self.path.clone(), source };
-        let mut file = std::fs::File::open(&self.path).map_err(broken)?;
-        let (mut hasher, mut bytes, mut piece) = (Sha256::new(), 0u64, vec![0; 1 << 20]);
-        loop {
-            let read = file.read(&mut piece).map_err(broken)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(piece.get(..read).unwrap_or_default());
-            bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
-        }
+        let (id, bytes) = weights::hash(&self.path).map_err(broken)?;
         let spec = ModelSpec {
             endpoint: None,
             name: self.name.clone(),
             kind: ModelKind::Chat,
-            weights: WeightsId(hasher.finalize().into()),
+            weights: id,
             bytes: Bytes(bytes),
             parts: Vec::new(),
             sources: Vec::new(),
@@ -160,7 +150,7 @@ impl AuditedFile {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        std::fs::hard_link(&self.path, &fresh).or_else(|_| std::fs::copy(&self.path, &fresh).map(drop))?;
+        weights::name_again(&self.path, &fresh)?;
         std::fs::rename(&fresh, &path)?;
         Ok(path)
     }

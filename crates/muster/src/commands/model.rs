@@ -348,7 +348,8 @@ fn convert(cx: &Context, folder: &Path, file: &Path) -> Result<(), Failure> {
     let bytes = muster_engine::bert::gguf(folder)
         .because(Code::Config, format!("{} is no embedding model that can be converted", folder.display()))?;
     std::fs::write(file, &bytes).because(Code::Io, format!("cannot write {}", file.display()))?;
-    let (sha256, len) = muster_gateway::hash(file).because(Code::Io, format!("cannot read {}", file.display()))?;
+    let (sha256, len) =
+        muster_client::weights::hash(file).because(Code::Io, format!("cannot read {}", file.display()))?;
     let value = json!({ "file": file.display().to_string(), "sha256": sha256.to_string(), "bytes": len });
     cx.output.result(&value, || {
         let shown = file.display();
@@ -426,7 +427,8 @@ fn own_name(repository: &str) -> String {
 async fn send_weights(cx: &Context, customer: &Customer, file: &Path) -> Result<WeightsPart, Failure> {
     let (shown, place) = (file.display(), file.to_owned());
     cx.output.note(&format!("hashing {shown} …"));
-    let hashed = tokio::task::spawn_blocking(move || muster_gateway::hash(&place)).await.code(Code::Internal)?;
+    let hashed =
+        tokio::task::spawn_blocking(move || muster_client::weights::hash(&place)).await.code(Code::Internal)?;
     let (id, bytes) = hashed.because(Code::Config, format!("the weights {shown} cannot be read"))?;
     let sha256 = id.to_string();
     let state = customer.call(Method::GET, &format!("/api/v1/weights/{sha256}"), None).await?;
@@ -664,7 +666,7 @@ mod tests {
     fn files_are_hashed_whole() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"abc").unwrap();
-        let (id, bytes) = muster_gateway::hash(file.path()).unwrap();
+        let (id, bytes) = muster_client::weights::hash(file.path()).unwrap();
         assert_eq!(bytes, 3);
         assert!(id.to_string().starts_with("ba7816bf8f01cfea"));
     }

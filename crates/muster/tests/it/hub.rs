@@ -41,7 +41,7 @@ impl Hub {
     /// Serves these files in two repositories: `lab/tiny-GGUF` for everybody, `lab/secret-GGUF` for who has the token.
     fn start(files: &[(&str, PathBuf)], first: First) -> Self {
         let read = |(name, path): &(&str, PathBuf)| {
-            let (id, _) = muster_gateway::hash(path).unwrap();
+            let (id, _) = muster_client::weights::hash(path).unwrap();
             ((*name).to_owned(), std::fs::read(path).unwrap(), id.to_string())
         };
         let files: Files = Arc::new(files.iter().map(read).collect());
@@ -248,7 +248,7 @@ fn a_container_killed_in_the_middle_of_a_download_goes_on_where_it_stopped() {
     let file = dir.path().join("middle.gguf");
     // Large enough to be on the disk in part, small enough to be sent twice.
     muster_engine::tiny::write_shaped(&file, &Shape { width: 256, layers: 3, ..Shape::default() }).unwrap();
-    let (id, bytes) = muster_gateway::hash(&file).unwrap();
+    let (id, bytes) = muster_client::weights::hash(&file).unwrap();
     assert!(bytes > 6 << 20, "{bytes}");
     let hub = Hub::start(&[("middle.Q8_0.gguf", file)], First::Stalls);
     let net = Net::start(1);

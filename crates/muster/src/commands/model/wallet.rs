@@ -10,6 +10,7 @@ use muster_client::job::{JobReport, JobRequest, TaskOutcome};
 use muster_client::live::{LiveState, LiveStep};
 use muster_client::model::{self, ModelLine, ModelStanding, Replica};
 use muster_client::rental::TopUp;
+use muster_client::weights;
 use muster_core::inference::{
     Chat, Content, InferenceEvent, InferenceRequest, InferenceTask, Message, ModelKind, ModelSpec, Part, Role,
     Sampling, TokenAsk, TokenCounts, WeightsId, WeightsPart,
@@ -99,7 +100,8 @@ async fn request(cx: &Context, args: &ModelChatArgs, plan: Plan) -> Result<(JobR
         let shown = file.display().to_string();
         cx.output.note(&format!("hashing {shown} …"));
         let place = file.clone();
-        let hashed = tokio::task::spawn_blocking(move || muster_gateway::hash(&place)).await.code(Code::Internal)?;
+        let hashed =
+            tokio::task::spawn_blocking(move || muster_client::weights::hash(&place)).await.code(Code::Internal)?;
         let (weights, bytes) = hashed.because(Code::Config, format!("the weights {shown} cannot be read"))?;
         parts.push(WeightsPart { weights, bytes: Bytes(bytes) });
     }
@@ -147,10 +149,7 @@ fn sendable(cx: &Context, files: &[PathBuf], model: &ModelSpec) -> Result<TempDi
     let sent = tempfile::Builder::new().prefix("sent-").tempdir_in(&models).because(Code::Io, failed(&models))?;
     for (file, sent_as) in files.iter().zip(model.files()) {
         let place = sent.path().join(&sent_as.name);
-        let real = file.canonicalize().because(Code::Io, failed(file))?;
-        if std::fs::hard_link(&real, &place).is_err() {
-            std::fs::copy(&real, &place).because(Code::Io, failed(file))?;
-        }
+        weights::name_again(file, &place).because(Code::Io, failed(file))?;
     }
     Ok(sent)
 }
