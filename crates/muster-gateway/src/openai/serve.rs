@@ -281,7 +281,7 @@ async fn paid(
         let why = format!(
             "what the model {name} costs is not known before its first replica is up; come back when its owner has started one"
         );
-        return Err(ApiError::unavailable(why, 30));
+        return Err(ApiError::unavailable(why, 5));
     }
     let reckoned = reckon(&model, &asked.request);
     let till = api.till().ok_or_else(no_key)?;

@@ -474,6 +474,7 @@ fn the_description_is_whole(api: &Api<'_>) {
         ("post", "/v1/completions"),
         ("post", "/v1/embeddings"),
         ("post", "/v1/responses"),
+        ("post", "/v1/native"),
     ]
     .map(|(method, path)| (method.to_owned(), path.to_owned()))
     .to_vec();
