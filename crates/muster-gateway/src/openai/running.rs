@@ -52,13 +52,41 @@ struct Live {
     seat: Seat,
     /// None where another replica has it.
     claim: Option<Claim>,
-    /// What is known so far of its count: less than the last word.
+    /// What is known so far of its count: less than the last word, until that was heard.
     known: TokenCounts,
+    /// Whether the last word was heard.
+    over: bool,
     /// Whether something of the answer was there.
     answered: bool,
 }
 
 impl Live {
+    /// Takes in what events say of the count, as they come, whoever still gets to see them.
+    fn hear(&mut self, events: &[InferenceEvent]) {
+        for event in events {
+            match event {
+                InferenceEvent::Began { counts } => self.known = *counts,
+                InferenceEvent::Done { counts } | InferenceEvent::Failed { counts, .. } => {
+                    (self.known, self.over) = (*counts, true);
+                }
+                InferenceEvent::Text { .. }
+                | InferenceEvent::ToolCall { .. }
+                | InferenceEvent::Finished { .. }
+                | InferenceEvent::Embedding { .. }
+                | InferenceEvent::Committed { .. }
+                | InferenceEvent::Transcript(_)
+                | InferenceEvent::Replayed(_) => {}
+            }
+        }
+    }
+
+    /// A request that was turned away costs nothing, whoever listens.
+    fn settle_if_any(self, counts: TokenCounts) {
+        if counts != TokenCounts::ZERO || self.answered {
+            self.settle(counts);
+        }
+    }
+
     fn settle(self, counts: TokenCounts) {
         let Some(Claim { model, bill, in_hand }) = self.claim else { return };
         let deployment = &model.deployment;
@@ -91,7 +119,7 @@ pub(super) struct Claim {
 impl Running {
     /// A request that a replica was just given; without a claim nothing of it is billed.
     pub(super) fn new(answer: Answer, seat: Seat, claim: Option<Claim>) -> Self {
-        let live = Live { answer, seat, claim, known: TokenCounts::ZERO, answered: false };
+        let live = Live { answer, seat, claim, known: TokenCounts::ZERO, over: false, answered: false };
         Self { live: Some(live), submitted: Instant::now() }
     }
 
@@ -109,27 +137,18 @@ impl Running {
             }]
         };
         let Some(live) = &mut self.live else { return Poll::Ready(gone(TokenCounts::ZERO)) };
-        live.answer.poll_next(cx).map(|events| events.unwrap_or_else(|| gone(live.known)))
+        live.answer.poll_next(cx).map(|events| {
+            let events = events.unwrap_or_else(|| gone(live.known));
+            live.hear(&events);
+            events
+        })
     }
 
     /// Notes what an event says of the request itself.
     pub(super) fn note(&mut self, event: &InferenceEvent) {
         let Some(live) = &mut self.live else { return };
-        match event {
-            InferenceEvent::Began { counts } => live.known = *counts,
-            InferenceEvent::Text { .. }
-            | InferenceEvent::ToolCall { .. }
-            | InferenceEvent::Finished { .. }
-            | InferenceEvent::Embedding { .. } => {
-                if !std::mem::replace(&mut live.answered, true) {
-                    live.seat.replica.answered_after(us_since(self.submitted));
-                }
-            }
-            InferenceEvent::Done { .. }
-            | InferenceEvent::Failed { .. }
-            | InferenceEvent::Committed { .. }
-            | InferenceEvent::Transcript(_)
-            | InferenceEvent::Replayed(_) => {}
+        if is_shown(event) && !std::mem::replace(&mut live.answered, true) {
+            live.seat.replica.answered_after(us_since(self.submitted));
         }
     }
 
@@ -170,6 +189,11 @@ impl Drop for Running {
     /// Nobody listens any more: the request is cancelled, and its count awaited.
     fn drop(&mut self) {
         let Some(mut live) = self.live.take() else { return };
+        if live.over {
+            // Its last word came, and nobody took it from here.
+            let known = live.known;
+            return live.settle_if_any(known);
+        }
         live.answer.cancel();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             let known = live.known;
@@ -177,31 +201,32 @@ impl Drop for Running {
             return;
         };
         runtime.spawn(async move {
-            let counts = tokio::time::timeout(COUNT_WITHIN, last_count(&mut live)).await;
-            let counts = counts.ok().flatten().unwrap_or(live.known);
-            // A request that was turned away costs nothing, whoever listens.
-            if counts != TokenCounts::ZERO || live.answered {
-                live.settle(counts);
-            }
+            // What is known by then is what counts.
+            let _ = tokio::time::timeout(COUNT_WITHIN, last_word(&mut live)).await;
+            let known = live.known;
+            live.settle_if_any(known);
         });
     }
 }
 
-async fn last_count(live: &mut Live) -> Option<TokenCounts> {
-    while let Some(events) = live.answer.next().await {
-        for event in events {
-            match event {
-                InferenceEvent::Done { counts } | InferenceEvent::Failed { counts, .. } => return Some(counts),
-                InferenceEvent::Began { counts } => live.known = counts,
-                InferenceEvent::Text { .. }
-                | InferenceEvent::ToolCall { .. }
-                | InferenceEvent::Finished { .. }
-                | InferenceEvent::Embedding { .. } => live.answered = true,
-                InferenceEvent::Committed { .. } | InferenceEvent::Transcript(_) | InferenceEvent::Replayed(_) => {}
-            }
-        }
+async fn last_word(live: &mut Live) {
+    while !live.over
+        && let Some(events) = live.answer.next().await
+    {
+        live.hear(&events);
+        live.answered |= events.iter().any(is_shown);
     }
-    None
+}
+
+/// Whether an event shows something of the answer.
+const fn is_shown(event: &InferenceEvent) -> bool {
+    matches!(
+        event,
+        InferenceEvent::Text { .. }
+            | InferenceEvent::ToolCall { .. }
+            | InferenceEvent::Finished { .. }
+            | InferenceEvent::Embedding { .. }
+    )
 }
 
 /// The body of a streamed answer. It is driven by whoever writes it to the client: a client that takes nothing holds up

@@ -1,12 +1,16 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use muster_core::inference::{InferenceErrorKind, TokenCounts};
-use muster_gateway::{ModelApiConfig, ReplicaId};
+use axum::http;
+use muster_core::inference::{Finish, InferenceErrorKind, InferenceEvent, InferenceRequest, Part, TokenCounts};
+use muster_engine::{Answer, Engine, EngineInfo, Later, Load, NotReady, answer};
+use muster_gateway::{ModelApiConfig, ReplicaId, Whence};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tower::ServiceExt as _;
 
-use crate::rig::{PROMPT, Rig, Scripted, Step, finished, hello, request, text};
+use crate::rig::{PROMPT, Rig, Scripted, Step, deployment, finished, hello, info, request, text};
 
 fn chat(stream: bool) -> Value {
     json!({ "model": "tiny", "stream": stream, "messages": [{ "role": "user", "content": "hi" }] })
@@ -124,6 +128,52 @@ async fn whoever_hangs_up_pays_for_what_was_drawn() {
     drop(connection);
     rig.idle().await;
     assert_eq!(rig.billed().await.1, *seen.told.lock().unwrap());
+}
+
+/// Gives a whole answer at once.
+struct AtOnce(TokenCounts);
+
+impl Engine for AtOnce {
+    fn ready(&self) -> Later<'_, Result<EngineInfo, NotReady>> {
+        Box::pin(async { Ok(info()) })
+    }
+
+    fn submit(&self, _: InferenceRequest) -> Answer {
+        let (answering, answer) = answer();
+        let (began, text) = (TokenCounts { output: 0, ..self.0 }, "all of it".to_owned());
+        let events = vec![
+            InferenceEvent::Began { counts: began },
+            InferenceEvent::Text { choice: 0, part: Part::Answer, text, logprobs: Vec::new() },
+            InferenceEvent::Finished { choice: 0, finish: Finish::Stop },
+            InferenceEvent::Done { counts: self.0 },
+        ];
+        answering.try_send(events).unwrap();
+        answer
+    }
+
+    fn load(&self) -> Load {
+        Load::default()
+    }
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_before_reading_an_answer_that_is_there_pays_for_it() {
+    let rig = Rig::new().await;
+    let counts = TokenCounts { input: 5, cached: 1, output: 9 };
+    rig.api.models().deploy(deployment("tiny")).unwrap();
+    let id = ReplicaId("at once".to_owned());
+    rig.api.models().add("tiny", id, Arc::new(AtOnce(counts)), &info(), Whence::default()).unwrap();
+    let request = http::Request::post(CHAT)
+        .header("host", rig.at.to_string())
+        .header("authorization", format!("Bearer {}", rig.key))
+        .body(axum::body::Body::from(chat(true).to_string()))
+        .unwrap();
+    // The head of the answer is ready, and with it all that there will be: nobody asks for the rest.
+    let response = rig.api.router().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    drop(response);
+    rig.idle().await;
+    assert_eq!(rig.billed().await.1, counts);
 }
 
 #[tokio::test]
