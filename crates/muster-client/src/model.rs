@@ -14,7 +14,7 @@ use muster_core::inference::{
 };
 use muster_engine::audit;
 use muster_engine::{Abilities, Answer, Answering, Engine, EngineInfo, Later, Load, NotReady, answer};
-use muster_net::{NetError, StreamKind};
+use muster_net::{FrameWriter, NetError, StreamKind};
 use muster_wire::message::inference::{FromInference, InferenceOpen, ModelReady, SEALED_LEN_MAX, ToInference};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -282,7 +282,7 @@ impl Asked<'_> {
                 message = tokio::time::timeout(within, from.recv::<FromInference>()) => message,
                 () = self.answering.cancelled(), if !cancelled => {
                     cancelled = true;
-                    to.send_within(&ToInference::Cancel, SEND_WITHIN).await?;
+                    cancel(&mut to).await;
                     continue;
                 }
             };
@@ -310,9 +310,17 @@ impl Asked<'_> {
             }
             if !heard && !cancelled {
                 cancelled = true;
-                to.send_within(&ToInference::Cancel, SEND_WITHIN).await?;
+                cancel(&mut to).await;
             }
         }
+    }
+}
+
+/// Says that no more is wanted. A Container that has just said its last word hears nothing any more, and its last word is on its
+/// way; whether the stream is broken shows when it is read from.
+async fn cancel(to: &mut FrameWriter) {
+    if let Err(error) = to.send_within(&ToInference::Cancel, SEND_WITHIN).await {
+        tracing::debug!(%error, "a request cannot be cancelled; it may be over");
     }
 }
 

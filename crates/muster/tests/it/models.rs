@@ -435,12 +435,8 @@ fn a_thousand_that_hang_up_at_random_and_the_ledgers_agree() {
     let agreed = net.wait_for("all to be counted and paid", || {
         let state = shown_state(&api);
         let (input, cached, output) = counted(&api);
-        eprintln!(
-            "DBG held {} used {:?} counted {:?}",
-            number(&state, "/running/0/held"),
-            used(),
-            [input, cached, output]
-        );
+        // Shown where they never agree.
+        println!("{:?} by key, {:?} by lease", used(), [input, cached, output]);
         (number(&state, "/running/0/held") == 0 && used() == [input, cached, output]).then_some([input, cached, output])
     });
     assert!(agreed[2] > ASKS, "{agreed:?}");
