@@ -297,12 +297,13 @@ pub(super) fn answers(house: &House, job: &Job) -> Option<(Honest, String, Conte
 /// Decides whether a Container answers with another model than that with these weights, as it was accused of in an epoch: by
 /// answers that were given since.
 pub(super) async fn substitution(house: &Arc<House>, job: &Job, weights: ContentHash, accused: EpochNo) -> Found {
-    let of = |config: &AnswersConfig| config.models.iter().position(|model| model.spec.weights.0 == weights.0);
-    let asked = house.answers.as_ref().and_then(|config| Some((config, of(config)?)));
-    let Some((config, at)) = asked else {
+    let asked = house.answers.as_ref().and_then(|config| {
+        let is_it = |(_, model): &(usize, &AuditedModel)| model.spec.weights.0 == weights.0;
+        config.models.iter().enumerate().find(is_it).map(|(at, model)| (config, at, model))
+    });
+    let Some((config, at, model)) = asked else {
         return unknown("this Checker does not audit the model that the Container is accused about");
     };
-    let Some(model) = config.models.get(at) else { return unknown("this Checker audits no models") };
     let since = job.draw.params().begin(accused);
     loop {
         match known(house, config, model, job.subject, since) {

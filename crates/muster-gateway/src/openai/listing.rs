@@ -59,12 +59,7 @@ pub(crate) async fn list_models(State(api): State<ModelApi>, request: Request) -
         let mut body = b"{\"object\":\"list\",\"data\":[".to_vec();
         let models = api.inner.models.list();
         let shown = models.iter().filter(|model| may(&model.deployment, &key) && filter.takes(model));
-        for (at, model) in shown.enumerate() {
-            if at > 0 {
-                body.push(b',');
-            }
-            show(model, false, &mut body);
-        }
+        list(shown, &mut body, |model, to| show(model, false, to));
         body.extend_from_slice(b"]}");
         Ok(json(body))
     });

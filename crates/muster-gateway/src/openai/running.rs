@@ -69,13 +69,7 @@ impl Live {
                 InferenceEvent::Done { counts } | InferenceEvent::Failed { counts, .. } => {
                     (self.known, self.over) = (*counts, true);
                 }
-                InferenceEvent::Text { .. }
-                | InferenceEvent::ToolCall { .. }
-                | InferenceEvent::Finished { .. }
-                | InferenceEvent::Embedding { .. }
-                | InferenceEvent::Committed { .. }
-                | InferenceEvent::Transcript(_)
-                | InferenceEvent::Replayed(_) => {}
+                _ => {}
             }
         }
     }
